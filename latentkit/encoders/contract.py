@@ -1,0 +1,102 @@
+"""The encoding contract: all that changes the stored numbers, written down, hashed and compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from latentkit.errors import LatentkitError
+
+
+class ContractError(LatentkitError):
+    """The numbers that are there are not the numbers that were asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """What the numbers of one encoder mean. Two outputs with equal hashes can be used together.
+
+    Attributes:
+        encoder: public name, e.g. ``sd_vae``.
+        model: hub id, ``local:<folder name>`` for a folder, or the class's name when the weights are random.
+        revision: the hub revision that was asked for; None for a folder or random weights.
+        weights: file name -> sha256 of every weights and tokenizer file, or ``random:<seed>``.
+        pretrained: False marks random weights: shapes are right, numbers mean nothing.
+        input: how a picture or a caption becomes the network's input (size, crop, interpolation, range,
+            orientation; or max length, padding, whether the encoder sees the mask).
+        stored: ``posterior_mean``, ``posterior_sample:<seed>``, ``moments``, ``cls``, ``cls+patches``, ``hidden``.
+        outputs: output name -> {"shape": [...], "dtype": ...}; a dimension may be text, such as ``H/8``.
+        scaling_factor, shift_factor: the model's; z_scaled = (z - shift_factor) * scaling_factor.
+        scaled: whether they were applied to what is stored. Default: never.
+        precision: arithmetic of the forward pass: ``32-true``, ``tf32``, ``16-mixed``, ``bf16-mixed``.
+    """
+
+    encoder: str
+    model: str
+    revision: str | None
+    weights: Mapping[str, str] | str
+    pretrained: bool
+    input: Mapping[str, Any]
+    stored: str
+    outputs: Mapping[str, Mapping[str, Any]]
+    precision: str
+    scaling_factor: float | None = None
+    shift_factor: float | None = None
+    scaled: bool = False
+    format_version: int = field(default=1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values (tuples become lists)."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Contract:
+        """The inverse of `to_dict`. Raises ContractError when a field is missing or unknown."""
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ContractError(f"not an encoding contract: {error}") from None
+
+    @property
+    def sha256(self) -> str:
+        """sha256 of the canonical JSON (sorted keys, no spaces, ASCII)."""
+        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+    def difference(self, other: Contract) -> list[tuple[str, Any, Any]]:
+        """(field, ours, theirs) for every leaf that differs, in order of the fields' names."""
+        ours, theirs = dict(_leaves(self.to_dict())), dict(_leaves(other.to_dict()))
+        absent = "(absent)"
+        return [
+            (name, ours.get(name, absent), theirs.get(name, absent))
+            for name in sorted(ours.keys() | theirs.keys())
+            if ours.get(name, absent) != theirs.get(name, absent)
+        ]
+
+    def require(self, **asked: Any) -> None:
+        """Check fields by value, dots written as double underscores: ``require(input__size=256)``.
+
+        Raises:
+            ContractError: names the first field that is not as asked.
+        """
+        have = dict(_leaves(self.to_dict())) | self.to_dict()
+        for name, value in asked.items():
+            dotted = name.replace("__", ".")
+            if dotted not in have:
+                raise ContractError(f"{self.encoder}: the contract has no field {dotted!r}")
+            if have[dotted] != value:
+                raise ContractError(
+                    f"{self.encoder}: the contract says {dotted} = {have[dotted]!r}, asked for {value!r}"
+                )
+
+
+def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from _leaves(inner, f"{prefix}{name}.")
+        else:
+            yield prefix + name, inner

@@ -1,0 +1,84 @@
+"""What a source yields: items with stable keys, and the fingerprints by which a change is noticed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One picture of a collection.
+
+    Attributes:
+        key: stable and unique in its source, safe as a relative path (``image_id``).
+        location: where the picture lies, as a user would name it; goes into records and messages.
+        caption: the text that belongs to it; None when there is none.
+        label: class index, 0 <= label < len(source.classes); None when the source has no classes.
+    """
+
+    key: str
+    location: str
+    caption: str | None = None
+    label: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """The shortcut that saves reading a picture again: its size in bytes and mtime in nanoseconds."""
+
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What an output was made from: sha256 (hex) of the picture's bytes, or of the caption's UTF-8 bytes.
+
+    ``stat`` is None for captions, and for sources that have nothing to stat.
+    """
+
+    sha256: str
+    stat: Stat | None = None
+
+
+class SourceError(OSError):
+    """A picture cannot be read; the text is the reason that goes into the quarantine ledger."""
+
+
+class Source(ABC):
+    """A picture collection: a fixed, documented order, and random access by index.
+
+    A source is picklable (it travels to worker processes), imports no torch, and is cheap to index: an
+    item is made when it is asked for.
+
+    Attributes:
+        orient: whether EXIF orientation is to be applied to its pictures.
+        strict: whether a JPEG that libjpeg had to guess at is refused (True) or only counted (False).
+        classes: class names in the order of their indices; empty when the source has none.
+        ignored: files found in the collection that are no pictures.
+    """
+
+    orient: bool
+    strict: bool
+    classes: tuple[str, ...]
+    ignored: int
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Item:
+        """The item at ``index``, 0 <= index < len(self)."""
+
+    @abstractmethod
+    def read(self, index: int) -> tuple[bytes, Stat | None]:
+        """The picture's bytes and the stat that belongs to exactly these bytes.
+
+        Raises:
+            SourceError: the picture is not there, not readable, or not where it may be.
+        """
+
+    @abstractmethod
+    def stat(self, index: int) -> Stat | None:
+        """Size and mtime without reading; None when that cannot be told (``read`` then says why)."""
