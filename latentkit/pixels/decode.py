@@ -1,0 +1,198 @@
+"""Bytes to right 8-bit RGB, or a reason. There is no third way: never grey where a picture was."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import simplejpeg
+from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+from latentkit.pixels.header import DecodeError, Header, read_header, without_exif
+
+__all__ = ["MAX_PIXELS", "NOTES", "DecodeError", "Picture", "decode"]
+
+MAX_PIXELS = 89_478_485
+"""Largest width * height that is decoded (256 MiB of RGB); below it Pillow's own bomb check is silent."""
+
+NOTES = (
+    "16-bit",
+    "alpha",
+    "animated",
+    "cmyk",
+    "greyscale",
+    "jpeg unchecked",
+    "jpeg warnings",
+    "palette",
+    "rotated",
+)
+"""Every word that `Picture.notes` may hold."""
+
+_OPENERS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+}
+
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture.
+
+    Attributes:
+        image: mode RGB, 8 bits a channel, upright when orientation was asked for.
+        notes: what had to be converted, sorted words from `NOTES`; empty for a plain RGB picture.
+    """
+
+    image: Image.Image
+    notes: tuple[str, ...]
+
+
+def decode(data: bytes, *, orient: bool, strict: bool) -> Picture:
+    """Decode a whole JPEG (first picture of an MPO), PNG, WebP or GIF, whatever its file was called.
+
+    ==============================  ==================================================================
+    bytes                           outcome
+    ==============================  ==================================================================
+    zero bytes, another format      DecodeError
+    over `MAX_PIXELS` claimed       DecodeError, before a pixel is allocated
+    truncated                       DecodeError, by the container or by the decoder
+    JPEG, libjpeg had to guess      ``strict``: DecodeError. Otherwise decoded as Pillow does, noted
+      (bad Huffman code, data         ``jpeg warnings``; a JPEG that ends early is refused all the same
+      lost, stray bytes)
+    JPEG, exotic chroma sampling    decoded by Pillow, which reports no warnings: ``jpeg unchecked``
+    PNG, damaged                    DecodeError (checksums)
+    GIF or WebP, damaged            DecodeError where the decoder notices; neither has checksums
+    greyscale                       repeated into three channels; ``greyscale``
+    CMYK, YCCK                      Pillow's conversion, without colour management; ``cmyk``
+    16-bit greyscale                rint(v / 257); ``16-bit``, ``greyscale``
+    16-bit colour                   the high byte (within one level of v / 257); ``16-bit``
+    palette                         its colours; ``palette``
+    transparency in any form        composited over white; ``alpha``, unless it is opaque everywhere
+    animated GIF, PNG or WebP       the first frame; ``animated``
+    EXIF orientation 2 to 8         ``orient``: turned upright, ``rotated``. Otherwise left as stored
+    damaged EXIF                    ignored
+    colour profile                  ignored, as the trainers of the published models did
+    ==============================  ==================================================================
+
+    No decoder can notice some damage: a flipped bit in JPEG entropy data after which the codes fall into
+    step again (four flips in five), a run of zeros there that ends in step, a progressive JPEG from which
+    whole scans were removed, bytes changed in a WebP or GIF that still decode (so a WebP whose tail was
+    overwritten with zeros, its size kept, passes). A checksum of the file is the only guard against those.
+
+    JPEGs go through libjpeg-turbo by way of simplejpeg, because it reports libjpeg's warnings; the
+    pixels equal Pillow's bit for bit. Neither Pillow's nor Python's global state is touched.
+
+    Args:
+        data: the file's bytes.
+        orient: apply EXIF orientation.
+        strict: refuse a JPEG that libjpeg had to guess at.
+
+    Raises:
+        DecodeError: one line that says what is wrong.
+    """
+    header = read_header(data)
+    if header.width * header.height > MAX_PIXELS:
+        raise DecodeError(
+            f"the {header.format} header claims {header.width}x{header.height} pixels: "
+            f"over the limit of {MAX_PIXELS:,} pixels"
+        )
+    image, notes = _jpeg(data, header, strict) if header.format == "JPEG" else _other(data, header)
+    if header.animated:
+        notes.add("animated")
+    if orient and header.orientation > 1:
+        image = image.transpose(_TRANSPOSE[header.orientation])
+        notes.add("rotated")
+    return Picture(image, tuple(sorted(notes)))
+
+
+def _jpeg(data: bytes, header: Header, strict: bool) -> tuple[Image.Image, set[str]]:
+    cmyk = header.components == 4
+    notes: set[str] = set()
+    try:
+        pixels = simplejpeg.decode_jpeg(data, "CMYK" if cmyk else "RGB", strict=True)
+    except ValueError as error:
+        reason = str(error)
+        if "subsampling level" in reason:  # the TurboJPEG interface names seven samplings, libjpeg takes all
+            notes.add("jpeg unchecked")
+        elif strict:
+            raise DecodeError(f"damaged JPEG: {_one_line(reason)}") from None
+        else:
+            notes.add("jpeg warnings")
+    else:
+        if not cmyk:
+            return Image.fromarray(pixels), {"greyscale"} if header.components == 1 else set()
+    image, conversions = _to_rgb(_load(without_exif(data), header), header)
+    return image, conversions | notes
+
+
+def _other(data: bytes, header: Header) -> tuple[Image.Image, set[str]]:
+    return _to_rgb(_load(data, header), header)
+
+
+def _load(data: bytes, header: Header) -> Image.Image:
+    """Pillow's pixels, in the mode that it gives them. The plugin is called directly: no format guessing."""
+    try:
+        image = _OPENERS[header.format](io.BytesIO(data))
+        if image.size != (header.width, header.height):
+            raise ValueError(f"its header says {header.width}x{header.height}, its data {image.size}")
+        image.load()
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's plugins raise a dozen types on hostile bytes
+        reason = _one_line(str(error)) or type(error).__name__
+        raise DecodeError(f"damaged {header.format}: {reason}") from None
+    return image
+
+
+def _to_rgb(image: Image.Image, header: Header) -> tuple[Image.Image, set[str]]:
+    """8-bit RGB of a loaded picture in any mode of the four formats, and the notes for it."""
+    notes = set()
+    if header.bits == 16:
+        notes.add("16-bit")
+    if image.mode in ("I;16", "I"):
+        notes.add("greyscale")
+        return _from_grey16(image, notes)
+    if image.mode in ("1", "L", "LA"):
+        notes.add("greyscale")
+    elif image.mode == "P":
+        notes.add("palette")
+    elif image.mode == "CMYK":
+        notes.add("cmyk")
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        key = image.info.get("transparency")
+        if header.bits == 16 and isinstance(key, tuple):
+            image.info["transparency"] = tuple(level >> 8 for level in key)
+        rgba = image.convert("RGBA")
+        lowest, _ = rgba.getchannel("A").getextrema()
+        if lowest != 255:
+            notes.add("alpha")
+            rgba = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        return rgba.convert("RGB"), notes
+    return image if image.mode == "RGB" else image.convert("RGB"), notes
+
+
+def _from_grey16(image: Image.Image, notes: set[str]) -> tuple[Image.Image, set[str]]:
+    levels = np.asarray(image).astype(np.uint32)
+    grey = ((levels + 128) // 257).astype(np.uint8)
+    key = image.info.get("transparency")
+    if isinstance(key, int) and (levels == key).any():
+        grey[levels == key] = 255
+        notes.add("alpha")
+    return Image.fromarray(grey).convert("RGB"), notes
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,18 @@
+"""Inputs that a recipe makes, so that golden values need no stored pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def photo(seed: int, height: int, width: int) -> np.ndarray:
+    """A smooth 1/f colour field: uint8 [height, width, 3]."""
+    rng = np.random.default_rng(seed)
+    fy, fx = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]
+    amplitude = 1 / np.maximum(np.hypot(fy, fx), 1 / max(height, width))
+    channels = [
+        np.fft.ifft2(amplitude * np.exp(2j * np.pi * rng.random((height, width)))).real for _ in range(3)
+    ]
+    field = np.stack(channels, axis=-1)
+    field = (field - field.mean()) / field.std()
+    return np.clip(np.rint(128 + 50 * field), 0, 255).astype(np.uint8)
