@@ -1,0 +1,52 @@
+"""The Hugging Face hub's files, and its many errors as one line that says what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from latentkit.encoders.weights import Layout
+from latentkit.errors import LatentkitError
+
+
+def download(
+    model: str, revision: str | None, layout: Layout, encoder: str, *, local_files_only: bool
+) -> Path:
+    """The folder of the hub's cache that holds ``model``'s files, downloaded unless they are there.
+
+    Raises:
+        LatentkitError: gated, not found, no network, or a name that the hub does not know.
+    """
+    setting = f"encoders.{encoder}.model"
+    otherwise = f"pass {setting}=FOLDER or weights=random"
+    try:
+        folder = snapshot_download(
+            model, revision=revision, allow_patterns=layout.patterns, local_files_only=local_files_only
+        )
+    except GatedRepoError:
+        text = (
+            f"{model} is gated: accept the licence at https://huggingface.co/{model} and run `hf auth login`"
+        )
+    except RevisionNotFoundError:
+        text = f"{model} has no revision {revision}: check encoders.{encoder}.revision"
+    except RepositoryNotFoundError:
+        text = f"{model} is not on the Hugging Face hub, or is private (then run `hf auth login`)"
+    except HFValidationError:
+        text = f"{setting}={model} is neither a folder nor a hub id"
+    except LocalEntryNotFoundError:
+        reach = "the network is not to be used" if local_files_only else "the hub cannot be reached"
+        text = f"{model} is not in the local cache, and {reach}"
+    # The hub's client passes on the errors of whichever HTTP library its version uses.
+    except Exception as error:
+        text = f"{model} cannot be downloaded: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    else:
+        return Path(folder)
+    raise LatentkitError(f"{encoder}: {text}; or {otherwise}") from None

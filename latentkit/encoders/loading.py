@@ -1,0 +1,74 @@
+"""Networks from checked folders or from a seed: strict about every weight, silent on the terminal."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from latentkit.encoders.encoder import Encoder
+from latentkit.encoders.weights import Checkpoint, Random
+from latentkit.errors import LatentkitError
+
+
+@contextmanager
+def quiet(library: str) -> Iterator[None]:
+    """Only errors, and no progress bars, from ``transformers`` or ``diffusers`` while it holds."""
+    logging = importlib.import_module(f"{library}.utils.logging")
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load_model(encoder: Encoder, network: Any, random: Callable[[Mapping[str, Any]], Any]) -> Any:
+    """A transformers or diffusers model in float32 on the CPU, as the encoder declares it.
+
+    Args:
+        encoder: whose weights and configuration.
+        network: the model's class.
+        random: makes the model from a configuration, its weights drawn from torch's CPU generator.
+
+    Raises:
+        LatentkitError: the checkpoint does not fit the class.
+    """
+    with quiet(network.__module__.partition(".")[0]):
+        if isinstance(encoder.weights, Random):
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(encoder.weights.seed)
+                return random(encoder.config)
+        return _from_checkpoint(network, encoder.checkpoint)
+
+
+def _from_checkpoint(network: Any, checkpoint: Checkpoint) -> Any:
+    """``from_pretrained``, every weight of the network accounted for.
+
+    Weights that the network has no use for (a decoder beside an encoder) are ignored.
+    """
+    dtype = {"torch_dtype" if network.__module__.startswith("diffusers.") else "dtype": torch.float32}
+    try:
+        model, info = network.from_pretrained(
+            checkpoint.folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **dtype
+        )
+    # Both libraries raise whatever their loaders meet; the user is to see one line in any case.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise LatentkitError(
+            f"{checkpoint.folder}: cannot be loaded as {network.__name__}: {reason}"
+        ) from error
+    mismatched = sorted(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
+    for what, names in (("is missing", sorted(info["missing_keys"])), ("has another shape", mismatched)):
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise LatentkitError(
+                f"{checkpoint.folder}: not a whole {network.__name__}: {names[0]}{more} {what}"
+            )
+    return model

@@ -1,0 +1,101 @@
+"""The networks as the loop runs them: stored-dtype outputs from uint8 pixels or token ids, on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def _nchw(pixels: Tensor, channels_last: bool) -> Tensor:
+    """[B, H, W, C] -> [B, C, H, W], in the memory format that the convolutions run in."""
+    planes = pixels.permute(0, 3, 1, 2)
+    return planes if channels_last else planes.contiguous()
+
+
+class DINOv3Network(nn.Module):
+    """A DINOv3 ViT behind its normalisation.
+
+    Args:
+        vit: `transformers.DINOv3ViTModel`.
+        mean, std: per channel, of pixels in [0, 1].
+        patches: whether patch tokens are given too.
+        channels_last: memory format of the input.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, vit: Any, *, mean: Sequence[float], std: Sequence[float], patches: bool, channels_last: bool
+    ) -> None:
+        super().__init__()
+        self.vit, self.patches, self.channels_last = vit, patches, channels_last
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """[B, H, W, 3] in 0..255 -> [B, 3, H, W] float32, (x / 255 - mean) / std."""
+        return _nchw((pixels.float() / 255 - self.mean) / self.std, self.channels_last)
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """``embeddings`` [B, D] float32; with ``patches`` also ``patches`` [B, H/16 * W/16, D] float32."""
+        hidden = self.vit(pixel_values=self.normalise(pixels))
+        outputs = {"embeddings": hidden.pooler_output.float()}
+        if self.patches:
+            first = 1 + self.vit.config.num_register_tokens
+            outputs["patches"] = hidden.last_hidden_state[:, first:].float()
+        return outputs
+
+
+class VAENetwork(nn.Module):
+    """The encoding half of a `diffusers.AutoencoderKL`: pixels to what is stored of the posterior.
+
+    The posterior is N(mean, exp(logvar)) with logvar clamped to [-30, 20], as diffusers has it.
+
+    Args:
+        autoencoder: the whole model; its decoder is not kept.
+        posterior: ``mean``, ``sample`` or ``moments``.
+        scale, shift: what is stored is (z - shift) * scale; 1 and 0 leave z as it is.
+        channels_last: memory format of the input.
+    """
+
+    def __init__(
+        self, autoencoder: Any, *, posterior: str, scale: float, shift: float, channels_last: bool
+    ) -> None:
+        super().__init__()
+        self.encoder: nn.Module = autoencoder.encoder
+        self.quant_conv: nn.Module = autoencoder.quant_conv or nn.Identity()
+        self.posterior, self.scale, self.shift = posterior, scale, shift
+        self.channels_last = channels_last
+
+    def forward(self, pixels: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
+        """``latents`` in float16: [B, C, H/8, W/8]; [B, 2C, H/8, W/8], mean before logvar, for ``moments``.
+
+        Args:
+            pixels: [B, H, W, 3] uint8.
+            noise: [B, C, H/8, W/8] standard normal; for ``posterior="sample"`` only.
+        """
+        images = _nchw(pixels.float() / 127.5 - 1, self.channels_last)
+        moments: Tensor = self.quant_conv(self.encoder(images)).float()
+        mean, logvar = moments.chunk(2, dim=1)
+        logvar = logvar.clamp(-30, 20)
+        if self.posterior == "moments":
+            return {"latents": torch.cat([mean, logvar], dim=1).half()}
+        latents = mean if noise is None else mean + torch.exp(logvar / 2) * noise
+        return {"latents": ((latents - self.shift) * self.scale).half()}
+
+
+class T5Network(nn.Module):
+    """A `transformers.T5EncoderModel` that gives its last hidden states in float16."""
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        """Token ids and 0/1 mask, both int64 [B, L], to ``hidden`` [B, L, D] float16."""
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        return {"hidden": states.last_hidden_state.half()}

@@ -1,0 +1,104 @@
+"""Tiny checkpoints, saved as the libraries save them: what `Pretrained` reads is what a user would have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+SENTENCES = [
+    "a photo of a cat on a chair",
+    "two dogs run on the beach at dawn",
+    "an old lighthouse under a starry sky",
+    "the quick brown fox jumps over the lazy dog",
+]
+
+
+@pytest.fixture(scope="session")
+def dinov3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """DINOv3 with 2 layers of width 32 and 4 registers, none of whose parameters is at a neutral value."""
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+    config = DINOv3ViTConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_register_tokens=4,
+    )
+    return _saved(DINOv3ViTModel(config), tmp_path_factory.mktemp("dinov3"))
+
+
+@pytest.fixture(scope="session")
+def sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stable Diffusion's autoencoder, 8 channels wide, at the top of its folder."""
+    return _saved(_autoencoder(latent_channels=4), tmp_path_factory.mktemp("sd"))
+
+
+@pytest.fixture(scope="session")
+def flux_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Flux's autoencoder, 8 channels wide, in the subfolder ``vae``."""
+    folder = tmp_path_factory.mktemp("flux")
+    vae = _autoencoder(
+        latent_channels=16,
+        scaling_factor=0.3611,
+        shift_factor=0.1159,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    _saved(vae, folder / "vae")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole T5 (decoder included) of width 32, with a Unigram tokenizer trained on four sentences."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+    folder = tmp_path_factory.mktemp("t5")
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    special = ["<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=60, special_tokens=special, unk_token="<unk>")
+    tokenizer.train_from_iterator(SENTENCES * 10, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", tokenizer.token_to_id("</s>"))]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    config = T5Config(
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_heads=4,
+        num_layers=2,
+        vocab_size=64,
+        decoder_start_token_id=0,
+    )
+    return _saved(T5ForConditionalGeneration(config), folder)
+
+
+def _autoencoder(**config: object) -> torch.nn.Module:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=4,
+        **config,
+    )
+
+
+def _saved(model: torch.nn.Module, folder: Path) -> Path:
+    """Perturb every parameter (initial norms and biases would hide a swapped weight) and save."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    model.save_pretrained(folder)
+    return folder

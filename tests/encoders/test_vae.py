@@ -1,0 +1,199 @@
+"""The autoencoders: what diffusers' own `encode` gives, as mean, sample or moments."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+
+from latentkit.encoders import VAE, Random
+from latentkit.encoders.vae import posterior_noise
+from latentkit.errors import LatentkitError, UsageError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
+
+
+def sd(folder: Path, **options: Any) -> VAE:
+    return VAE(name="sd_vae", model=str(folder), latent_channels=4, **options)
+
+
+def flux(folder: Path, **options: Any) -> VAE:
+    return VAE(
+        name="flux_vae", model=str(folder), subfolder="vae", latent_channels=16, crop="bucket", **options
+    )
+
+
+def encode(encoder: VAE, keys: tuple[str, ...] = ("a", "b"), pixels: np.ndarray = PIXELS) -> torch.Tensor:
+    tensors, _ = encoder.batch(keys, pixels)
+    with torch.inference_mode():
+        latents = encoder.load()(**tensors)["latents"]
+    assert latents.dtype == torch.float16
+    return latents
+
+
+def plain(folder: Path) -> Any:
+    """The posterior of diffusers' own model on pixels in [-1, 1]."""
+    images = torch.from_numpy(PIXELS.transpose(0, 3, 1, 2) / 127.5 - 1.0).float()
+    with torch.inference_mode():
+        return AutoencoderKL.from_pretrained(folder).eval().encode(images).latent_dist
+
+
+def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """Equal but for float32 rounding that tips a float16 value over to its neighbour."""
+    assert ours.shape == theirs.shape
+    torch.testing.assert_close(ours, theirs.half(), rtol=1e-3, atol=1e-6)
+    assert (ours == theirs.half()).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_mean_is_the_plain_posterior_s(sd_folder: Path, flux_folder: Path, channels_last: bool) -> None:
+    ours = encode(sd(sd_folder, channels_last=channels_last))
+    assert ours.shape == (2, 4, 8, 12)
+    assert_close(ours, plain(sd_folder).mean)
+    assert_close(encode(flux(flux_folder, channels_last=channels_last)), plain(flux_folder / "vae").mean)
+
+
+def test_float32_error_before_rounding_is_below_one_in_a_hundred_thousand(sd_folder: Path) -> None:
+    network = sd(sd_folder).load()
+    images = torch.from_numpy(PIXELS.transpose(0, 3, 1, 2) / 127.5 - 1.0).float()
+    with torch.inference_mode():
+        ours = network.quant_conv(network.encoder(images))
+    theirs = plain(sd_folder).parameters
+    assert (ours - theirs).norm() / theirs.norm() < 1e-5
+
+
+def test_moments_are_mean_then_log_variance(sd_folder: Path) -> None:
+    ours, posterior = encode(sd(sd_folder, posterior="moments")), plain(sd_folder)
+    assert ours.shape == (2, 8, 8, 12)
+    assert_close(ours, torch.cat([posterior.mean, posterior.logvar], dim=1))
+
+
+def test_scaled_is_shifted_then_multiplied(flux_folder: Path) -> None:
+    expected = (plain(flux_folder / "vae").mean - 0.1159) * 0.3611
+    assert_close(encode(flux(flux_folder, scaled=True)), expected)
+    contract = flux(flux_folder, scaled=True).contract(orient=True)
+    assert (contract.scaled, contract.scaling_factor, contract.shift_factor) == (True, 0.3611, 0.1159)
+
+
+def test_a_sample_depends_on_key_and_seed_and_on_no_batch_position(sd_folder: Path) -> None:
+    encoder = sd(sd_folder, posterior="sample", seed=7)
+    forward = encode(encoder)
+    backward = encode(encoder, ("b", "a"), PIXELS[::-1].copy())
+    alone = encode(encoder, ("b",), PIXELS[1:])
+    torch.testing.assert_close(forward, backward.flip(0), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(forward[1:], alone, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(forward, encode(encoder, ("a", "c")), atol=1e-2)
+    assert not torch.allclose(forward, encode(sd(sd_folder, posterior="sample", seed=8)), atol=1e-2)
+
+
+def test_samples_have_the_posterior_s_mean_and_deviation(sd_folder: Path) -> None:
+    encoder, posterior = sd(sd_folder, posterior="sample"), plain(sd_folder)
+    keys = tuple(f"key{n}" for n in range(64))
+    latents = encode(encoder, keys, np.repeat(PIXELS[:1], 64, axis=0)).float()
+    standard = (latents - posterior.mean[:1]) / posterior.std[:1]
+    count = standard.numel()
+    assert abs(standard.mean()) < 5 / count**0.5
+    assert standard.std() == pytest.approx(1, abs=5 / (2 * count) ** 0.5)
+
+
+def test_noise_is_as_documented_by_another_implementation() -> None:
+    """Python's own Mersenne Twister, seeded alike, and Marsaglia's polar method."""
+    key = "train/n01440764/n01440764_10026"
+    digest = hashlib.sha256(f"0:{key}".encode()).digest()
+    words = struct.unpack(">8I", digest)
+    twister = random.Random(sum(word << (32 * place) for place, word in enumerate(words)))
+    expected: list[float] = []
+    while len(expected) < 6:
+        x, y = 2 * twister.random() - 1, 2 * twister.random() - 1
+        square = x * x + y * y
+        if 0 < square < 1:
+            factor = math.sqrt(-2 * math.log(square) / square)
+            expected += [factor * y, factor * x]
+    np.testing.assert_allclose(posterior_noise(0, key, (1, 2, 3)).ravel(), expected, rtol=1e-6)
+
+
+def test_checkpoints_with_attention_under_its_old_names_load_whole(sd_folder: Path, tmp_path: Path) -> None:
+    """stabilityai/sd-vae-ft-mse names its attention ``query``, ``key``, ``value`` and ``proj_attn``."""
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = load_file(sd_folder / "diffusion_pytorch_model.safetensors")
+    old = {}
+    for name, tensor in state.items():
+        for new_part, old_part in names.items():
+            name = name.replace(f".{new_part}.", f".{old_part}.")
+        old[name] = tensor
+    assert sum("proj_attn" in name for name in old) == 4
+    save_file(old, tmp_path / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_text((sd_folder / "config.json").read_text())
+    assert torch.equal(encode(sd(tmp_path)), encode(sd(sd_folder)))
+
+
+def test_contract_of_a_fixed_and_of_a_picture_dependent_size(sd_folder: Path, flux_folder: Path) -> None:
+    fixed = sd(sd_folder, posterior="sample", seed=5).contract(orient=False)
+    assert fixed.outputs == {"latents": {"shape": [4, 32, 32], "dtype": "float16"}}
+    assert fixed.stored == "posterior_sample:5"
+    assert (fixed.scaling_factor, fixed.shift_factor, fixed.scaled) == (0.18215, None, False)
+    fixed.require(input__size=256, input__crop="adm", input__range=[-1, 1], input__orientation="ignored")
+    free = flux(flux_folder).contract(orient=True)
+    assert free.outputs == {"latents": {"shape": [16, "H/8", "W/8"], "dtype": "float16"}}
+    assert free.stored == "posterior_mean"
+    assert flux(flux_folder, posterior="moments").contract(orient=True).outputs["latents"]["shape"][0] == 32
+    assert free.weights == {
+        name: digest
+        for name, digest in free.weights.items()
+        if name in {"config.json", "diffusion_pytorch_model.safetensors"} and len(digest) == 64
+    }
+
+
+def test_random_flux_latents_of_a_megapixel_have_the_real_shape() -> None:
+    encoder = VAE(name="flux_vae", model="", latent_channels=16, crop="original", weights=Random())
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 1024, 1024, 3), dtype=np.uint8)
+    latents = encode(encoder, ("a",), pixels)
+    assert latents.shape == (1, 16, 128, 128)
+    assert latents.isfinite().all()
+    contract = encoder.contract(orient=True)
+    assert (contract.pretrained, contract.weights) == (False, "random:0")
+    assert (contract.scaling_factor, contract.shift_factor) == (0.3611, 0.1159)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("channels", "millions"), [(4, 83.65), (16, 83.82)])
+def test_the_real_architectures_have_the_published_number_of_parameters(
+    channels: int, millions: float
+) -> None:
+    encoder = VAE(name="vae", model="", latent_channels=channels, size=64, weights=Random(size="real"))
+    count = sum(parameter.numel() for parameter in encoder.autoencoder().parameters())
+    assert count / 1e6 == pytest.approx(millions, abs=0.005)
+    latents = encode(encoder, ("a", "b"))
+    assert latents.shape == (2, channels, 8, 12)
+    assert latents.isfinite().all()
+
+
+def test_another_autoencoder_s_latent_is_refused(sd_folder: Path, flux_folder: Path) -> None:
+    encoder = VAE(name="sd_vae", model=str(flux_folder), subfolder="vae", latent_channels=4)
+    with pytest.raises(LatentkitError, match="16 latent channels and 4 blocks, 4 and 4 are needed"):
+        encoder.contract(orient=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"crop": "centre"}, "crop=centre: choose one of adm, resize, bucket, original"),
+        ({"posterior": "mode"}, "posterior=mode: choose one of mean, sample, moments"),
+        ({"latent_channels": 8}, "latent_channels=8: choose one of 4, 16"),
+        ({"size": 250}, "size=250: must be a positive multiple of 8"),
+        ({"posterior": "moments", "scaled": True}, "moments are stored unscaled"),
+        ({"crop": "bucket", "buckets": ["1024*1024"]}, "1024\\*1024"),
+    ],
+)
+def test_wrong_options_are_refused_with_what_is_allowed(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        VAE(**{"name": "sd_vae", "model": "", "latent_channels": 4, **options})
