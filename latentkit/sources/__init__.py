@@ -1,0 +1,21 @@
+"""Where pictures come from. Importing it loads no torch."""
+
+from latentkit.sources.approved import ApprovedSource
+from latentkit.sources.demo import DemoSource
+from latentkit.sources.folder import FolderSource
+from latentkit.sources.imagenet import ImageNetTree
+from latentkit.sources.item import Fingerprint, Item, Source, SourceError, Stat
+from latentkit.sources.subset import First
+
+__all__ = [
+    "ApprovedSource",
+    "DemoSource",
+    "Fingerprint",
+    "First",
+    "FolderSource",
+    "ImageNetTree",
+    "Item",
+    "Source",
+    "SourceError",
+    "Stat",
+]

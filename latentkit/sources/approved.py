@@ -1,0 +1,121 @@
+"""The curated photo library: links in data/approved to files in data/raw, captions in the records."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentkit.errors import UsageError
+from latentkit.sources import files
+from latentkit.sources.captions import read_caption, read_records
+from latentkit.sources.item import Item, Source, SourceError, Stat
+
+
+@dataclass(kw_only=True, eq=False)
+class ApprovedSource(Source):
+    """The approved photos, in the order of their keys (by code point).
+
+    ``<root>/<image_id>.<suffix>`` is a link to ``../raw/<image_id>.<suffix>``, or a file. A link is followed
+    for one step, into ``raw`` or ``root`` themselves and nowhere else: the folder is opened first, and the
+    file is opened in it without following links, so that a link swapped between the check and the read
+    leads nowhere either. Every other link is a SourceError when it is read.
+
+    Captions come from the records, by ``image_id`` or else the stem of ``image_path``; of several records of
+    a picture the last that has the field ``caption`` counts. A picture without one there may have
+    ``<image_id>.txt`` beside it.
+
+    Attributes:
+        root: the folder of links.
+        raw: the folder that they may lead to.
+        records: JSON lines; need not exist.
+        orient: apply EXIF orientation.
+        strict: refuse a JPEG that libjpeg had to guess at.
+        bad_records: lines of the records that are no JSON object with an id (not a field: found, not set).
+
+    Raises:
+        UsageError: no folder, no picture in it, or two pictures with one key.
+    """
+
+    root: str = "data/approved"
+    raw: str = "data/raw"
+    records: str = "data/derived/approved_image_dataset.jsonl"
+    orient: bool = True
+    strict: bool = True
+
+    def __post_init__(self) -> None:
+        self.classes = ()
+        self.ignored = 0
+        self._folder = files.existing_folder(self.root, "sync the photo library first, or set dataset.root")
+        self._raw = Path(self.raw).expanduser()
+        keyed = []
+        for name in (path.name for path in self._folder.iterdir()):
+            if name.startswith("."):
+                continue
+            if files.has_picture_suffix(name):
+                keyed.append((files.key_of(name), name))
+            elif not name.endswith(".txt"):
+                self.ignored += 1
+        if not keyed:
+            raise UsageError(f"{files.printable(self.root)}: no picture in it; sync the photo library first")
+        keyed.sort()
+        files.refuse_collisions((key, self._location(name)) for key, name in keyed)
+        self._keys = [key for key, _ in keyed]
+        self._names = [name for _, name in keyed]
+        self._captions, self.bad_records = read_records(Path(self.records).expanduser(), set(self._keys))
+
+    def _location(self, name: str) -> str:
+        return f"{self.root.rstrip('/')}/{files.printable(name)}"
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, index: int) -> Item:
+        key, name = self._keys[index], self._names[index]
+        beside = self._folder / f"{name.rpartition('.')[0]}.txt"
+        return Item(key, self._location(name), self._captions.get(key) or read_caption(beside, follow=False))
+
+    def read(self, index: int) -> tuple[bytes, Stat | None]:
+        with self._opened(self._names[index]) as descriptor:
+            return files.read_whole(descriptor, self._location(self._names[index]))
+
+    def stat(self, index: int) -> Stat | None:
+        try:
+            with self._opened(self._names[index]) as descriptor:
+                return files.stat_of(descriptor)
+        except SourceError:
+            return None
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[int]:
+        """A descriptor of a photo's own file, wherever it may lie."""
+        parent, name = self._resolve(name)
+        with (
+            files.opened_folder(parent) as folder,
+            files.opened_file(name, follow=False, folder=folder) as descriptor,
+        ):
+            yield descriptor
+
+    def _resolve(self, name: str) -> tuple[Path, str]:
+        """(folder, bare name) that an entry of the root stands for.
+
+        Raises:
+            SourceError: its link leads out, or the entry is gone.
+        """
+        try:
+            target = (self._folder / name).readlink()
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # a file, no link
+                return self._folder, name
+            raise SourceError(f"{self._location(name)}: {(error.strerror or '').lower()}") from None
+        whole = self._folder / target
+        for allowed in (self._raw, self._folder):
+            if whole.name != ".." and whole.parent.resolve() == allowed.resolve():
+                if not (allowed / whole.name).exists():
+                    raise SourceError(f"{self._location(name)}: its target {files.printable(target)} is gone")
+                return allowed, whole.name
+        raise SourceError(
+            f"{self._location(name)}: links to {files.printable(target)}, outside of {self.raw}: not followed"
+        )

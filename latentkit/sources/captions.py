@@ -1,0 +1,74 @@
+"""Captions: in a text file beside the picture, or in the records of the photo library."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Container
+from pathlib import Path, PurePosixPath
+
+from latentkit.sources import files
+from latentkit.sources.item import SourceError
+
+MAX_BYTES = 2**20
+"""A larger text file is no caption."""
+
+logger = logging.getLogger(__name__)
+
+
+def read_caption(path: Path, *, follow: bool) -> str | None:
+    """The caption in a text file: UTF-8 with or without a byte order mark, stripped; None when empty.
+
+    A file that is absent is None. One that is not UTF-8, too large or not readable is None too, and a
+    warning in the log names it.
+
+    Args:
+        path: the text file.
+        follow: whether it may be a symbolic link.
+    """
+    if not path.exists() and not path.is_symlink():
+        return None
+    try:
+        with files.opened_file(path, follow=follow) as descriptor:
+            data, _ = files.read_whole(descriptor, path, MAX_BYTES)
+        return data.decode("utf-8-sig").strip() or None
+    except SourceError as error:
+        logger.warning("caption left out: %s", error)
+    except UnicodeDecodeError:
+        logger.warning("caption left out: %s is not UTF-8", files.printable(path))
+    return None
+
+
+def read_records(path: Path, keys: Container[str]) -> tuple[dict[str, str | None], int]:
+    """Captions of some pictures from a file of records, line by line; of several the last counts.
+
+    Args:
+        path: JSON lines with ``image_id`` (or ``image_path``, whose stem it is) and ``caption``; an absent
+            file has no records.
+        keys: the image ids that are wanted.
+
+    Returns:
+        image id -> caption, None for one that was emptied; and how many lines are no such record.
+    """
+    captions: dict[str, str | None] = {}
+    bad = 0
+    try:
+        lines = path.open("rb")
+    except FileNotFoundError:
+        return captions, bad
+    with lines:
+        for line in lines:
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+                key = record["image_id"] if "image_id" in record else PurePosixPath(record["image_path"]).stem
+                caption = record.get("caption")
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+                bad += 1
+                continue
+            if not isinstance(key, str) or not isinstance(caption, str | None):
+                bad += 1
+            elif "caption" in record and key in keys:
+                captions[key] = (caption or "").strip() or None
+    return captions, bad

@@ -1,0 +1,190 @@
+"""A collection that needs no data: pictures painted when they are read, stored in every supported way."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from latentkit.errors import UsageError
+from latentkit.sources.item import Item, Source, SourceError, Stat
+from latentkit.sources.painting import KINDS, PALETTES, paint
+
+_SIZES = (
+    (640, 640),
+    (512, 748),
+    (748, 512),
+    (450, 750),
+    (750, 450),
+    (352, 672),
+    (900, 471),
+)
+"""Width and height, one size for each default aspect bucket; each picture's is scaled by 0.86 to 1."""
+
+_KIND_ORDER = ("discs", "clouds", "waves", "spiral", "gradient", "rings", "stripes", "checker")
+
+_ORIENTATION_TAG = 0x0112
+_LONG_CAPTION_AT = 3
+_REMARKS = (
+    "It was painted by a recipe from a few numbers",
+    "and not taken with a camera",
+    "so it can be made again anywhere",
+    "and this sentence about it goes on for much longer than is useful",
+    "so that a text encoder with room for seventy-seven tokens has to cut it",
+    "and the run can show that it counts what was cut",
+    "which is all that there is to say of it.",
+)
+
+
+class _Encoding(NamedTuple):
+    """A way to store a picture: what the caption says of it, and the bytes."""
+
+    words: str
+    encode: Callable[[Image.Image], bytes]
+
+
+@dataclass(kw_only=True, eq=False)
+class DemoSource(Source):
+    """Pictures of 300 to 900 pixels, of eight kinds, in every aspect bucket, format and mode that decodes.
+
+    Nothing lies on disk. The pictures and their captions follow from ``seed`` and the index alone; their
+    encoded bytes, beside these, from the version of Pillow. The kinds are the classes.
+
+    Attributes:
+        pictures: how many, at least 1.
+        seed: of the recipes.
+
+    Raises:
+        UsageError: ``pictures`` is less than 1, or ``seed`` less than 0.
+    """
+
+    orient = True
+    strict = True
+
+    pictures: int = 24
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pictures < 1:
+            raise UsageError(f"dataset.pictures={self.pictures}: must be at least 1")
+        if self.seed < 0:
+            raise UsageError(f"dataset.seed={self.seed}: must be at least 0")
+        self.classes = tuple(KINDS)
+        self.ignored = 0
+
+    def __len__(self) -> int:
+        return self.pictures
+
+    def _kind(self, index: int) -> str:
+        if not 0 <= index < self.pictures:
+            raise IndexError(f"item {index} of {self.pictures}")
+        return _KIND_ORDER[index % len(_KIND_ORDER)]
+
+    def _paint(self, index: int, scale: float) -> tuple[Image.Image, str]:
+        """The picture and its caption; at a small ``scale`` for the caption alone."""
+        rng = np.random.default_rng([self.seed, index])
+        palette = list(PALETTES)[(index + index // len(PALETTES)) % len(PALETTES)]
+        shrink = rng.uniform(0.86, 1) * scale
+        width, height = (round(side * shrink) for side in _SIZES[index % len(_SIZES)])
+        image, words = paint(self._kind(index), palette, rng, width, height)
+        caption = f"{words} in {palette} colours, {_ENCODINGS[index % len(_ENCODINGS)].words}"
+        caption = caption[0].upper() + caption[1:]
+        return image, f"{caption}. {', '.join(_REMARKS)}" if index == _LONG_CAPTION_AT else caption
+
+    def __getitem__(self, index: int) -> Item:
+        kind = self._kind(index)
+        key = f"demo_{index:02d}_{kind}"
+        _, caption = self._paint(index, scale=0.02)
+        return Item(key, f"demo:{key}", caption, self.classes.index(kind))
+
+    def read(self, index: int) -> tuple[bytes, Stat | None]:
+        image, _ = self._paint(index, scale=1)
+        try:
+            return _ENCODINGS[index % len(_ENCODINGS)].encode(image), None
+        except OSError as error:  # a Pillow that was built without one of the formats
+            raise SourceError(f"{self[index].location}: {error}") from None
+
+    def stat(self, index: int) -> None:
+        return None
+
+
+def _saved(image: Image.Image, format_: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format_, **options)
+    return buffer.getvalue()
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    return _saved(image, "JPEG", quality=90)
+
+
+def _progressive(image: Image.Image) -> bytes:
+    return _saved(image, "JPEG", quality=90, progressive=True)
+
+
+def _webp(image: Image.Image) -> bytes:
+    return _saved(image, "WEBP", quality=85, method=0)
+
+
+def _png(image: Image.Image) -> bytes:
+    return _saved(image, "PNG", compress_level=1)
+
+
+def _grey(image: Image.Image) -> bytes:
+    return _jpeg(image.convert("L"))
+
+
+def _cmyk(image: Image.Image) -> bytes:
+    return _jpeg(image.convert("CMYK"))
+
+
+def _turned_right(image: Image.Image) -> bytes:
+    """Stored lying on its side, with EXIF orientation 6: to be turned by a quarter, clockwise."""
+    exif = Image.Exif()
+    exif[_ORIENTATION_TAG] = 6
+    return _saved(image.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=90, exif=exif)
+
+
+def _mirrored(image: Image.Image) -> bytes:
+    """Stored mirrored, with EXIF orientation 2."""
+    exif = Image.Exif()
+    exif[_ORIENTATION_TAG] = 2
+    return _saved(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), "JPEG", quality=90, exif=exif)
+
+
+def _cut_out(image: Image.Image) -> bytes:
+    """64 colours, the one in the corner transparent."""
+    few = image.quantize(64, method=Image.Quantize.FASTOCTREE)
+    return _saved(few, "PNG", compress_level=1, transparency=few.getpixel((0, 0)))
+
+
+def _grey16(image: Image.Image) -> bytes:
+    levels = np.asarray(image.convert("L")).astype(np.uint16) * 257
+    return _saved(Image.fromarray(levels), "PNG", compress_level=1)
+
+
+def _animation(image: Image.Image) -> bytes:
+    few = image.quantize(64, method=Image.Quantize.FASTOCTREE)
+    return _saved(few, "GIF", save_all=True, append_images=[few.transpose(Image.Transpose.ROTATE_180)])
+
+
+_ENCODINGS = (
+    _Encoding("as JPEG", _jpeg),
+    _Encoding("as progressive JPEG", _progressive),
+    _Encoding("as WebP", _webp),
+    _Encoding("as JPEG", _jpeg),
+    _Encoding("as PNG", _png),
+    _Encoding("taken upright", _turned_right),
+    _Encoding("with one colour cut out", _cut_out),
+    _Encoding("as JPEG", _jpeg),
+    _Encoding("in ink (CMYK)", _cmyk),
+    _Encoding("faded to grey", _grey),
+    _Encoding("mirrored back", _mirrored),
+    _Encoding("moving, as GIF", _animation),
+    _Encoding("in deep grey", _grey16),
+)
+"""Thirteen ways in turn: prime to the numbers of kinds, sizes and palettes, so that all meet all."""

@@ -1,0 +1,152 @@
+"""Files that others may have named, linked or swapped: safe keys, and reads that trust nothing.
+
+A file is opened once, and everything that is said of it (that it is a regular file, its size, its mtime)
+is asked of the open descriptor, never of the path again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import unicodedata
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from latentkit.errors import UsageError
+from latentkit.sources.item import SourceError, Stat
+
+PICTURE_SUFFIXES = frozenset({".gif", ".jpeg", ".jpg", ".png", ".webp"})
+"""What a picture's name may end in, in lower case; the bytes decide what it is."""
+
+MAX_FILE_BYTES = 2**30
+"""A larger file is no picture that could be decoded within the limits."""
+
+
+def has_picture_suffix(name: str) -> bool:
+    """Whether a file name ends as a picture's does, in any case."""
+    stem, dot, suffix = name.rpartition(".")
+    return bool(stem) and dot + suffix.lower() in PICTURE_SUFFIXES
+
+
+def printable(path: str | Path) -> str:
+    """A path as text for keys, records and messages.
+
+    Bytes that are not UTF-8 and control characters become ``\\xNN``; all else stays.
+    """
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def key_of(path: str) -> str:
+    """The key of a picture: its relative path without the suffix that it has, `printable`."""
+    return printable(path.rpartition(".")[0])
+
+
+def refuse_collisions(locations: Iterable[tuple[str, str]]) -> None:
+    """Check that keys stay apart, on case-blind disks and after Unicode normalisation too.
+
+    Args:
+        locations: (key, location) of every picture.
+
+    Raises:
+        UsageError: names the first two files whose outputs would overwrite each other.
+    """
+    seen: dict[str, str] = {}
+    for key, location in locations:
+        folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", key).casefold())
+        other = seen.setdefault(folded, location)
+        if other is not location:
+            raise UsageError(
+                f"{other} and {location} would have one key, {key!r} (suffix, case and Unicode form "
+                "do not count): rename or remove one of them"
+            )
+
+
+def existing_folder(path: str | Path, advice: str) -> Path:
+    """The path, ``~`` expanded, when a folder is there.
+
+    Raises:
+        UsageError: nothing or something else is there (the text ends in ``advice``), or it may not be read.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise UsageError(f"{printable(path)} {what}: {advice}")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise UsageError(f"{printable(path)} may not be read: change its permissions")
+    return folder
+
+
+@contextmanager
+def opened_folder(path: Path) -> Iterator[int]:
+    """A descriptor of a folder, for names that are to be looked up in it and nowhere else."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _source_error(path, error) from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def opened_file(path: str | Path, *, follow: bool, folder: int | None = None) -> Iterator[int]:
+    """A descriptor of a regular file, for reading.
+
+    Args:
+        path: the file; a bare name when ``folder`` is given.
+        follow: whether the file itself may be a symbolic link.
+        folder: descriptor of the folder that ``path`` is looked up in.
+
+    Raises:
+        SourceError: it is absent, no regular file, a link where none may be, or not readable.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, flags, dir_fd=folder)
+    except OSError as error:
+        raise _source_error(path, error) from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise SourceError(f"{printable(path)}: not a regular file")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def stat_of(descriptor: int) -> Stat:
+    """Size and mtime of an open file."""
+    now = os.fstat(descriptor)
+    return Stat(now.st_size, now.st_mtime_ns)
+
+
+def read_whole(descriptor: int, name: str | Path, limit: int = MAX_FILE_BYTES) -> tuple[bytes, Stat]:
+    """All bytes of an open file, and the stat that belongs to exactly these bytes.
+
+    Raises:
+        SourceError: it is larger than ``limit`` bytes, changed while it was read, or cannot be read.
+    """
+    before = stat_of(descriptor)
+    if before.size > limit:
+        raise SourceError(f"{printable(name)}: {before.size:,} bytes, over the limit of {limit:,}")
+    try:
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise _source_error(name, error) from None
+    if len(data) != before.size or stat_of(descriptor) != before:
+        raise SourceError(f"{printable(name)}: changed while it was read")
+    return data, before
+
+
+def _source_error(path: str | Path, error: OSError) -> SourceError:
+    reason = {
+        errno.ENOENT: "no such file",
+        errno.ELOOP: "a symbolic link that may not be followed",
+        errno.EACCES: "permission denied",
+    }.get(error.errno or 0, (error.strerror or str(error)).lower())
+    return SourceError(f"{printable(path)}: {reason}")

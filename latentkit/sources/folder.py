@@ -1,0 +1,101 @@
+"""Any folder of pictures, with captions in text files beside them and classes in top-level folders."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentkit.errors import UsageError
+from latentkit.sources import files
+from latentkit.sources.captions import read_caption
+from latentkit.sources.item import Item, Source, Stat
+
+
+@dataclass(kw_only=True, eq=False)
+class FolderSource(Source):
+    """The pictures of a folder and all folders in it, in the order of their keys (by code point).
+
+    Taken are ``.jpg .jpeg .png .webp .gif`` in any case. What begins with a dot is skipped, links to folders
+    are not followed, links to files are. A key is the path in the folder without its suffix, such as
+    ``cats/tom``; two keys must differ by more than case and Unicode form.
+
+    The caption of ``tom.jpg`` is ``tom.txt``: UTF-8, stripped. An empty one is none; one that is not UTF-8 or
+    cannot be read is none too, and a warning in the log names it.
+
+    When every picture lies in a folder of the folder, those folders, sorted, are the classes.
+
+    Attributes:
+        root: the folder.
+        orient: apply EXIF orientation.
+        strict: refuse a JPEG that libjpeg had to guess at.
+
+    Raises:
+        UsageError: no folder, no picture in it, or two pictures with one key.
+    """
+
+    root: str
+    orient: bool = True
+    strict: bool = True
+
+    def __post_init__(self) -> None:
+        self._folder = files.existing_folder(self.root, "set dataset.root to a folder of pictures")
+        paths, self.ignored = _walk(self._folder)
+        if not paths:
+            found = f"{self.ignored} other files" if self.ignored else "nothing else either"
+            suffixes = " ".join(sorted(files.PICTURE_SUFFIXES))
+            raise UsageError(f"{files.printable(self.root)}: no picture in it ({suffixes}), {found}")
+        keyed = sorted((files.key_of(path), path) for path in paths)
+        self._keys = [key for key, _ in keyed]
+        self._paths = [path for _, path in keyed]
+        files.refuse_collisions((key, self._location(path)) for key, path in keyed)
+        tops = {key.split("/", 1)[0] for key in self._keys if "/" in key}
+        self.classes = tuple(sorted(tops)) if all("/" in key for key in self._keys) else ()
+        self._labels = {name: label for label, name in enumerate(self.classes)}
+
+    def _location(self, path: str) -> str:
+        return files.printable(Path(self.root, path))
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, index: int) -> Item:
+        key, path = self._keys[index], self._paths[index]
+        label = self._labels[key.split("/", 1)[0]] if self.classes else None
+        caption = read_caption(self._folder / f"{path.rpartition('.')[0]}.txt", follow=True)
+        return Item(key, self._location(path), caption, label)
+
+    def read(self, index: int) -> tuple[bytes, Stat | None]:
+        path = self._folder / self._paths[index]
+        with files.opened_file(path, follow=True) as descriptor:
+            return files.read_whole(descriptor, path)
+
+    def stat(self, index: int) -> Stat | None:
+        try:
+            now = (self._folder / self._paths[index]).stat()
+        except OSError:
+            return None
+        return Stat(now.st_size, now.st_mtime_ns)
+
+
+def _walk(root: Path) -> tuple[list[str], int]:
+    """Relative paths of the pictures under a folder, and how many other files (captions apart) lie there."""
+    paths: list[str] = []
+    ignored = 0
+    folders = [""]
+    while folders:
+        inside = folders.pop()
+        with os.scandir(files.existing_folder(root / inside, "it was there a moment ago")) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                path = f"{inside}{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(path + "/")
+                elif entry.is_dir():
+                    continue
+                elif files.has_picture_suffix(entry.name):
+                    paths.append(path)
+                elif not entry.name.endswith(".txt"):
+                    ignored += 1
+    return paths, ignored

@@ -1,0 +1,101 @@
+"""ImageNet-1k (ILSVRC2012) as extracted folders, one for each class."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from latentkit.errors import UsageError
+from latentkit.sources import files
+from latentkit.sources.item import Item, Source, Stat
+
+SPLITS = ("train", "val")
+
+_WNID = re.compile(r"n\d{8}", re.ASCII)
+_NAME = re.compile(r"(?:n\d{8}_\d+|ILSVRC2012_val_\d{8})\.JPEG", re.ASCII)
+_SUFFIX = ".JPEG"
+
+
+@dataclass(kw_only=True, eq=False)
+class ImageNetTree(Source):
+    """``<root>/<split>/<wnid>/*.JPEG``, in the order of the wnids and, in each, of the names.
+
+    Taken are ``n01440764_10026.JPEG`` and ``ILSVRC2012_val_00000293.JPEG``, nothing else. A key is
+    ``<split>/<wnid>/<stem>``. A class index is the position of the wnid among the sorted wnids of the split:
+    for the whole of ImageNet-1k the labels that every published model uses.
+
+    Orientation is off and a JPEG that libjpeg had to guess at is kept, because the published statistics and
+    models were made so.
+
+    Attributes:
+        root: the folder that holds the splits.
+        split: ``train`` or ``val``.
+        orient: apply EXIF orientation.
+        strict: refuse a JPEG that libjpeg had to guess at.
+
+    Raises:
+        UsageError: another split, no folder, or no picture in it.
+    """
+
+    root: str = "outputs/datasets/imagenet1k_raw"
+    split: str = "val"
+    orient: bool = False
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise UsageError(f"ImageNet has no split {self.split!r}: choose from {', '.join(SPLITS)}")
+        expected = f"expected {self.split}/<wnid>/*.JPEG in it, such as {self.split}/n01440764/"
+        root = files.existing_folder(self.root, expected)
+        self._folder = files.existing_folder(root / self.split, expected)
+        entries = _names(self._folder)
+        wnids = sorted(name for name in entries if _WNID.fullmatch(name))
+        self.ignored = len(entries) - len(wnids)
+        listings = [self._list(wnid) for wnid in wnids]
+        self.classes = tuple(wnids)
+        self._ends = np.cumsum([len(stems) for stems in listings], dtype=np.int64)
+        if not wnids or self._ends[-1] == 0:
+            raise UsageError(f"{files.printable(self._folder)}: no ImageNet picture in it; {expected}")
+        self._stems = np.concatenate(listings)  # 32 MB for the training set: it travels to every worker
+
+    def _list(self, wnid: str) -> np.ndarray:
+        """Sorted stems of a class's pictures, bytes [n]."""
+        names = _names(files.existing_folder(self._folder / wnid, "a class's pictures lie in a folder"))
+        stems = sorted(name.removesuffix(_SUFFIX) for name in names if _NAME.fullmatch(name))
+        self.ignored += len(names) - len(stems)
+        return np.array(stems, dtype=np.bytes_)
+
+    def _place(self, index: int) -> tuple[int, str]:
+        """(class index, ``<wnid>/<stem>``)."""
+        stem = self._stems[index].decode("ascii")
+        label = int(np.searchsorted(self._ends, index, side="right"))
+        return label, f"{self.classes[label]}/{stem}"
+
+    def __len__(self) -> int:
+        return len(self._stems)
+
+    def __getitem__(self, index: int) -> Item:
+        label, place = self._place(index)
+        return Item(f"{self.split}/{place}", f"{self._folder}/{place}{_SUFFIX}", None, label)
+
+    def read(self, index: int) -> tuple[bytes, Stat | None]:
+        path = self[index].location
+        with files.opened_file(path, follow=True) as descriptor:
+            return files.read_whole(descriptor, path)
+
+    def stat(self, index: int) -> Stat | None:
+        try:
+            now = Path(self[index].location).stat()
+        except OSError:
+            return None
+        return Stat(now.st_size, now.st_mtime_ns)
+
+
+def _names(folder: Path) -> list[str]:
+    """What lies in a folder: names only, since a million paths would take seconds and gigabytes."""
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries]
