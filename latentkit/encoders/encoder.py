@@ -45,6 +45,9 @@ class Encoder(ABC):
     network_class: ClassVar[str]
     """The network's class, as the contract names it."""
 
+    gpu_precision: ClassVar[str] = "tf32"
+    """What ``precision: auto`` stands for on a GPU; on a CPU it is 32-true."""
+
     name: str
     model: str
     revision: str | None = None

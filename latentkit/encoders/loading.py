@@ -53,10 +53,16 @@ def _from_checkpoint(network: Any, checkpoint: Checkpoint) -> Any:
 
     Weights that the network has no use for (a decoder beside an encoder) are ignored.
     """
-    dtype = {"torch_dtype" if network.__module__.startswith("diffusers.") else "dtype": torch.float32}
+    options: dict[str, Any] = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
+    if network.__module__.startswith("diffusers."):  # names a mismatched weight only when it raises
+        options = {"torch_dtype": torch.float32}
     try:
         model, info = network.from_pretrained(
-            checkpoint.folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **dtype
+            checkpoint.folder,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
         )
     # Both libraries raise whatever their loaders meet; the user is to see one line in any case.
     except Exception as error:
