@@ -1,0 +1,119 @@
+"""A verb as a command: Hydra composes, the verb returns an exit status, errors are one line.
+
+Exit status: 0 done; 1 failed; 2 wrong usage or configuration; 3 done, with something quarantined;
+130 interrupted. In a sweep the worst job's status is the command's.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import NoReturn
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from latentkit.config import conf_dir, register
+from latentkit.errors import LatentkitError, UsageError
+
+DONE, FAILED, WRONG_USAGE, QUARANTINED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], int]], Callable[[], NoReturn]]:
+    """Turn ``verb(cfg) -> exit status`` into a console entry point that composes ``conf/<config_name>``.
+
+    Expected errors print one line and no traceback; ``HYDRA_FULL_ERROR=1`` shows the traceback.
+    """
+
+    def decorate(verb: Callable[[DictConfig], int]) -> Callable[[], NoReturn]:
+        @functools.wraps(verb)
+        def main() -> NoReturn:
+            wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+            if not wants_traceback:
+                os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them
+            statuses: list[int] = []
+
+            @functools.wraps(verb)
+            def job(cfg: DictConfig) -> None:
+                if not wants_traceback:
+                    del os.environ["HYDRA_FULL_ERROR"]  # nor do processes that the verb starts inherit it
+                try:
+                    statuses.append(verb(cfg))
+                except (LatentkitError, OmegaConfBaseException) as error:
+                    if wants_traceback:
+                        raise
+                    statuses.append(_report(error))  # a sweep goes on with its next job
+                finally:
+                    os.environ["HYDRA_FULL_ERROR"] = "1"
+                if statuses[-1] == INTERRUPTED:
+                    raise KeyboardInterrupt
+
+            try:
+                _check_order(sys.argv[1:])
+                register()
+                hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
+            except KeyboardInterrupt:
+                if INTERRUPTED not in statuses:
+                    print("latentkit: interrupted; what was published is whole", file=sys.stderr)
+                statuses.append(INTERRUPTED)
+            except (LatentkitError, HydraException, OmegaConfBaseException) as error:
+                if wants_traceback:
+                    raise
+                statuses.append(_report(error))
+            status = max(statuses, default=DONE)
+            sys.stdout.flush()
+            sys.exit(status)
+
+        return main
+
+    return decorate
+
+
+def _report(error: Exception) -> int:
+    """Print the error; its exit status."""
+    print(f"latentkit: {_clear(error)}", file=sys.stderr)
+    usage = not isinstance(error, LatentkitError) or isinstance(error, UsageError)
+    return WRONG_USAGE if usage else FAILED
+
+
+def _check_order(arguments: list[str]) -> None:
+    """Hydra 1.3 refuses key=value arguments on both sides of a flag: say which one to move."""
+    flags = [i for i, word in enumerate(arguments) if word.startswith("-")]
+    values = [i for i, word in enumerate(arguments) if "=" in word and not word.startswith("-")]
+    if flags and values and values[0] < flags[0] and (late := [i for i in values if i > flags[0]]):
+        raise UsageError(
+            f"{arguments[late[0]]} stands after the flag {arguments[flags[0]]}, other arguments before it: "
+            "put flags before all key=value arguments, or after all of them"
+        )
+
+
+def _clear(error: BaseException) -> str:
+    """Our own errors as they are; Hydra's and OmegaConf's on one line, without their internals."""
+    if isinstance(error, LatentkitError):
+        return str(error)
+    text = str(error).split("Config search path:")[0]
+    cause = error.__cause__
+    if "Available options in" in text:
+        head, _, options = text.partition("Available options in")
+        return f"{' '.join(head.split())}; there are {', '.join(options.split()[1:])}"
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and "Could not override" in text:
+        return _no_such_key(text.split("'")[1], cause)
+    if isinstance(cause, OmegaConfBaseException) and str(cause).split("\n")[0] not in text:
+        text = f"{text}: {cause}"
+    internal = ("full_key:", "object_type=", "reference_type=", "See https:")
+    return " ".join(
+        " ".join(line.split()) for line in text.splitlines() if not line.strip().startswith(internal)
+    )
+
+
+def _no_such_key(name: str, error: OmegaConfBaseException) -> str:
+    node = error.parent_node
+    keys = [str(key) for key in node if key != "hydra"] if isinstance(node, Mapping | DictConfig) else []
+    close = difflib.get_close_matches(name.rpartition(".")[2], keys, n=1)
+    meant = f", did you mean {close[0]}?" if close else ""
+    return f"{name}: no such key{meant} (there are {', '.join(keys)})"

@@ -1,0 +1,170 @@
+"""Where the configuration is, what may stand in it, and the one place that makes objects of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.utils import get_class
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from latentkit.errors import UsageError
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def conf_dir() -> Path:
+    """The packaged ``latentkit/conf`` of an installed wheel, else ``conf/`` of the checkout."""
+    for folder in (PACKAGE / "conf", PACKAGE.parent / "conf"):
+        if folder.is_dir():
+            return folder
+    raise UsageError("latentkit's conf/ folder is missing: install the package again")
+
+
+@dataclass
+class VramConfig:
+    """How much device memory a run may take; the encoders' options pull from it.
+
+    Attributes:
+        profile: low, high, or auto (picked by free memory when the run starts).
+        resident: ``one`` encoder in device memory at a time, or ``all``.
+        batch_size: encoder -> pictures or captions a batch.
+        compile: run the networks through torch.compile (never on a CPU).
+        channels_last: run convolutions in channels-last memory order.
+        when: the profiles that ``auto`` picks from.
+    """
+
+    profile: str = MISSING
+    resident: str | None = MISSING
+    batch_size: dict[str, int | None] = field(default_factory=dict)
+    compile: bool | None = MISSING
+    channels_last: bool | None = MISSING
+    when: dict[str, Any] | None = None
+
+
+@dataclass
+class EncodeConfig:
+    """The root of ``latentkit.encode``; the groups' own options are checked when they are built."""
+
+    dataset: Any = MISSING
+    encoders: dict[str, Any] = field(default_factory=dict)
+    vram: VramConfig = field(default_factory=VramConfig)
+    weights: Any = MISSING
+    trainer: Any = MISSING
+    store: Any = MISSING
+    output_dir: str = MISSING
+    limit: int | None = None
+    dry_run: bool = False
+    overwrite: bool = False
+    max_failures: float = 0.01
+    retry_quarantined: bool = False
+    shard_size: int = 10000
+    seed: int = 0
+    workers: int | None = None
+
+
+def register() -> None:
+    """Make the schemas and resolvers known to Hydra. Safe to call again."""
+    ConfigStore.instance().store(name="encode_schema", node=EncodeConfig)
+    OmegaConf.register_new_resolver("basename", _basename, replace=True)
+    OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
+
+
+def _basename(path: str) -> str:
+    return Path(path).resolve().name or "root"
+
+
+def _sweep_dir(dry_run: bool) -> str:
+    """Where Hydra notes a sweep (multirun.yaml); a dry run leaves nothing in the user's folders."""
+    return str(Path(tempfile.gettempdir()) / "latentkit-dry-run") if dry_run else "outputs/multirun"
+
+
+def build(config: Mapping[str, Any], where: str, **extra: Any) -> Any:
+    """Make the object that a config node describes.
+
+    Args:
+        config: ``_target_`` and its arguments; nested nodes with a ``_target_`` are built first.
+        where: the node's name in the configuration, for messages: ``dataset``, ``encoders.t5``.
+        extra: arguments that win over the node's.
+
+    Raises:
+        UsageError: one line: no such target, a key that it does not take, a missing or mistyped value.
+    """
+    values = _resolved(config, where) if isinstance(config, DictConfig) else dict(config)
+    target = values.pop("_target_", None)
+    if not isinstance(target, str):
+        raise UsageError(f"{where}: its YAML needs a _target_, the Python class that it configures")
+    try:
+        factory: Any = get_class(target)
+    except Exception as error:
+        raise UsageError(f"{where}: cannot import {target}: {_one_line(error)}") from None
+    for key, value in values.items():
+        if isinstance(value, dict) and "_target_" in value:
+            values[key] = build(value, f"{where}.{key}")
+    values |= extra
+    _check(factory, values, where)
+    return factory(**values)
+
+
+def _resolved(config: DictConfig, where: str) -> dict[str, Any]:
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UsageError(f"{where}.{missing[0]} is not set: give {where}.{missing[0]}=VALUE")
+    try:
+        values = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UsageError(f"{where}: {_one_line(error)}") from None
+    return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
+
+
+def _check(factory: Any, values: Mapping[str, Any], where: str) -> None:
+    """Bind the values to the factory's signature; a dataclass's plain fields are typed as well."""
+    parameters = inspect.signature(factory).parameters
+    for key in values:
+        if key not in parameters:
+            raise UsageError(f"{where}.{key}: no such option; there are {', '.join(parameters)}")
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in values:
+            raise UsageError(f"{where}.{key} is not set: give {where}.{key}=VALUE")
+    if isinstance(factory, type) and dataclasses.is_dataclass(factory):
+        hints: dict[str, Any] = {}
+        for base in reversed(factory.__mro__):
+            hints |= inspect.get_annotations(base)
+        for key, value in values.items():
+            _check_type(str(hints.get(key, "Any")), value, f"{where}.{key}")
+
+
+def _check_type(hint: str, value: Any, where: str) -> None:
+    """Hold a plain annotation (`int`, `str | None`, `list[str]` ...) against a YAML value."""
+    plain: dict[str, tuple[type, ...]] = {
+        "int": (int,),
+        "float": (int, float),
+        "str": (str,),
+        "bool": (bool,),
+        "None": (type(None),),
+        "list": (list, tuple),
+        "tuple": (list, tuple),
+        "dict": (dict,),
+    }
+    names = [part.strip().split("[")[0] for part in hint.split("|")]
+    if any(name not in plain for name in names):
+        return
+    allowed = tuple(kind for name in names for kind in plain[name])
+    wrong_bool = isinstance(value, bool) and bool not in allowed
+    if wrong_bool or not isinstance(value, allowed):
+        raise UsageError(f"{where}={value!r}: expected {hint}")
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    with contextlib.suppress(ValueError):
+        text = text[: text.index(" full_key:")]
+    return text or type(error).__name__

@@ -1,0 +1,58 @@
+"""Which device a run has, and the VRAM profile that fits it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from latentkit.errors import UsageError
+
+HIGH_FROM_BYTES = 40 * 2**30
+_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+
+
+@dataclass(frozen=True)
+class Device:
+    """Attributes: kind, ``cuda`` or ``cpu``; free_bytes, device memory free now (0 on a CPU)."""
+
+    kind: str
+    free_bytes: int = 0
+
+
+def find_device(accelerator: str) -> Device:
+    """The device behind ``trainer.accelerator``: auto, cpu, gpu or cuda.
+
+    torch is imported only where a GPU driver is present, so that a machine without one answers at once.
+
+    Raises:
+        UsageError: a GPU was asked for and there is none, or an accelerator that is not supported.
+    """
+    if accelerator not in ("auto", "cpu", "gpu", "cuda"):
+        raise UsageError(f"trainer.accelerator={accelerator}: choose one of auto, cpu, gpu, cuda")
+    if accelerator == "cpu":
+        return Device("cpu")
+    if any(Path(driver).exists() for driver in _DRIVERS):
+        import torch
+
+        if torch.cuda.is_available():
+            return Device("cuda", torch.cuda.mem_get_info()[0])
+    if accelerator == "auto":
+        return Device("cpu")
+    raise UsageError(f"trainer.accelerator={accelerator}: torch sees no GPU here; use trainer=cpu")
+
+
+def fill_vram(vram: DictConfig, device: Device) -> None:
+    """Give ``vram=auto`` the values of the profile that fits the device; values set by hand stay."""
+    if vram.profile == "auto":
+        chosen = vram.when["high" if device.free_bytes >= HIGH_FROM_BYTES else "low"]
+        vram.profile = f"auto: {chosen.profile}"
+        for key in ("resident", "compile", "channels_last"):
+            if vram[key] is None:
+                vram[key] = chosen[key]
+        for encoder, size in chosen.batch_size.items():
+            if vram.batch_size.get(encoder) is None:
+                vram.batch_size[encoder] = size
+    if vram.resident not in ("one", "all"):
+        raise UsageError(f"vram.resident={vram.resident}: choose one of one, all")

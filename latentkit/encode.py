@@ -1,0 +1,36 @@
+"""Pictures to latents and embeddings.
+
+    python -m latentkit.encode                                           the demo: nothing to download
+    python -m latentkit.encode dataset=folder dataset.root=PHOTOS        dinov3, flux_vae and t5 of a folder
+    python -m latentkit.encode dataset=folder dataset.root=PHOTOS encoder=sd_vae store=shards output_dir=OUT
+    python -m latentkit.encode dataset=crawlr vram=high                  the photo library
+    python -m latentkit.encode dataset=imagenet vram=low                 ImageNet, an extracted tree
+    python -m latentkit.encode -m dataset=imagenet dataset.split=train,val
+    python -m latentkit.encode dry_run=true ...                          what would be done; touches nothing
+
+Exit status: 0 done; 1 failed; 2 wrong usage; 3 done, with pictures in quarantine; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from latentkit.command import command
+
+
+@command("encode")
+def main(cfg: DictConfig) -> int:
+    """Compose, plan, encode, summarise; the exit status."""
+    from latentkit.encoding import EncodingJob
+
+    job = EncodingJob.from_config(cfg)
+    with job.output_lock():
+        plan = job.plan()
+        job.announce(plan)
+        if job.dry_run:
+            return 0
+        return job.summarise(plan, job.run(plan))
+
+
+if __name__ == "__main__":
+    main()

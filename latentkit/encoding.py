@@ -1,0 +1,290 @@
+"""One encoding job: built from a configuration, planned, run and summarised."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Container, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from latentkit.command import DONE, INTERRUPTED, QUARANTINED
+from latentkit.config import build
+from latentkit.device import Device, fill_vram, find_device
+from latentkit.encoders import Contract, Encoder
+from latentkit.errors import LatentkitError, UsageError
+from latentkit.prediction.plan import EncoderPlan, Plan, check_room, make_plan
+from latentkit.provenance import provenance
+from latentkit.quiet import quiet_libraries
+from latentkit.report.preview import contact_sheet
+from latentkit.report.summary import EncoderSummary, Summary, print_summary, readable_bytes
+from latentkit.sources import First, Source
+from latentkit.sources.item import Fingerprint
+from latentkit.stores import OutputLock, Store
+from latentkit.stores.publish import publish, publish_json
+from latentkit.stores.quarantine import Held, Quarantine
+
+if TYPE_CHECKING:
+    from latentkit.prediction.run import RunResult
+
+MOST_WORKERS = 16
+
+
+@dataclasses.dataclass
+class EncodingJob:
+    """Everything that one run needs, built and checked; no network is loaded yet.
+
+    Attributes:
+        rank: this process's number among those of one run; only process 0 plans aloud, locks and sums up.
+    """
+
+    dataset: str
+    source: Source
+    encoders: list[Encoder]
+    store: Store
+    contracts: dict[str, Contract]
+    cfg: DictConfig
+    device: Device
+    rank: int
+    console: Console
+    began: float
+
+    @classmethod
+    def from_config(cls, cfg: DictConfig) -> EncodingJob:
+        """Build source, encoders, store and contracts; cheap checks first.
+
+        Raises:
+            UsageError, LatentkitError: one line each.
+        """
+        began = time.monotonic()
+        quiet_libraries()
+        if not cfg.encoders:
+            raise UsageError("no encoder: give encoder=NAME")
+        if not 0 <= cfg.max_failures <= 1:
+            raise UsageError(f"max_failures={cfg.max_failures}: a share, from 0 to 1")
+        if cfg.workers is not None and cfg.workers < 0:
+            raise UsageError(f"workers={cfg.workers}: must be at least 0")
+        choices = HydraConfig.get().runtime.choices
+        store: Store = build(cfg.store, "store")
+        source: Source = build(cfg.dataset, "dataset")
+        if cfg.limit is not None:
+            source = First(source, cfg.limit)
+        device = find_device(cfg.trainer.accelerator)
+        fill_vram(cfg.vram, device)
+        encoders = [_build_encoder(cfg, str(name), device) for name in cfg.encoders]
+        contracts = {encoder.name: encoder.contract(orient=source.orient) for encoder in encoders}
+        if not cfg.overwrite:
+            store.check(contracts)
+        rank = _process_rank() if cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1 else 0
+        if cfg.trainer.devices != 1 and HydraConfig.get().mode == RunMode.MULTIRUN and not _launched():
+            raise UsageError(
+                "a sweep over several devices has to be started by torchrun or srun, or one job at a time"
+            )
+        console = Console(stderr=True, quiet=rank > 0)
+        return cls(choices["dataset"], source, encoders, store, contracts, cfg, device, rank, console, began)
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether to stop after the plan, with nothing touched."""
+        return bool(self.cfg.dry_run)
+
+    def output_lock(self) -> AbstractContextManager[Any]:
+        """One writer at a time for an output folder."""
+        locks = self.rank == 0 and not self.dry_run
+        return OutputLock(self.cfg.output_dir) if locks else nullcontext()
+
+    def plan(self) -> Plan:
+        """What is left to do. Makes the output folder ready for it, unless this is a dry run."""
+        if not self.dry_run:
+            self.store.open(self.contracts, self.rank, overwrite=self.cfg.overwrite)
+        ledger = Quarantine.read(self.cfg.output_dir)
+        retry = self.cfg.retry_quarantined or self.cfg.overwrite
+        quarantined = {} if retry else {name: _fingerprints(ledger.held(name)) for name in self.contracts}
+        plan = make_plan(
+            self.source,
+            self.encoders,
+            self.contracts,
+            self.store,
+            quarantined,
+            overwrite=self.cfg.overwrite,
+        )
+        check_room(Path(self.cfg.output_dir), plan.bytes)
+        return plan
+
+    def announce(self, plan: Plan) -> None:
+        """Say what will be done, before anything is loaded."""
+        say = partial(self.console.print, highlight=False, markup=False, soft_wrap=True)
+        random = [encoder.name for encoder in self.encoders if not self.contracts[encoder.name].pretrained]
+        if random:
+            say(f"RANDOM WEIGHTS in {', '.join(random)}: the shapes are real, the numbers mean nothing")
+        say(
+            f"{self.dataset}: {len(self.source):,} pictures to {self.cfg.output_dir}, "
+            f"on {self.device.kind}, vram={self.cfg.vram.profile}"
+        )
+        for part in plan.encoders:
+            words = [f"{part.todo:,} to encode (at most {readable_bytes(part.bytes)})", f"{part.done:,} done"]
+            words += [f"{part.held:,} in quarantine"] * bool(part.held)
+            words += [f"{part.captionless:,} without a caption"] * bool(part.captionless)
+            say(f"  {part.encoder}: {', '.join(words)}")
+        if self.dry_run:
+            say("dry_run=true: nothing was touched")
+        elif not plan.todo:
+            say("nothing to do")
+
+    def run(self, plan: Plan) -> RunResult | None:
+        """Work the plan off; None when it is empty. What is published stays so, whatever happens."""
+        if self.rank == 0:
+            self._note_run()
+        if not plan.todo:
+            self.store.finish(self.source, complete=True)
+            return None
+        from latentkit.prediction.run import run_plan
+
+        quiet_libraries()
+        for part in plan.encoders:
+            self.store.begin(part.encoder, part.units, self.source)
+        make_trainer = partial(
+            build, self.cfg.trainer, "trainer", accelerator="gpu" if self.device.kind == "cuda" else "cpu"
+        )
+        try:
+            result = run_plan(
+                plan,
+                self.source,
+                self.encoders,
+                self.store,
+                make_trainer,
+                resident=self.cfg.vram.resident,
+                max_failures=self.cfg.max_failures,
+                workers=_workers(self.cfg.workers),
+                console=self.console,
+            )
+        except LatentkitError:
+            if self.rank == 0:
+                self.store.finish(self.source, complete=False)
+            raise
+        if self.rank == 0:
+            self.store.finish(self.source, complete=not result.interrupted)
+        return result
+
+    def summarise(self, plan: Plan, result: RunResult | None) -> int:
+        """Write summary.json and preview.png, print the table; the exit status."""
+        interrupted = result is not None and result.interrupted
+        if self.rank == 0:
+            summary = self._summary(plan, result)
+            root = Path(self.cfg.output_dir)
+            publish_json(root / "summary.json", summary.to_dict())
+            if result is not None:
+                self._publish_preview(root / "preview.png", random=summary.random)
+            print_summary(summary, self.console)
+            if interrupted:
+                left = sum(encoder.left for encoder in summary.encoders)
+                self.console.print(f"interrupted with {left:,} left; the same command goes on from here")
+            if summary.quarantine and not interrupted:
+                return QUARANTINED
+        return INTERRUPTED if interrupted else DONE
+
+    def _note_run(self) -> None:
+        notes = Path(self.cfg.output_dir) / ".latentkit"
+        publish_json(notes / "run.json", provenance())
+        resolved = OmegaConf.to_yaml(self.cfg, resolve=True)
+        publish(notes / "config.yaml", lambda file: file.write(resolved.encode()))
+
+    def _summary(self, plan: Plan, result: RunResult | None) -> Summary:
+        ledger = Quarantine.read(self.cfg.output_dir)
+        keys = {item.key for item in map(self.source.__getitem__, range(len(self.source)))}
+        parts = [self._part(part, result, ledger, keys) for part in plan.encoders]
+        encoded = sum(part.done for part in parts) / len(parts)
+        seconds = result.seconds if result else 0.0
+        return Summary(
+            dataset=self.dataset,
+            output_dir=str(self.cfg.output_dir),
+            status="interrupted" if result and result.interrupted else "done",
+            pictures=len(self.source),
+            seconds=round(time.monotonic() - self.began, 3),
+            pictures_per_second=round(encoded / seconds, 3) if encoded and seconds else None,
+            device=result.device if result else self.device.kind,
+            peak_device_bytes=result.peak_bytes if result else None,
+            encoders=parts,
+            quarantine=_entries(ledger, self.contracts, keys),
+            conversions=dict(result.notes) if result else {},
+            ignored_files=self.source.ignored,
+        )
+
+    def _part(
+        self, plan: EncoderPlan, result: RunResult | None, ledger: Quarantine, keys: Container[str]
+    ) -> EncoderSummary:
+        name = plan.encoder
+        encoder = next(encoder for encoder in self.encoders if encoder.name == name)
+        done = result.encoded[name] if result else 0
+        quarantined = sum(key in keys for key in ledger.held(name))
+        return EncoderSummary(
+            encoder=name,
+            done=done,
+            skipped=plan.done,
+            quarantined=quarantined,
+            captionless=plan.captionless,
+            left=len(self.source) - done - plan.done - quarantined - plan.captionless,
+            bytes=self.store.counts(name).bytes,
+            folder=str(Path(self.cfg.output_dir, self.store.folders.get(name, name))),
+            contract=self.contracts[name].sha256,
+            pretrained=self.contracts[name].pretrained,
+            precision=encoder.precision,
+            batch_size=result.batch_sizes.get(name) if result else None,
+        )
+
+    def _publish_preview(self, path: Path, *, random: bool) -> None:
+        hashes = ", ".join(f"{name} {contract.sha256[:12]}" for name, contract in self.contracts.items())
+        note = f"{self.dataset}: {len(self.source):,} pictures.  contracts: {hashes}"
+        note += "  RANDOM WEIGHTS: the numbers mean nothing" * random
+        sheet = contact_sheet(self.source, self.encoders, self.store.read, note)
+        if sheet is not None:
+            publish(path, lambda file: file.write(sheet))
+
+
+def _build_encoder(cfg: DictConfig, name: str, device: Device) -> Encoder:
+    encoder: Encoder = build(cfg.encoders[name], f"encoders.{name}", name=name)
+    if encoder.precision == "auto":
+        precision = encoder.gpu_precision if device.kind == "cuda" else "32-true"
+        encoder = dataclasses.replace(encoder, precision=precision)
+    return encoder if device.kind == "cuda" else dataclasses.replace(encoder, compile=False)
+
+
+def _fingerprints(held: Mapping[str, Held]) -> dict[str, Fingerprint | None]:
+    return {
+        key: None if entry.sha256 is None else Fingerprint(entry.sha256, entry.stat)
+        for key, entry in held.items()
+    }
+
+
+def _entries(ledger: Quarantine, encoders: Iterable[str], keys: Container[str]) -> list[dict[str, str]]:
+    """What this run's user should know of the ledger: each picture and reason once."""
+    found = {
+        (key, held.stage, held.reason, held.time): None
+        for encoder in encoders
+        for key, held in ledger.held(encoder).items()
+        if key in keys
+    }
+    return [dict(zip(("key", "stage", "reason", "time"), entry, strict=True)) for entry in sorted(found)]
+
+
+def _process_rank() -> int:
+    """Among the processes that Lightning, torchrun or SLURM started for one run."""
+    return int(
+        next((os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), 0)
+    )
+
+
+def _launched() -> bool:
+    return "RANK" in os.environ or "SLURM_PROCID" in os.environ
+
+
+def _workers(asked: int | None) -> int:
+    return min(MOST_WORKERS, len(os.sched_getaffinity(0))) if asked is None else asked

@@ -1,0 +1,148 @@
+"""Runs in worker processes: picture bytes to what the encoders want to see, each picture decoded once."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from latentkit.errors import LatentkitError
+from latentkit.pixels import DecodeError, Geometry, decode
+from latentkit.sources.item import Fingerprint, Source, SourceError
+
+PICTURES_A_CHUNK = 16
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture as a worker saw it.
+
+    Attributes:
+        index: in the source.
+        source: fingerprint of the bytes; None when they could not be read.
+        width, height: of the whole picture, upright.
+        notes: conversions on the way to RGB (``cmyk``, ``rotated`` ...).
+        stage, reason: set when the picture failed; it has no pixels then.
+    """
+
+    index: int
+    source: Fingerprint | None
+    width: int = 0
+    height: int = 0
+    notes: tuple[str, ...] = ()
+    stage: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What crosses the process boundary: rows without pixels, and the pixels of equal shape stacked.
+
+    One tensor a shape, not one a picture, because each tensor costs a file descriptor.
+    """
+
+    rows: list[Row]
+    stacks: list[tuple[int, list[int], torch.Tensor]]
+
+
+class ChunkDecoder(Dataset[Chunk]):
+    """Chunk number -> decoded, cropped pixels.
+
+    Args:
+        source: where the pictures are.
+        indices: [N] source indices in the order of the run.
+        wanted: [N] bit masks over `geometries`.
+        geometries: the distinct views that the encoders ask for.
+    """
+
+    def __init__(
+        self, source: Source, indices: np.ndarray, wanted: np.ndarray, geometries: Sequence[Geometry]
+    ) -> None:
+        self._source = source
+        self._indices = indices
+        self._wanted = wanted
+        self._geometries = geometries
+
+    def __len__(self) -> int:
+        return -(-len(self._indices) // PICTURES_A_CHUNK)
+
+    def __getitem__(self, number: int) -> Chunk:
+        part = slice(number * PICTURES_A_CHUNK, (number + 1) * PICTURES_A_CHUNK)
+        rows: list[Row] = []
+        groups: dict[tuple[int, tuple[int, ...]], tuple[list[int], list[np.ndarray]]] = {}
+        for index, mask in zip(self._indices[part].tolist(), self._wanted[part].tolist(), strict=True):
+            row, arrays = self._decode(index, mask)
+            for position, array in arrays.items():
+                members, stack = groups.setdefault((position, array.shape), ([], []))
+                members.append(len(rows))
+                stack.append(array)
+            rows.append(row)
+        stacks = [
+            (position, members, torch.from_numpy(np.stack(arrays)))
+            for (position, _), (members, arrays) in groups.items()
+        ]
+        return Chunk(rows, stacks)
+
+    def _decode(self, index: int, mask: int) -> tuple[Row, dict[int, np.ndarray]]:
+        fingerprint = None
+        try:
+            data, stat = self._source.read(index)
+            fingerprint = Fingerprint(hashlib.sha256(data).hexdigest(), stat)
+            picture = decode(data, orient=self._source.orient, strict=self._source.strict)
+            arrays = {
+                position: geometry(picture.image)
+                for position, geometry in enumerate(self._geometries)
+                if mask >> position & 1
+            }
+        except SourceError as error:
+            return Row(index, fingerprint, stage="read", reason=str(error)), {}
+        except (DecodeError, MemoryError) as error:
+            return Row(index, fingerprint, stage="decode", reason=str(error) or type(error).__name__), {}
+        width, height = picture.image.size
+        return Row(index, fingerprint, width, height, picture.notes), arrays
+
+
+def decoded_rows(decoder: ChunkDecoder, workers: int) -> Iterator[tuple[Row, dict[int, torch.Tensor]]]:
+    """Every picture of the decoder in its order, with geometry's position -> [H, W, C].
+
+    The pixels are views of memory shared with the `workers` processes: clone what is to be kept.
+
+    Raises:
+        LatentkitError: a worker process died.
+    """
+    loader = DataLoader(
+        decoder,
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=min(workers, len(decoder)),
+        worker_init_fn=_leave_interrupts_to_the_parent,
+    )
+    try:
+        for chunk in loader:
+            pixels: list[dict[int, torch.Tensor]] = [{} for _ in chunk.rows]
+            for position, members, stack in chunk.stacks:
+                for place, member in enumerate(members):
+                    pixels[member][position] = stack[place]
+            yield from zip(chunk.rows, pixels, strict=True)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise LatentkitError(
+            "a decoding process died (killed for memory?); what is done is kept, "
+            f"go on with fewer: workers={max(1, workers // 2)}"
+        ) from error
+
+
+def _as_it_is(chunk: Any) -> Any:
+    return chunk
+
+
+def _leave_interrupts_to_the_parent(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,230 @@
+"""What is left to do, decided before a network is loaded: plan = items - done."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from latentkit.encoders.contract import Contract
+from latentkit.encoders.encoder import Encoder
+from latentkit.errors import LatentkitError
+from latentkit.sources.item import Fingerprint, Source, SourceError, Stat
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of work.
+
+    Attributes:
+        id: its number; units are worked off in this order.
+        indices: int64 source indices still to encode, ascending.
+        atomic: one process encodes it whole (a shard); batches never cross units.
+    """
+
+    id: int
+    indices: np.ndarray
+    atomic: bool
+
+
+class Outputs(Protocol):
+    """What planning asks of a store."""
+
+    def missing(
+        self,
+        encoder: str,
+        source: Source,
+        unchanged: Callable[[int, Fingerprint], bool],
+        held: Callable[[int], bool],
+    ) -> list[Unit]:
+        """The units that are not done; pictures that are held are not asked for again."""
+        ...
+
+
+@dataclass(frozen=True)
+class EncoderPlan:
+    """What one encoder has to do.
+
+    Attributes:
+        units: the work, without pictures that are done, held or have no caption.
+        todo, done, held, captionless: pictures; they sum to the source's length.
+        bytes: upper bound of what will be written.
+    """
+
+    encoder: str
+    units: list[Unit]
+    todo: int
+    done: int
+    held: int
+    captionless: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plans of all encoders of a run, in the encoders' order."""
+
+    encoders: list[EncoderPlan]
+
+    @property
+    def todo(self) -> int:
+        """Pictures to encode, summed over encoders."""
+        return sum(plan.todo for plan in self.encoders)
+
+    @property
+    def bytes(self) -> int:
+        return sum(plan.bytes for plan in self.encoders)
+
+    def digest(self) -> str:
+        """Equal on all processes of a run, or they would not divide the same work."""
+        sha = hashlib.sha256()
+        for plan in self.encoders:
+            sha.update(plan.encoder.encode())
+            for unit in plan.units:
+                sha.update(unit.indices.tobytes())
+        return sha.hexdigest()
+
+
+def make_plan(
+    source: Source,
+    encoders: Sequence[Encoder],
+    contracts: Mapping[str, Contract],
+    outputs: Outputs,
+    quarantined: Mapping[str, Mapping[str, Fingerprint | None]],
+    *,
+    overwrite: bool = False,
+) -> Plan:
+    """Hold the source against what is published. Reads only.
+
+    A picture is done when its output is published and its source unchanged: equal size and mtime, or else
+    equal sha256; for text the caption's sha256. A quarantined picture is held until its bytes change.
+
+    Args:
+        contracts: encoder -> what its numbers will mean.
+        outputs: what is published.
+        quarantined: encoder -> key -> the bytes that failed, None where they could not be read. Leave out
+            what is to be tried again.
+        overwrite: take nothing as done.
+    """
+    compare = _Comparison(source)
+    plans = []
+    for encoder in encoders:
+        unchanged = compare.caption if encoder.geometry is None else compare.picture
+        held = _Held(source, encoder, quarantined.get(encoder.name, {}), unchanged)
+        units = outputs.missing(encoder.name, source, _never if overwrite else unchanged, held)
+        todo = sum(len(unit.indices) for unit in units)
+        plans.append(
+            EncoderPlan(
+                encoder=encoder.name,
+                units=units,
+                todo=todo,
+                done=len(source) - todo - len(held.quarantined) - len(held.captionless),
+                held=len(held.quarantined),
+                captionless=len(held.captionless),
+                bytes=todo * bytes_per_item(encoder, contracts[encoder.name]),
+            )
+        )
+    return Plan(plans)
+
+
+class _Held:
+    """Whether an encoder leaves a picture out: quarantined with these very bytes, or no caption to read."""
+
+    def __init__(
+        self,
+        source: Source,
+        encoder: Encoder,
+        ledger: Mapping[str, Fingerprint | None],
+        unchanged: Callable[[int, Fingerprint], bool],
+    ) -> None:
+        self._source = source
+        self._reads_caption = encoder.geometry is None
+        self._ledger = ledger
+        self._unchanged = unchanged
+        self.quarantined: set[int] = set()
+        self.captionless: set[int] = set()
+
+    def __call__(self, index: int) -> bool:
+        if not (self._ledger or self._reads_caption):
+            return False
+        item = self._source[index]
+        if self._reads_caption and item.caption is None:
+            self.captionless.add(index)
+            return True
+        if item.key not in self._ledger:
+            return False
+        failed = self._ledger[item.key]
+        same = self._source.stat(index) is None if failed is None else self._unchanged(index, failed)
+        if same:
+            self.quarantined.add(index)
+            return True
+        return False
+
+
+def _never(index: int, before: Fingerprint) -> bool:
+    return False
+
+
+class _Comparison:
+    """Whether a picture is still what an output was made from; every picture is read at most once."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._hashed: dict[int, str | None] = {}
+
+    def picture(self, index: int, before: Fingerprint) -> bool:
+        now: Stat | None = self._source.stat(index)
+        if now is not None and now == before.stat:
+            return True
+        if now is not None and before.stat is not None and now.size != before.stat.size:
+            return False
+        if index not in self._hashed:
+            try:
+                self._hashed[index] = hashlib.sha256(self._source.read(index)[0]).hexdigest()
+            except SourceError:
+                self._hashed[index] = None
+        return self._hashed[index] == before.sha256
+
+    def caption(self, index: int, before: Fingerprint) -> bool:
+        caption = self._source[index].caption
+        return caption is not None and caption_fingerprint(caption) == before
+
+
+def caption_fingerprint(caption: str) -> Fingerprint:
+    """sha256 of the caption's UTF-8 bytes."""
+    return Fingerprint(hashlib.sha256(caption.encode("utf-8", "surrogatepass")).hexdigest())
+
+
+def bytes_per_item(encoder: Encoder, contract: Contract) -> int:
+    """Upper bound of a picture's stored bytes, from the contract's shapes; 256 for headers and records."""
+    height, width = (encoder.geometry.largest() if encoder.geometry else None) or (1024, 1024)
+    sides = {"H": height, "W": width}
+    total = 256
+    for output in contract.outputs.values():
+        elements = 1
+        for dimension in output["shape"]:
+            if isinstance(dimension, str):
+                side, _, divisor = dimension.partition("/")
+                elements *= sides[side] // int(divisor or 1)
+            else:
+                elements *= int(dimension)
+        total += elements * np.dtype(output["dtype"]).itemsize
+    return total
+
+
+def check_room(root: Path, needed: int) -> None:
+    """Raise LatentkitError when the disk that holds `root` has fewer than `needed` bytes free."""
+    folder = root.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise LatentkitError(
+            f"no room in {root}: {needed / 2**30:.1f} GiB to write, {free / 2**30:.1f} GiB free; "
+            "free some, or give another output_dir"
+        )

@@ -1,0 +1,148 @@
+"""Between the loop and the disk: a bounded queue and one writer thread, whose errors surface in the loop."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Protocol
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+from latentkit.errors import LatentkitError
+from latentkit.prediction.module import EncodingModule
+from latentkit.prediction.results import Encoded, Failure
+
+BATCHES_IN_FLIGHT = 8
+
+
+class Sink(Protocol):
+    """Where results go: a store."""
+
+    def write(self, encoded: Encoded) -> int:
+        """Publish a batch; the bytes written."""
+        ...
+
+    def fail(self, failure: Failure) -> None:
+        """Put a picture into the quarantine ledger."""
+        ...
+
+
+class WriterThread:
+    """Hands results to a sink in their order, from a thread of its own. A context manager.
+
+    The queue is bounded: when the disk is slower than the device, the loop waits instead of filling memory.
+    `put`, `flush` and leaving the context raise what the sink raised.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._queue: queue.Queue[Encoded | Failure | None] = queue.Queue(BATCHES_IN_FLIGHT)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="latentkit-writer", daemon=True)
+
+    def __enter__(self) -> WriterThread:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if error is None:
+            self._raise()
+
+    def put(self, result: Encoded | Failure) -> None:
+        """Queue a result; waits while the queue is full."""
+        self._raise()
+        self._queue.put(result)
+
+    def flush(self) -> None:
+        """Wait until everything that was put is published."""
+        self._queue.join()
+        self._raise()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while (result := self._queue.get()) is not None:
+            try:
+                if self._error is not None:
+                    continue  # keep emptying the queue, so that the loop never blocks on a dead writer
+                if isinstance(result, Failure):
+                    self._sink.fail(result)
+                elif result.keys:
+                    self._sink.write(result)
+            except BaseException as error:
+                self._error = error
+            finally:
+                self._queue.task_done()
+
+
+class StoreWriter(BasePredictionWriter):
+    """Lightning's writer, batch by batch.
+
+    Args:
+        thread: takes the results.
+        digest: of the plan; processes of one run that disagree about it stop before they begin.
+
+    Attributes:
+        encoded: told how many pictures each result holds; the running pass sets it.
+        totals: encoder -> pictures encoded so far, over all processes, as of the last pass that ended.
+    """
+
+    def __init__(self, thread: WriterThread, digest: str) -> None:
+        super().__init__("batch")
+        self._thread = thread
+        self._digest = digest
+        self.encoded: Callable[[int], None] = _uncounted
+        self.totals: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Nothing is written before every process has joined with the same plan."""
+        if trainer.strategy.broadcast(self._digest) != self._digest:
+            raise LatentkitError(
+                "the processes of this run see different files: is output_dir, or the collection, "
+                "not on a disk that all of them share?"
+            )
+
+    def write_on_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        prediction: Encoded | None,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Queue what a step returned."""
+        self._take(prediction)
+
+    def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Queue the last batch, and wait until all is published: on every process before any goes on."""
+        assert isinstance(pl_module, EncodingModule)
+        self._take(pl_module.drain())
+        self._thread.flush()
+        for encoder in pl_module.batch_sizes:
+            count = torch.tensor(self._counts[encoder], device=pl_module.device)
+            self.totals[encoder] = int(trainer.strategy.reduce(count, reduce_op="sum"))
+        trainer.strategy.barrier("latentkit-published")
+
+    def _take(self, encoded: Encoded | None) -> None:
+        if encoded is not None:
+            self._thread.put(encoded)
+            self.encoded(len(encoded.keys))
+            self._counts[encoded.encoder] += len(encoded.keys)
+
+
+def _uncounted(count: int) -> None:
+    """Before the first pass."""

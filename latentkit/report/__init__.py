@@ -1,0 +1,1 @@
+"""What a run leaves for its user: the table at the end, summary.json and preview.png."""

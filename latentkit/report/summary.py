@@ -1,0 +1,131 @@
+"""The end of a run: the same facts as a table on stderr and as summary.json."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+REASONS_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class EncoderSummary:
+    """One encoder's part of a run, in pictures.
+
+    Attributes:
+        done: encoded by this run.
+        skipped: done before and unchanged.
+        quarantined: in the quarantine ledger now.
+        captionless: without a caption to read.
+        left: not reached, because the run was stopped.
+        bytes: of all its published arrays.
+        folder: where they lie.
+        contract: sha256 of the encoding contract.
+        pretrained: False marks random weights.
+        precision: of the forward pass.
+        batch_size: that fitted in memory; None when nothing ran.
+    """
+
+    encoder: str
+    done: int
+    skipped: int
+    quarantined: int
+    captionless: int
+    left: int
+    bytes: int
+    folder: str
+    contract: str
+    pretrained: bool
+    precision: str
+    batch_size: int | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A whole run. `seconds` runs from the command's start; `pictures_per_second` over the passes alone."""
+
+    dataset: str
+    output_dir: str
+    status: str
+    pictures: int
+    seconds: float
+    pictures_per_second: float | None
+    device: str
+    peak_device_bytes: int | None
+    encoders: Sequence[EncoderSummary]
+    quarantine: Sequence[Mapping[str, Any]]
+    conversions: Mapping[str, int]
+    ignored_files: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, as summary.json holds them."""
+        return asdict(self)
+
+    @property
+    def random(self) -> bool:
+        """Whether any encoder ran with random weights."""
+        return not all(encoder.pretrained for encoder in self.encoders)
+
+
+def print_summary(summary: Summary, console: Console) -> None:
+    """The table, and beneath it what a user should know."""
+    stopped = any(encoder.left for encoder in summary.encoders)
+    table = Table(title=f"{summary.dataset}: {summary.status}", title_justify="left", title_style="bold")
+    table.add_column("encoder", no_wrap=True)
+    for heading in ("done", "skipped", "bad", "no caption", *["left"] * stopped, "size"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("contract", no_wrap=True)
+    for encoder in summary.encoders:
+        counts = [encoder.done, encoder.skipped, encoder.quarantined, encoder.captionless]
+        counts += [encoder.left] * stopped
+        table.add_row(
+            encoder.encoder,
+            *(f"{count:,}" for count in counts),
+            readable_bytes(encoder.bytes),
+            encoder.contract[:12],
+        )
+    console.print(table)
+    rate = f", {summary.pictures_per_second:,.1f} pictures/s" if summary.pictures_per_second else ""
+    _say(console, f"{summary.pictures:,} pictures, {summary.seconds:,.1f} s{rate}, on {summary.device}")
+    _say(console, f"in {', '.join(dict.fromkeys(encoder.folder for encoder in summary.encoders))}")
+    for line in _remarks(summary):
+        _say(console, line)
+
+
+def readable_bytes(count: int) -> str:
+    """Bytes in the largest binary unit that leaves at least 1."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} TiB"
+
+
+def _remarks(summary: Summary) -> list[str]:
+    lines = []
+    if summary.conversions:
+        counts = ", ".join(f"{name} {count:,}" for name, count in sorted(summary.conversions.items()))
+        lines.append(f"on the way: {counts}")
+    if summary.ignored_files:
+        lines.append(f"{summary.ignored_files:,} files there are no pictures and were left out")
+    reasons = Counter(f"{entry['stage']}: {entry['reason']}" for entry in summary.quarantine)
+    if reasons:
+        lines.append(f"quarantined ({len(summary.quarantine):,} in quarantine.jsonl):")
+        lines += [f"  {count:,} x {reason}" for reason, count in reasons.most_common(REASONS_SHOWN)]
+        if len(reasons) > REASONS_SHOWN:
+            lines.append(f"  and {len(reasons) - REASONS_SHOWN:,} more reasons")
+    if summary.random:
+        lines.append(
+            "RANDOM WEIGHTS: the shapes are real, the numbers mean nothing (weights=pretrained for real ones)"
+        )
+    return lines
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

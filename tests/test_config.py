@@ -1,0 +1,191 @@
+"""The configuration: every YAML composes and binds, and every mistake is one clear line within 1.5 s."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from latentkit.config import build, conf_dir, register
+from latentkit.errors import UsageError
+
+CONF = conf_dir()
+GROUPS = {
+    group.name: sorted(path.stem for path in group.glob("*.yaml"))
+    for group in CONF.iterdir()
+    if group.is_dir()
+}
+
+
+def composed(*overrides: str):
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("encode", list(overrides))
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "latentkit.encode", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=60)
+
+
+OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_yaml_composes_resolves_and_binds(
+    group: str, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_NNODES", "2")
+    cfg = composed(f"{group}={option}", *(["dataset.root=/tmp"] if option == "folder" else []))
+    resolved = OmegaConf.to_container(cfg, resolve=True)
+    targets = 0
+    for where, node in _targets(resolved):
+        parameters = inspect.signature(get_class(node["_target_"])).parameters
+        unknown = node.keys() - {"_target_"} - parameters.keys()
+        assert not unknown, f"{where}: {unknown}"
+        needed = {
+            name
+            for name, parameter in parameters.items()
+            if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+        }
+        given = node.keys() | ({"name"} if where.startswith("encoders.") else set())
+        assert needed <= given, f"{where}: {needed - given} not set"
+        targets += 1
+    assert targets >= 5
+
+
+def _targets(node: object, where: str = ""):
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield where, node
+        for key, value in node.items():
+            yield from _targets(value, f"{where}.{key}".lstrip("."))
+
+
+@pytest.mark.parametrize("dataset", ["demo", "folder", "crawlr", "imagenet"])
+def test_the_dataset_chooses_its_encoders_and_an_explicit_choice_wins(dataset: str) -> None:
+    chosen = {
+        "demo": ["dinov3", "flux_vae", "sd_vae", "t5"],
+        "folder": ["dinov3", "flux_vae", "t5"],
+        "crawlr": ["dinov3", "flux_vae", "t5"],
+        "imagenet": ["sd_vae"],
+    }
+    assert list(composed(f"dataset={dataset}").encoders) == chosen[dataset]
+    assert list(composed(f"dataset={dataset}", "encoder=[t5,sd_vae]").encoders) == ["t5", "sd_vae"]
+
+
+def test_vram_is_pulled_whatever_the_order_and_an_explicit_value_wins() -> None:
+    for overrides in itertools.permutations(["vram=high", "encoder=sd_vae", "dataset=demo"]):
+        assert composed(*overrides).encoders.sd_vae.batch_size == 128
+    assert composed("vram=low", "encoders.sd_vae.batch_size=5").encoders.sd_vae.batch_size == 5
+    assert composed("vram=low", "vram.batch_size.sd_vae=7").encoders.sd_vae.batch_size == 7
+
+
+def test_published_places() -> None:
+    assert composed("dataset=crawlr").output_dir == "data/derived"
+    crawlr = composed("dataset=crawlr").store
+    assert (crawlr.folders.flux_vae, crawlr.folders.t5) == ("vae_latents", "t5_hidden")
+    imagenet = composed("dataset=imagenet", "dataset.split=train")
+    assert imagenet.output_dir == "outputs/datasets/imagenet1k_train_sdvae_latents_shards"
+    assert imagenet.store.shard_size == 10000
+    assert composed("dataset=imagenet", "shard_size=7").store.shard_size == 7
+
+
+MISTAKES = {
+    ("datset=demo",): ["datset", "dataset"],
+    ("dataset=demos",): ["demos", "demo", "folder", "crawlr", "imagenet"],
+    ("limt=3",): ["limt", "limit"],
+    ("limit=three",): ["limit", "three"],
+    ("limit=0",): ["limit", "0"],
+    ("max_failures=2",): ["max_failures", "share"],
+    ("encoder=clip",): ["clip", "dinov3", "flux_vae", "sd_vae", "t5"],
+    ("encoder=[t5,clip]",): ["clip", "dinov3"],
+    ("encoders.dinov3.patchs=true",): ["patchs", "patches"],
+    ("encoders.dinov3.patches=17",): ["patches", "17", "bool"],
+    ("encoders.sd_vae.crop=round",): ["crop", "round", "adm"],
+    ("encoders.sd_vae.precision=fp8",): ["precision", "fp8", "16-mixed"],
+    ("vram=tiny",): ["tiny", "auto", "high", "low"],
+    ("vram.batch_size.t5=many",): ["t5", "many"],
+    ("weights.size=huge",): ["size", "huge", "small", "real"],
+    ("store=zip",): ["zip", "npy", "shards"],
+    ("dataset=folder",): ["dataset.root"],
+    ("dataset=folder", "dataset.root=nowhere"): ["nowhere"],
+    ("dataset=imagenet", "dataset.root=nowhere", "weights=random"): ["nowhere"],
+    ("dataset=imagenet", "dataset.split=test"): ["test", "train", "val"],
+    ("dataset=crawlr", "dataset.root=nowhere", "weights=random"): ["nowhere"],
+    ("trainer.accelerator=gpu",): ["gpu", "cpu"],
+    ("trainer=tpu",): ["tpu", "cpu", "gpu"],
+    ("dataset=demo", "-m", "encoder=t5"): ["-m", "encoder=t5"],
+    ("limit=[",): ["["],
+}
+
+
+@pytest.mark.parametrize("arguments", MISTAKES, ids=" ".join)
+def test_a_mistake_is_one_clear_line_and_exit_status_2(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    ended = run(*arguments, cwd=tmp_path)
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stdout == ""
+    lines = ended.stderr.splitlines()
+    assert len(lines) == 1, ended.stderr
+    assert lines[0].startswith("latentkit: ")
+    for word in MISTAKES[arguments]:
+        assert word in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_answers_come_without_torch(tmp_path: Path) -> None:
+    """--help, --cfg job and mistakes answer fast because nothing heavy is imported for them."""
+    for arguments in (["--help"], ["--cfg", "job"], ["limt=3"], ["dataset=folder", "dataset.root=nowhere"]):
+        command = [sys.executable, "-X", "importtime", "-m", "latentkit.encode", *arguments]
+        ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+        imported = {line.split("|")[-1].strip() for line in ended.stderr.splitlines() if "|" in line}
+        assert "hydra" in imported
+        heavy = {"torch", "lightning", "transformers", "diffusers", "torchvision"}
+        assert not imported & heavy, arguments
+
+
+def test_help_names_every_group_and_key(tmp_path: Path) -> None:
+    began = time.monotonic()
+    ended = run("--help", cwd=tmp_path)
+    assert ended.returncode == 0
+    assert time.monotonic() - began < 15  # a generous bound for a loaded machine; it is about half a second
+    for group, options in GROUPS.items():
+        assert f"{group}: {', '.join(options)}" in ended.stdout
+    for key in (
+        "output_dir",
+        "limit",
+        "dry_run",
+        "overwrite",
+        "max_failures",
+        "retry_quarantined",
+        "shard_size",
+        "seed",
+    ):
+        assert key in ended.stdout
+
+
+def test_a_user_who_wants_the_traceback_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    ended = run("dataset=folder", "dataset.root=nowhere", cwd=tmp_path)
+    assert ended.returncode != 0
+    assert "Traceback" in ended.stderr
+
+
+def test_build_names_the_option_and_what_there_is() -> None:
+    target = "latentkit.sources.DemoSource"
+    with pytest.raises(UsageError, match=r"dataset\.pictres: no such option; there are .*pictures"):
+        build({"_target_": target, "pictres": 3}, "dataset")
+    with pytest.raises(UsageError, match="dataset.pictures='many': expected int"):
+        build({"_target_": target, "pictures": "many"}, "dataset")
+    with pytest.raises(UsageError, match="cannot import no.such.thing"):
+        build({"_target_": "no.such.thing"}, "dataset")
+    with pytest.raises(UsageError, match="_target_"):
+        build({"pictures": 3}, "dataset")
