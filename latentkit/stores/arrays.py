@@ -1,0 +1,100 @@
+"""The ``.npy`` format (NEP 1, version 1.0), written without copies and read without trust."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from latentkit.errors import LatentkitError
+from latentkit.stores.publish import Publication
+
+_MAX_HEADER = 4096
+
+
+def npy_publication(path: Path, array: np.ndarray) -> tuple[Publication, int]:
+    """How to publish an array as ``.npy``: byte for byte what ``np.save`` writes.
+
+    Args:
+        path: the file's final name.
+        array: any dtype without Python objects; must stay as it is until the file is published.
+
+    Returns:
+        The publication, and the file's size in bytes.
+    """
+    array = np.ascontiguousarray(array).reshape(array.shape)
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, np.lib.format.header_data_from_array_1_0(array))
+    header = buffer.getvalue()
+    size = len(header) + array.nbytes
+
+    def write(file: BinaryIO) -> None:
+        file.write(header)
+        file.write(array.reshape(-1).view(np.uint8).data)
+
+    def validate(file: BinaryIO) -> None:
+        if file.read(len(header)) != header or os.fstat(file.fileno()).st_size != size:
+            raise ValueError("its header or its size is wrong")
+
+    return Publication(path, write, validate), size
+
+
+def read_npy(path: Path, declared: Mapping[str, Any]) -> np.ndarray:
+    """Read an array that must be what its contract says, and nothing else.
+
+    Args:
+        path: the file.
+        declared: ``{"shape": [...], "dtype": ...}`` as in a contract; a dimension that is text fits any size.
+
+    Returns:
+        The array. Nothing is allocated before shape, dtype and the file's size agree.
+
+    Raises:
+        LatentkitError: names the file: missing, cut, forged, with a pickle, with junk after it.
+    """
+    try:
+        with path.open("rb") as file:
+            shape, dtype = _read_header(file)
+            match(shape, dtype, declared)
+            expected = file.tell() + math.prod(shape) * dtype.itemsize
+            size = os.fstat(file.fileno()).st_size
+            if size != expected:
+                raise ValueError(f"it has {size} bytes and its header says {expected}")
+            array = np.empty(shape, dtype)
+            if file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
+                raise ValueError("it became shorter while it was read")
+            return array
+    except FileNotFoundError:
+        raise LatentkitError(f"{path} is missing: encode it again") from None
+    except (OSError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise LatentkitError(f"{path} is damaged: {text}: remove it and encode again") from None
+
+
+def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+        raise ValueError(f"it is .npy version {version}, not (1, 0)")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=_MAX_HEADER)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    if fortran and len(shape) > 1:
+        raise ValueError("it is in Fortran order")
+    if any(length < 0 for length in shape):
+        raise ValueError(f"its shape is {shape}")
+    return shape, dtype
+
+
+def match(shape: tuple[int, ...], dtype: np.dtype[Any], declared: Mapping[str, Any]) -> None:
+    """Raise ValueError unless shape and dtype are as declared in a contract."""
+    asked = declared["shape"]
+    fits = len(asked) == len(shape) and all(
+        isinstance(want, str) or want == have for want, have in zip(asked, shape, strict=True)
+    )
+    if not fits or dtype != np.dtype(declared["dtype"]):
+        raise ValueError(f"it is {dtype} {list(shape)}, its contract says {declared['dtype']} {list(asked)}")

@@ -1,0 +1,48 @@
+"""The contract as it lies beside outputs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import latentkit
+from latentkit.encoders.contract import Contract
+from latentkit.errors import LatentkitError
+
+
+def claim(contract: Contract) -> dict[str, Any]:
+    """A contract as it lies beside outputs: the contract, its hash, and the versions that wrote it."""
+    return {"contract": contract.to_dict(), "sha256": contract.sha256, "versions": versions()}
+
+
+def read_claim(path: Path) -> Contract:
+    """The contract in a file that `claim` describes, or in a manifest.
+
+    Raises:
+        LatentkitError: it is damaged, or its hash does not fit.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+        contract = Contract.from_dict(values["contract"])
+        digest = values["sha256"] if "sha256" in values else values["contract_sha256"]
+        if contract.sha256 != digest:
+            raise ValueError("its hash does not fit, somebody edited it")
+    except (OSError, ValueError, KeyError, TypeError, LatentkitError) as error:
+        raise LatentkitError(
+            f"{path} is no contract: {error}: restore it, or give overwrite=true to encode again"
+        ) from None
+    return contract
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, latentkit and the libraries that make the numbers, without importing these."""
+    found = {"python": platform.python_version(), "latentkit": latentkit.__version__}
+    for name in ("numpy", "pillow", "torch", "lightning", "transformers", "diffusers", "safetensors"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

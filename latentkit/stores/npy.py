@@ -1,0 +1,170 @@
+"""A ``.npy`` for each picture and output, and a record for each picture.
+
+``<root>/<folder>/<key>.npy`` is an encoder's first output, ``<root>/<folder>_<output>/<key>.npy`` each
+further one; an ``attention_mask`` lies in the record only. ``<folder>/contract.json`` says what the numbers
+mean.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from latentkit.encoders.contract import Contract
+from latentkit.errors import LatentkitError, UsageError
+from latentkit.prediction.results import Encoded
+from latentkit.sources.item import Fingerprint, Source
+from latentkit.stores.arrays import match, npy_publication, read_npy
+from latentkit.stores.ledger import (
+    append_lines,
+    done_line,
+    done_path,
+    encoders_done,
+    journal_path,
+    read_done,
+)
+from latentkit.stores.publish import Publication, publish_many, remove_many, remove_temporaries
+from latentkit.stores.records import publish_records
+from latentkit.stores.store import Counts, Store, Unit
+
+IN_RECORD = "attention_mask"
+
+
+@dataclass(kw_only=True)
+class NpyStore(Store):
+    """One file for each picture and output; any shape, aspect buckets included.
+
+    A picture is done when the ledger says so, its files are there with the recorded size, and what it was
+    made from is unchanged.
+
+    Attributes:
+        records: the records' file name under the root; see `latentkit.stores.records`.
+    """
+
+    records: str = "records.jsonl"
+
+    def missing(
+        self,
+        encoder: str,
+        source: Source,
+        unchanged: Callable[[int, Fingerprint], bool],
+        held: Callable[[int], bool],
+    ) -> list[Unit]:
+        contract = self._readable(encoder)
+        done = {} if contract is None else read_done(Path(self.root), encoder)
+        sizes = {} if contract is None else self._sizes(encoder, contract)
+
+        def is_done(index: int, key: str) -> bool:
+            entry = done.get(key)
+            return entry is not None and sizes.get(key) == entry.bytes and unchanged(index, entry.source)
+
+        left = [i for i in range(len(source)) if not is_done(i, source[i].key) and not held(i)]
+        return [Unit(0, np.array(left, np.int64), False)] if left else []
+
+    def write(self, encoded: Encoded) -> int:
+        """Publish a batch's files, then its ledger lines.
+
+        Raises:
+            LatentkitError: one line: the disk is full, ... What was published before stays.
+        """
+        contract = self._contracts[encoded.encoder]
+        folders = self._output_folders(encoded.encoder, contract)
+        for output in folders:
+            array = encoded.arrays[output]
+            match(array.shape[1:], array.dtype, contract.outputs[output])
+        files: list[Publication] = []
+        lines: list[bytes] = []
+        total = 0
+        for row, key in enumerate(encoded.keys):
+            size = 0
+            for output, folder in folders.items():
+                publication, nbytes = npy_publication(_path(folder, key), encoded.arrays[output][row])
+                files.append(publication)
+                size += nbytes
+            lines.append(done_line(key, encoded.sources[row], size, encoded.facts[row]))
+            total += size
+        if not lines:
+            return 0
+        publish_many(files)
+        self._release(encoded.encoder, encoded.keys)
+        append_lines(journal_path(Path(self.root), encoded.encoder, self._rank), lines)
+        return total
+
+    def finish(self, source: Source, *, complete: bool) -> None:
+        """Fold the ledgers, then publish the records of all that is done, also of a run that was stopped."""
+        self._fold()
+        if encoders_done(Path(self.root)):
+            publish_records(Path(self.root, self.records), Path(self.root), source)
+
+    def read(self, encoder: str, key: str) -> dict[str, np.ndarray]:
+        """One picture's arrays, by output name; an attention mask is in the record.
+
+        Raises:
+            LatentkitError: names the file that is missing or damaged.
+        """
+        contract = self.contract(encoder)
+        if contract is None:
+            raise LatentkitError(f"{self._folder(encoder)} has no contract.json: encode {encoder} first")
+        folders = self._output_folders(encoder, contract)
+        return {name: read_npy(_path(path, key), contract.outputs[name]) for name, path in folders.items()}
+
+    def counts(self, encoder: str) -> Counts:
+        done = read_done(Path(self.root), encoder)
+        return Counts(len(done), sum(entry.bytes for entry in done.values()))
+
+    def _output_folders(self, encoder: str, contract: Contract) -> dict[str, Path]:
+        """Output name -> folder, for the outputs that have files."""
+        folder = self._folder(encoder)
+        first, *further = [name for name in contract.outputs if name != IN_RECORD]
+        return {first: folder} | {name: folder.with_name(f"{folder.name}_{name}") for name in further}
+
+    def _sizes(self, encoder: str, contract: Contract) -> dict[str, int]:
+        """Key -> bytes of all its files that are there."""
+        sizes: dict[str, int] = {}
+        for folder in self._output_folders(encoder, contract).values():
+            for key, entry in _arrays(folder):
+                sizes[key] = sizes.get(key, 0) + entry.stat().st_size
+        return sizes
+
+    def _names(self, folder: PurePosixPath, contract: Contract) -> list[PurePosixPath]:
+        further = [name for name in contract.outputs if name != IN_RECORD][1:]
+        return [folder, *(folder.with_name(f"{folder.name}_{name}") for name in further)]
+
+    def _check_outputs(self, encoder: str, contract: Contract) -> None:
+        if PurePosixPath(self.folders.get(encoder, encoder)) == PurePosixPath():
+            raise UsageError(f"store.folders.{encoder}=.: only shards may lie in {self.root} itself")
+
+    def _claims(self, encoder: str) -> list[Path]:
+        return [self._folder(encoder) / "contract.json"]
+
+    def _has_arrays(self, encoder: str) -> bool:
+        return next(_arrays(self._folder(encoder)), None) is not None
+
+    def _clear(self, encoder: str, there: Contract) -> None:
+        remove_many([done_path(Path(self.root), encoder)])
+        for folder in self._output_folders(encoder, there).values():
+            remove_temporaries(folder, below=True)
+            remove_many(Path(entry.path) for _, entry in _arrays(folder))
+        remove_many(self._claims(encoder))
+
+
+def _path(folder: Path, key: str) -> Path:
+    if key.startswith("/") or ".." in key.split("/") or "\0" in key:
+        raise LatentkitError(f"the key {key!r} would lie outside of {folder}")
+    return folder / f"{key}.npy"
+
+
+def _arrays(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """(key, entry) of every array below a folder; links are not followed."""
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _arrays(Path(entry.path), f"{prefix}{entry.name}/")
+            elif entry.name.endswith(".npy"):
+                yield f"{prefix}{entry.name[:-4]}", entry

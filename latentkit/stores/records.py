@@ -1,0 +1,136 @@
+"""Records: one JSON object a line for each picture, sorted by ``image_id``, as trainers read them.
+
+Fields, in this order: ``image_path``, ``caption``, ``width``, ``height``, ``t5_attention_mask``,
+``image_id``, ``aspect_bucket``, ``format_version`` (2), ``label`` (where the source has classes),
+``encoders`` (whose outputs are there and belong to the picture as it is now), then every other field that
+the record had, in its old order. A field whose value is not known yet is left out. Stage 1 records (no
+``image_id``: the stem of ``image_path``; an inline ``dinov3_embedding``) become these and keep what is
+theirs.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from latentkit.sources.item import Item, Source
+from latentkit.stores.ledger import Damage, dump, encoders_done, publish_lines, read_facts
+from latentkit.stores.quarantine import Quarantine
+
+FORMAT_VERSION = 2
+
+# Where a row of the merge comes from: (key, kind, payload).
+_ITEM, _OLD, _DONE = 0, 1, 2
+_Row = tuple[str, int, Any]
+
+
+def publish_records(path: Path, root: Path, source: Source) -> None:
+    """Merge the source's items and all done ledgers of ``root`` into the records, and publish them.
+
+    A record of a picture that is not in the source, or that no encoder has done, stays as it is. Bad lines,
+    a cut last line, and all but the last record of one id are reported and kept aside in ``<name>.bad``. In
+    memory are the keys, never the records.
+
+    Args:
+        path: the records file; need not exist.
+        root: the output root whose folded ledgers are merged.
+        source: gives each picture's location, caption and label.
+    """
+    damage = Damage(path)
+    old = _offsets(path, damage)
+    order = sorted((source[index].key, index) for index in range(len(source)))
+    items: Iterator[_Row] = ((key, _ITEM, index) for key, index in order)
+    streams = [items, iter(old), *(_done(root, encoder) for encoder in encoders_done(root))]
+    quarantined = Quarantine.read(root).entries
+
+    def lines(file: BinaryIO | None) -> Iterator[bytes]:
+        rows = heapq.merge(*streams, key=lambda row: row[:2])
+        for key, group in itertools.groupby(rows, key=lambda row: row[0]):
+            raw, item, facts = None, None, dict[str, dict[str, Any]]()
+            for _, kind, payload in group:
+                if kind == _ITEM:
+                    item = source[payload]
+                elif kind == _OLD and file is not None:
+                    file.seek(payload)
+                    raw = file.readline().rstrip(b"\r\n")
+                elif kind == _DONE:
+                    facts[payload[0]] = payload[1]
+            if item is not None and facts:
+                encoders = [name for name in sorted(facts) if key not in quarantined.get(name, {})]
+                yield dump(_record(item, json.loads(raw) if raw else {}, facts.values(), encoders))
+            elif raw is not None:
+                yield raw
+
+    damage.report(keep_cut=True)
+    if not path.exists():
+        publish_lines(path, lines(None))
+        return
+    with path.open("rb") as file:
+        publish_lines(path, lines(file))
+
+
+def image_id(record: dict[str, Any]) -> str:
+    """A record's key. Raises KeyError or TypeError when it has none."""
+    key = record["image_id"] if "image_id" in record else PurePosixPath(record["image_path"]).stem
+    if not isinstance(key, str) or not key:
+        raise TypeError("image_id is not a text")
+    return key
+
+
+def _offsets(path: Path, damage: Damage) -> list[_Row]:
+    """(id, kind, offset) of each record, sorted by id; of equal ids the last counts."""
+    offsets: dict[str, tuple[int, int]] = {}
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        offset = 0
+        for number, raw in enumerate(file, 1):
+            try:
+                key = image_id(json.loads(raw))
+            except (KeyError, TypeError, ValueError, RecursionError):
+                damage.lines.append((number, raw, not raw.endswith(b"\n")))
+            else:
+                if key in offsets:
+                    damage.lines.append((offsets[key][0], _line_at(path, offsets[key][1]), False))
+                offsets[key] = (number, offset)
+            offset += len(raw)
+    return [(key, _OLD, offsets[key][1]) for key in sorted(offsets)]
+
+
+def _line_at(path: Path, offset: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.readline()
+
+
+def _done(root: Path, encoder: str) -> Iterator[_Row]:
+    for key, facts in read_facts(root, encoder):
+        yield key, _DONE, (encoder, facts)
+
+
+def _record(
+    item: Item, old: dict[str, Any], facts: Iterable[dict[str, Any]], encoders: list[str]
+) -> dict[str, Any]:
+    known: dict[str, Any] = {}
+    for fact in facts:
+        known |= fact
+    if "attention_mask_length" in known:
+        seen, length = known["attention_mask_length"], known["max_length"]
+        known["t5_attention_mask"] = [1] * seen + [0] * (length - seen)
+    known["image_path"] = item.location
+    known["caption"] = old.get("caption") if item.caption is None else item.caption
+    known |= {"image_id": item.key, "format_version": FORMAT_VERSION}
+    if item.label is not None:
+        known["label"] = item.label
+    names = (
+        *("image_path", "caption", "width", "height", "t5_attention_mask", "image_id"),
+        *("aspect_bucket", "format_version", "label"),
+    )
+    merged = old | known
+    record = {name: merged[name] for name in names if name in merged}
+    record["encoders"] = encoders
+    return record | {name: value for name, value in old.items() if name not in record}

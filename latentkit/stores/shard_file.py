@@ -1,0 +1,108 @@
+"""One latent shard: a safetensors file whose bytes depend on its content alone.
+
+Format: https://huggingface.co/docs/safetensors: 8 bytes header length (little endian), JSON header,
+tensors. It is written here because the library orders its metadata by chance, and copies every tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from latentkit.errors import LatentkitError
+from latentkit.stores.publish import publish
+
+FORMAT = "latentkit.latents/1"
+
+_DTYPES = {
+    np.dtype(np.float64): "F64",
+    np.dtype(np.float32): "F32",
+    np.dtype(np.float16): "F16",
+    np.dtype(np.int64): "I64",
+    np.dtype(np.int32): "I32",
+    np.dtype(np.uint8): "U8",
+    np.dtype(np.bool_): "BOOL",
+}
+_CHUNK = 1 << 22
+
+
+def publish_shard(
+    path: Path, tensors: Mapping[str, np.ndarray], keys: list[str], contract: str
+) -> tuple[int, str]:
+    """Publish a shard; what was written is read back and hashed before it takes its name.
+
+    Args:
+        path: the file's final name.
+        tensors: name -> C-contiguous array of shape [len(keys), ...]; a dtype that safetensors has.
+        keys: the pictures' keys in the order of the rows; a JSON list in the metadata, under ``keys``.
+        contract: the contract's hash.
+
+    Returns:
+        The file's size in bytes, and its sha256.
+    """
+    # Wider types first, so that every tensor is aligned.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0]))
+    metadata = {"contract": contract, "format": FORMAT, "keys": json.dumps(keys)}
+    entries: dict[str, object] = {"__metadata__": metadata}
+    offset = 0
+    for name, array in ordered:
+        entries[name] = {
+            "dtype": _DTYPES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + array.nbytes],
+        }
+        offset += array.nbytes
+    header = json.dumps(entries, separators=(",", ":")).encode("ascii")
+    header += b" " * (-len(header) % 8)
+    parts: list[bytes | memoryview] = [len(header).to_bytes(8, "little"), header]
+    parts += [_bytes(array) for _, array in ordered]
+    meant, found = hashlib.sha256(), hashlib.sha256()
+
+    def write(file: BinaryIO) -> None:
+        for part in parts:
+            file.write(part)
+            meant.update(part)
+
+    def validate(file: BinaryIO) -> None:
+        while chunk := file.read(_CHUNK):
+            found.update(chunk)
+        if found.digest() != meant.digest():
+            raise ValueError("its sha256 is wrong")
+
+    publish(path, write, validate)
+    return 8 + len(header) + offset, found.hexdigest()
+
+
+def read_row(path: Path, size: int, row: int, key: str) -> dict[str, np.ndarray]:
+    """One picture's tensors of a shard, reading only these.
+
+    Raises:
+        LatentkitError: the shard is missing, has another size, or another picture in this row.
+    """
+    try:
+        found = path.stat().st_size
+        if found != size:
+            raise ValueError(f"it has {found} bytes, its ledger says {size}")
+        with safe_open(path, "numpy") as file:
+            if json.loads(file.metadata()["keys"])[row] != key:
+                raise ValueError(f"row {row} is not {key}")
+            return {name: file.get_slice(name)[row : row + 1][0] for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise LatentkitError(f"{path} is missing: encode it again") from None
+    except (OSError, ValueError, LookupError, SafetensorError) as error:
+        raise LatentkitError(f"{path} is damaged: {error}: remove it and encode again") from None
+
+
+def storable(dtype: np.dtype[np.generic]) -> bool:
+    """Whether a shard can hold it."""
+    return dtype in _DTYPES
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data

@@ -1,0 +1,290 @@
+"""Latent shards: safetensors files of ``shard_size`` pictures each, and a manifest.
+
+``<root>/<folder>/shard_<k>.safetensors`` holds the items ``[k*S, (k+1)*S)`` of the source in its order,
+without those that failed, whoever encodes it: its bytes do not depend on the number of processes. Tensors
+are the contract's outputs, and ``labels`` (int64) where the source has classes. ``manifest.json`` comes
+last and says ``complete: true``; what each shard was made from is in its sidecar
+(`latentkit.stores.sidecar`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from latentkit.encoders.contract import Contract
+from latentkit.errors import LatentkitError, UsageError
+from latentkit.prediction.results import Encoded, Failure
+from latentkit.sources.item import Fingerprint, Source
+from latentkit.stores.claim import versions
+from latentkit.stores.publish import publish_json, remove_many
+from latentkit.stores.shard_buffer import ShardBuffer, check_outputs
+from latentkit.stores.shard_file import publish_shard, read_row
+from latentkit.stores.sidecar import (
+    Head,
+    publish_sidecar,
+    read_entries,
+    read_head,
+    shard_name,
+    sidecar_path,
+)
+from latentkit.stores.store import LEDGERS, Counts, Store, Unit
+
+KIND = "latentkit.latent_shards"
+
+_SHARD = re.compile(r"shard_(\d{8})\.(?:safetensors|jsonl)")
+
+
+@dataclass(kw_only=True)
+class ShardStore(Store):
+    """Shards; every picture's arrays have one shape.
+
+    A shard is done when its sidecar has exactly the source's keys of its range, none of them changed, those
+    that are absent still quarantined, and its file is there with the recorded size. Else it is encoded
+    whole.
+
+    Attributes:
+        shard_size: pictures a shard.
+        dataset, split: what the manifest says the pictures are.
+    """
+
+    shard_size: int = 10000
+    dataset: str | None = None
+    split: str | None = None
+    _source: Source | None = field(default=None, init=False, repr=False)
+    _units: dict[str, dict[int, Unit]] = field(default_factory=dict, init=False, repr=False)
+    _buffers: dict[tuple[str, int], ShardBuffer] = field(default_factory=dict, init=False, repr=False)
+
+    def missing(
+        self,
+        encoder: str,
+        source: Source,
+        unchanged: Callable[[int, Fingerprint], bool],
+        held: Callable[[int], bool],
+    ) -> list[Unit]:
+        contract = self._readable(encoder)
+        units: list[Unit] = []
+        for k in range(self._shards(source)):
+            items = self._range(k, source)
+            if contract is None or not self._is_done(
+                encoder, contract, k, [source[i].key for i in items], items, unchanged, held
+            ):
+                left = np.array([i for i in items if not held(i)], np.int64)
+                units.append(Unit(k, left, True))
+        return units
+
+    def open(self, contracts: Mapping[str, Contract], rank: int = 0, overwrite: bool = False) -> None:
+        super().open(contracts, rank, overwrite)
+        if rank == 0:
+            for encoder in contracts:
+                self._reopen(self._manifest(encoder))
+
+    def begin(self, encoder: str, units: Sequence[Unit], source: Source) -> None:
+        """As `Store.begin`; a shard of which every picture is quarantined is closed here."""
+        super().begin(encoder, units, source)
+        self._source = source
+        self._units[encoder] = {unit.id: unit for unit in units}
+        for unit in units:
+            if not len(unit.indices):
+                self._buffers[encoder, unit.id] = self._new_buffer(encoder, unit)
+                self._close_if_whole(encoder, unit.id)
+
+    def write(self, encoded: Encoded) -> int:
+        """Put a batch into its shard's buffer; a shard that is whole is published.
+
+        Raises:
+            LatentkitError: one line: the disk is full, ... What was published before stays.
+        """
+        for row, index in enumerate(encoded.indices):
+            buffer = self._buffer(encoded.encoder, index)
+            arrays = {name: array[row] for name, array in encoded.arrays.items()}
+            buffer.put(index, arrays, encoded.sources[row])
+        for k in sorted({index // self.shard_size for index in encoded.indices}):
+            self._close_if_whole(encoded.encoder, k)
+        return sum(array.nbytes for array in encoded.arrays.values())
+
+    def fail(self, failure: Failure) -> None:
+        """Quarantine a picture; its shard goes without it."""
+        super().fail(failure)
+        k = failure.index // self.shard_size
+        for encoder in failure.encoders:
+            if k in self._units.get(encoder, {}):
+                self._buffer(encoder, failure.index).drop(failure.index)
+                self._close_if_whole(encoder, k)
+
+    def finish(self, source: Source, *, complete: bool) -> None:
+        """Fold the quarantine, publish the manifests, then remove shards that they do not mention.
+
+        Pictures of shards that are not whole are forgotten; they will be encoded again.
+        """
+        self._buffers.clear()
+        self._fold()
+        for encoder, contract in self._contracts.items():
+            manifest = self._describe(encoder, contract, source, complete)
+            publish_json(self._manifest(encoder), manifest)
+            self._remove_stale(encoder, {shard["path"] for shard in manifest["shards"]}, source)
+
+    def read(self, encoder: str, key: str) -> dict[str, np.ndarray]:
+        """One picture's tensors (``labels`` among them where there are any).
+
+        Raises:
+            LatentkitError: names the shard that is missing or damaged, or the key that no shard has.
+        """
+        needle = json.dumps(key).encode("ascii")
+        for path in sorted(sidecar_path(Path(self.root), encoder, 0).parent.glob("shard_*.jsonl")):
+            if needle not in path.read_bytes():
+                continue
+            head, entries = read_head(path), read_entries(path)
+            present = [name for name, made_from in entries or () if made_from is not None]
+            if head is not None and head.shard is not None and key in present:
+                return read_row(self._folder(encoder) / head.shard, head.bytes, present.index(key), key)
+        raise LatentkitError(f"{self._folder(encoder)} has no {key!r}: encode it first")
+
+    def counts(self, encoder: str) -> Counts:
+        paths = sidecar_path(Path(self.root), encoder, 0).parent.glob("shard_*.jsonl")
+        heads = [head for path in paths if (head := read_head(path)) is not None]
+        return Counts(sum(head.count for head in heads), sum(head.bytes for head in heads))
+
+    def _shards(self, source: Source) -> int:
+        return math.ceil(len(source) / self.shard_size)
+
+    def _range(self, k: int, source: Source) -> range:
+        return range(k * self.shard_size, min((k + 1) * self.shard_size, len(source)))
+
+    def _is_done(
+        self,
+        encoder: str,
+        contract: Contract,
+        k: int,
+        keys: list[str],
+        items: range,
+        unchanged: Callable[[int, Fingerprint], bool],
+        held: Callable[[int], bool],
+    ) -> bool:
+        path = sidecar_path(Path(self.root), encoder, k)
+        head, entries = read_head(path), read_entries(path)
+        if head is None or entries is None or head.contract != contract.sha256:
+            return False
+        if [key for key, _ in entries] != keys or not self._is_there(encoder, head):
+            return False
+        pairs = zip(items, (made_from for _, made_from in entries), strict=True)
+        return all(held(i) if made_from is None else unchanged(i, made_from) for i, made_from in pairs)
+
+    def _is_there(self, encoder: str, head: Head) -> bool:
+        if head.shard is None:
+            return head.count == 0
+        try:
+            return (self._folder(encoder) / head.shard).stat().st_size == head.bytes
+        except OSError:
+            return False
+
+    def _buffer(self, encoder: str, index: int) -> ShardBuffer:
+        k = index // self.shard_size
+        if (encoder, k) not in self._buffers:
+            self._buffers[encoder, k] = self._new_buffer(encoder, self._units[encoder][k])
+        return self._buffers[encoder, k]
+
+    def _new_buffer(self, encoder: str, unit: Unit) -> ShardBuffer:
+        return ShardBuffer.of(unit.indices, self._contracts[encoder].outputs)
+
+    def _close_if_whole(self, encoder: str, k: int) -> None:
+        buffer = self._buffers[encoder, k]
+        if not buffer.whole:
+            return
+        source, contract = self._source, self._contracts[encoder]
+        assert source is not None, "begin comes before write"
+        indices, tensors = buffer.compact()
+        keys = [source[i].key for i in indices]
+        if source.classes:
+            tensors["labels"] = np.array([source[i].label for i in indices], np.int64)
+        self._release(encoder, keys)
+        name, size, digest = None, 0, None
+        if keys:
+            name = shard_name(k)
+            size, digest = publish_shard(self._folder(encoder) / name, tensors, keys, contract.sha256)
+        items = self._range(k, source)
+        head = Head(name, len(items), len(keys), size, digest, contract.sha256)
+        entries = ((source[i].key, buffer.made_from(i)) for i in items)
+        publish_sidecar(sidecar_path(Path(self.root), encoder, k), head, entries)
+        del self._buffers[encoder, k], self._units[encoder][k]
+
+    def _describe(self, encoder: str, contract: Contract, source: Source, complete: bool) -> dict[str, Any]:
+        paths = (sidecar_path(Path(self.root), encoder, k) for k in range(self._shards(source)))
+        heads = [head for path in paths if (head := read_head(path)) is not None]
+        return {
+            "kind": KIND,
+            "complete": complete,
+            "contract": contract.to_dict(),
+            "contract_sha256": contract.sha256,
+            "dataset": self.dataset,
+            "split": self.split,
+            "classes": list(source.classes),
+            "total": sum(head.count for head in heads),
+            "quarantined": sum(head.items - head.count for head in heads),
+            "shard_size": self.shard_size,
+            "shards": [
+                {"path": head.shard, "count": head.count, "bytes": head.bytes, "sha256": head.sha256}
+                for head in heads
+                if head.shard is not None
+            ],
+            "versions": versions(),
+        }
+
+    def _remove_stale(self, encoder: str, listed: set[str], source: Source) -> None:
+        remove_many(path for path in self._files(self._folder(encoder)) if path.name not in listed)
+        sidecars = list(self._files(sidecar_path(Path(self.root), encoder, 0).parent))
+        known = {sidecar_path(Path(self.root), encoder, k) for k in range(self._shards(source))}
+        remove_many(path for path in sidecars if path not in known)
+
+    def _files(self, folder: Path) -> Iterator[Path]:
+        return (path for path in folder.glob("shard_*") if _SHARD.fullmatch(path.name))
+
+    def _reopen(self, manifest: Path) -> None:
+        """Let the old manifest say that its shards are being changed; a damaged one says nothing."""
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            old = json.loads(manifest.read_bytes())
+            publish_json(manifest, old | {"complete": False})
+
+    def _manifest(self, encoder: str) -> Path:
+        return self._folder(encoder) / "manifest.json"
+
+    def _names(self, folder: PurePosixPath, contract: Contract) -> list[PurePosixPath]:
+        return [folder]
+
+    def _check_outputs(self, encoder: str, contract: Contract) -> None:
+        if self.shard_size < 1:
+            raise UsageError(f"shard_size={self.shard_size}: give at least 1 picture a shard")
+        check_outputs(encoder, contract.outputs, self.shard_size)
+
+    def _claims(self, encoder: str) -> list[Path]:
+        return [Path(self.root, LEDGERS, "contracts", f"{encoder}.json"), self._manifest(encoder)]
+
+    def _place(self) -> dict[str, Any]:
+        return {"shard_size": self.shard_size, "dataset": self.dataset, "split": self.split}
+
+    def _differences(self, encoder: str, there: Contract, asked: Contract) -> list[tuple[str, Any, Any]]:
+        """Shards of another size or of another collection cannot lie together either."""
+        path = next(path for path in self._claims(encoder) if path.exists())
+        old = json.loads(path.read_bytes())
+        mine = self._place()
+        return there.difference(asked) + [
+            (name, old.get(name), mine[name]) for name in mine if old.get(name) != mine[name]
+        ]
+
+    def _has_arrays(self, encoder: str) -> bool:
+        return next(self._files(self._folder(encoder)), None) is not None
+
+    def _clear(self, encoder: str, there: Contract) -> None:
+        claim, manifest = self._claims(encoder)
+        remove_many([manifest])
+        remove_many(self._files(sidecar_path(Path(self.root), encoder, 0).parent))
+        remove_many(self._files(self._folder(encoder)))
+        remove_many([claim])

@@ -1,0 +1,274 @@
+"""What a store promises: outputs under a contract, planned from what is there, published, never lost."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from latentkit.encoders.contract import Contract, ContractError
+from latentkit.errors import LatentkitError, UsageError
+from latentkit.prediction.results import Encoded, Failure
+from latentkit.sources.item import Fingerprint, Source
+from latentkit.stores.claim import claim, read_claim
+from latentkit.stores.ledger import fold_done
+from latentkit.stores.publish import publish_json, remove_temporaries
+from latentkit.stores.quarantine import Quarantine, fold_quarantine, quarantine, release
+
+LEDGERS = ".latentkit"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A part of the plan that one process encodes.
+
+    Attributes:
+        id: for shards the shard's number, else 0.
+        indices: int64, ascending: the source indices still to encode. May be empty when only the shard's
+            ledger is to be written; `Store.begin` does that.
+        atomic: the unit must be given to one process whole (a shard); batches never cross units.
+    """
+
+    id: int
+    indices: np.ndarray
+    atomic: bool
+
+
+class Counts(NamedTuple):
+    """What an output holds: pictures, and bytes of its arrays."""
+
+    items: int
+    bytes: int
+
+
+@dataclass(kw_only=True)
+class Store(ABC):
+    """Where encoded arrays lie. One thread in each process writes.
+
+    The order of calls: ``check`` and ``missing`` plan and change nothing. Then, under an `OutputLock`:
+    ``open`` in the process of rank 0, after it ``open`` in the others; ``begin``, ``write`` and ``fail`` in
+    each; and when all have ended ``finish`` in the process of rank 0, also when there was nothing to
+    encode.
+
+    Attributes:
+        root: the output folder.
+        folders: encoder -> folder under the root; the encoder's own name by default.
+    """
+
+    root: str
+    folders: dict[str, str] = field(default_factory=dict)
+    _rank: int = field(default=0, init=False, repr=False)
+    _contracts: dict[str, Contract] = field(default_factory=dict, init=False, repr=False)
+    _held: dict[str, set[str]] = field(default_factory=dict, init=False, repr=False)
+
+    def contract(self, encoder: str) -> Contract | None:
+        """The contract of what is there; None when nothing is. Changes nothing.
+
+        Raises:
+            LatentkitError: the file is damaged, or was edited so that its hash does not fit.
+        """
+        for path in self._claims(encoder):
+            if path.exists():
+                return read_claim(path)
+        return None
+
+    def check(self, contracts: Mapping[str, Contract]) -> None:
+        """Hold what is there against what is asked. Changes nothing.
+
+        Raises:
+            UsageError: this store cannot hold such outputs, or two of them would lie in one folder.
+            ContractError: another contract is there, or arrays without one. The first line says which, and a
+                line for each field follows: ``  field: there X, asked Y``.
+        """
+        self._check_layout(contracts)
+        lines: list[str] = []
+        for encoder, asked in contracts.items():
+            there = self.contract(encoder)
+            place = self._folder(encoder)
+            if there is not None and (differences := self._differences(encoder, there, asked)):
+                lines.append(f"{place} holds other numbers than {encoder} would write: {_CHOICE}")
+                lines += [f"  {name}: there {ours}, asked {theirs}" for name, ours, theirs in differences]
+            elif there is None and self._has_arrays(encoder):
+                lines.append(
+                    f"{place} holds arrays without a contract, nobody knows what they mean: {_CHOICE}"
+                )
+        if lines:
+            raise ContractError("\n".join(lines))
+
+    @abstractmethod
+    def missing(
+        self,
+        encoder: str,
+        source: Source,
+        unchanged: Callable[[int, Fingerprint], bool],
+        held: Callable[[int], bool],
+    ) -> list[Unit]:
+        """What is still to be encoded. Changes nothing, and works with nothing on the disk.
+
+        Args:
+            encoder: its name.
+            source: the collection.
+            unchanged: (index, what its output was made from) -> whether the picture or caption is still that.
+            held: index -> whether the picture is quarantined and not to be tried again.
+
+        Returns:
+            Units in source order. Output under another contract counts as there: `check` first.
+        """
+
+    def open(self, contracts: Mapping[str, Contract], rank: int = 0, overwrite: bool = False) -> None:
+        """Take the root for writing. Rank 0 repairs what kills left behind and writes the contracts.
+
+        Args:
+            contracts: encoder -> what its numbers will mean.
+            rank: this process among those that write, from 0. Others than 0 change nothing here.
+            overwrite: remove the arrays of another contract instead of refusing.
+
+        Raises:
+            UsageError, ContractError: as `check`; ContractError not with ``overwrite``.
+        """
+        self._rank, self._contracts = rank, dict(contracts)
+        if rank != 0:
+            return
+        if overwrite:
+            self._check_layout(contracts)
+        else:
+            self.check(contracts)
+        root = Path(self.root)
+        remove_temporaries(root, below=False)
+        remove_temporaries(root / LEDGERS, below=True)
+        for encoder in contracts:
+            for folder in self._directories(encoder):
+                remove_temporaries(folder, below=folder != root)
+        self._fold()
+        for encoder, contract in contracts.items():
+            if overwrite:
+                self._make_room(encoder, contract)
+            if not self._claims(encoder)[0].exists():
+                publish_json(self._claims(encoder)[0], claim(contract) | self._place())
+
+    def begin(self, encoder: str, units: Sequence[Unit], source: Source) -> None:
+        """Say what this process will now write.
+
+        Args:
+            encoder: one of those that were opened.
+            units: this process's share of the plan.
+            source: the collection; gives keys and labels.
+        """
+        self._held[encoder] = set(Quarantine.read(self.root).held(encoder))
+
+    @abstractmethod
+    def write(self, encoded: Encoded) -> int:
+        """Take a batch. Returns the bytes of its arrays; on the disk when this returns, or with its shard.
+
+        Raises:
+            LatentkitError: one line: the disk is full, ... What was published before stays.
+        """
+
+    def fail(self, failure: Failure) -> None:
+        """Quarantine a picture; on the disk when this returns."""
+        quarantine(Path(self.root), self._rank, failure)
+
+    @abstractmethod
+    def finish(self, source: Source, *, complete: bool) -> None:
+        """Fold the ledgers, then publish what mentions all outputs: records, or the manifest.
+
+        Args:
+            source: the collection.
+            complete: whether the plan was carried out to its end.
+        """
+
+    @abstractmethod
+    def read(self, encoder: str, key: str) -> dict[str, np.ndarray]:
+        """One picture's arrays, by output name, held against the contract.
+
+        Raises:
+            LatentkitError: names the file that is missing or damaged.
+        """
+
+    @abstractmethod
+    def counts(self, encoder: str) -> Counts:
+        """How much is there of one encoder's output."""
+
+    def _fold(self) -> None:
+        fold_quarantine(Path(self.root))
+        fold_done(Path(self.root))
+
+    def _release(self, encoder: str, keys: Sequence[str]) -> None:
+        """To be called just before the ledger says that these are done."""
+        if freed := sorted(self._held[encoder].intersection(keys)):
+            release(Path(self.root), self._rank, encoder, freed)
+            self._held[encoder].difference_update(freed)
+
+    def _folder(self, encoder: str) -> Path:
+        return Path(self.root, self.folders.get(encoder, encoder))
+
+    def _check_layout(self, contracts: Mapping[str, Contract]) -> None:
+        """Folders stay under the root, and no two outputs share one."""
+        owners: dict[PurePosixPath, str] = {}
+        for encoder, contract in contracts.items():
+            name = PurePosixPath(self.folders.get(encoder, encoder))
+            if name.is_absolute() or ".." in name.parts or LEDGERS in name.parts:
+                raise UsageError(f"store.folders.{encoder}={name}: give a folder under {self.root}")
+            for folder in self._names(name, contract):
+                for other, owner in owners.items():
+                    nested = (
+                        folder.parts and other.parts and (folder in other.parents or other in folder.parents)
+                    )
+                    if folder == other or nested:
+                        raise UsageError(
+                            f"store.folders: {owner} would write into {other}, {encoder} into {folder}: "
+                            "give each its own folder, none inside another"
+                        )
+                owners[folder] = encoder
+            self._check_outputs(encoder, contract)
+
+    def _directories(self, encoder: str) -> list[Path]:
+        """The folders that hold the arrays of an encoder that was opened."""
+        name = PurePosixPath(self.folders.get(encoder, encoder))
+        return [Path(self.root, folder) for folder in self._names(name, self._contracts[encoder])]
+
+    def _readable(self, encoder: str) -> Contract | None:
+        """As `contract`; None also for a damaged one, which `check` refuses and overwriting replaces."""
+        with contextlib.suppress(LatentkitError):
+            return self.contract(encoder)
+        return None
+
+    def _make_room(self, encoder: str, asked: Contract) -> None:
+        there = self._readable(encoder)
+        if there is None and any(path.exists() for path in self._claims(encoder)):
+            self._clear(encoder, asked)
+        elif there is not None and self._differences(encoder, there, asked):
+            self._clear(encoder, there)
+
+    def _differences(self, encoder: str, there: Contract, asked: Contract) -> list[tuple[str, Any, Any]]:
+        """(field, there, asked) for all that keeps old and new outputs from lying together."""
+        return there.difference(asked)
+
+    def _place(self) -> dict[str, Any]:
+        """What a claim says beside the contract."""
+        return {}
+
+    @abstractmethod
+    def _names(self, folder: PurePosixPath, contract: Contract) -> list[PurePosixPath]: ...
+
+    @abstractmethod
+    def _check_outputs(self, encoder: str, contract: Contract) -> None: ...
+
+    @abstractmethod
+    def _claims(self, encoder: str) -> list[Path]:
+        """The files that hold the contract, the one that is written when a root is opened first."""
+
+    @abstractmethod
+    def _has_arrays(self, encoder: str) -> bool: ...
+
+    @abstractmethod
+    def _clear(self, encoder: str, there: Contract) -> None:
+        """Remove all outputs made under another contract: what mentions them first, their contract last."""
+
+
+_CHOICE = "choose another output_dir, or give overwrite=true to encode again"

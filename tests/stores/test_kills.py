@@ -1,0 +1,112 @@
+"""kill -9 on the way: after a restart the output is that of a clean run, byte for byte."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from store_run import Pictures, contract, kill_at, run, tree
+
+import latentkit
+
+SCRIPT = Path(__file__).with_name("store_run.py")
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(latentkit.__file__).parent.parent)}
+
+
+def forked(root: Path, kind: str, nth: int, **options: object) -> bool:
+    """A run in a forked child that kills itself at the nth call; whether it was killed."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            kill_at(nth)
+            run(root, kind, **options)  # type: ignore[arg-type]
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+@pytest.fixture(params=["npy", "shards"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def calls(root: Path, kind: str) -> int:
+    command = [sys.executable, str(SCRIPT), str(root), kind, "0"]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True, env=ENVIRONMENT).stdout)
+
+
+def test_a_kill_anywhere_loses_nothing(tmp_path: Path, kind: str) -> None:
+    total = calls(tmp_path / "clean", kind)
+    clean = tree(tmp_path / "clean")
+    step = max(1, total // 40)
+    for nth in [*range(1, 20), *range(20, total - 25, step), *range(total - 25, total + 1)]:
+        root = tmp_path / f"killed{nth}"
+        assert forked(root, kind, nth)
+        run(root, kind)
+        assert tree(root) == clean, f"killed at call {nth} of {total}"
+
+
+def test_kills_of_the_restarts_too(tmp_path: Path, kind: str) -> None:
+    run(tmp_path / "clean", kind)
+    root = tmp_path / "killed"
+    kills = 0
+    for nth in range(5, 400, 3):
+        if not forked(root, kind, nth):
+            break
+        kills += 1
+    assert kills > 5
+    assert tree(root) == tree(tmp_path / "clean")
+
+
+def test_a_kill_while_changed_and_retried_pictures_are_encoded(tmp_path: Path, kind: str) -> None:
+    changed = Pictures(55, edits={3: b"another picture", 40: b"and another"}, broken=(50,))
+
+    def later(root: Path) -> dict[str, bytes]:
+        run(root, kind, changed, retry=True)
+        return tree(root)
+
+    run(tmp_path / "clean", kind)
+    clean = later(tmp_path / "clean")
+    for nth in range(1, 200, 9):
+        root = tmp_path / f"killed{nth}"
+        run(root, kind)
+        forked(root, kind, nth, source=changed, retry=True)
+        assert later(root) == clean, f"killed at call {nth}"
+
+
+def test_a_kill_while_another_contract_overwrites(tmp_path: Path, kind: str) -> None:
+    other = {name: contract(name, precision="tf32") for name in ("vae", "text")}
+
+    def overwritten(root: Path) -> dict[str, bytes]:
+        run(root, kind, overwrite=True, contracts=other)
+        return tree(root)
+
+    clean = overwritten(tmp_path / "clean")
+    for nth in range(1, 90, 7):
+        root = tmp_path / f"killed{nth}"
+        run(root, kind)
+        assert forked(root, kind, nth, overwrite=True, contracts=other)
+        assert overwritten(root) == clean, f"killed at call {nth}"
+
+
+def test_a_kill_from_outside_at_any_moment(tmp_path: Path, kind: str) -> None:
+    run(tmp_path / "clean", kind)
+    for delay in (0.02, 0.05, 0.08):
+        root = tmp_path / f"killed{delay}"
+        command = [sys.executable, str(SCRIPT), str(root), kind, "0"]
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+        while child.poll() is None and not (root / ".latentkit" / "holder.json").exists():
+            time.sleep(0.002)
+        time.sleep(delay)
+        child.kill()
+        child.wait()
+        run(root, kind)
+        assert tree(root) == tree(tmp_path / "clean")
