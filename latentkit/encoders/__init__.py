@@ -3,6 +3,7 @@
 from latentkit.encoders.contract import Contract, ContractError
 from latentkit.encoders.dinov3 import DINOv3
 from latentkit.encoders.encoder import Encoder
+from latentkit.encoders.pretrained import PretrainedEncoder
 from latentkit.encoders.t5 import T5
 from latentkit.encoders.vae import VAE
 from latentkit.encoders.weights import Checkpoint, Layout, Pretrained, Random
@@ -17,5 +18,6 @@ __all__ = [
     "Encoder",
     "Layout",
     "Pretrained",
+    "PretrainedEncoder",
     "Random",
 ]

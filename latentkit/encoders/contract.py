@@ -21,13 +21,16 @@ class Contract:
 
     Attributes:
         encoder: public name, e.g. ``sd_vae``.
-        model: hub id, ``local:<folder name>`` for a folder, or the class's name when the weights are random.
+        model: hub id, ``local:<folder name>`` for a folder, or ``random <class>``; the encoder's class
+            when it has no weights.
         revision: the hub revision that was asked for; None for a folder or random weights.
-        weights: file name -> sha256 of every weights and tokenizer file, or ``random:<seed>``.
+        weights: file name -> sha256 of every weights, configuration and tokenizer file, or ``random:<seed>``
+            or ``none``.
         pretrained: False marks random weights: shapes are right, numbers mean nothing.
         input: how a picture or a caption becomes the network's input (size, crop, interpolation, range,
             orientation; or max length, padding, whether the encoder sees the mask).
-        stored: ``posterior_mean``, ``posterior_sample:<seed>``, ``moments``, ``cls``, ``cls+patches``, ``hidden``.
+        stored: ``posterior_mean``, ``posterior_sample:<seed>``, ``moments``, ``cls``, ``cls+patches`` or
+            ``hidden``.
         outputs: output name -> {"shape": [...], "dtype": ...}; a dimension may be text, such as ``H/8``.
         scaling_factor, shift_factor: the model's; z_scaled = (z - shift_factor) * scaling_factor.
         scaled: whether they were applied to what is stored. Default: never.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from latentkit.encoders.encoder import Encoder
+from latentkit.encoders.pretrained import PretrainedEncoder
 from latentkit.encoders.weights import Layout
 from latentkit.errors import UsageError
 from latentkit.pixels.geometry import AntialiasedResize, Geometry
@@ -19,7 +19,7 @@ PATCH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class DINOv3(Encoder):
+class DINOv3(PretrainedEncoder):
     """A picture's CLS embedding, and its patch tokens if asked for.
 
     Input: RGB in [0, 1], antialiased bilinear resize to ``input_size`` squared without rounding, ImageNet
@@ -56,6 +56,11 @@ class DINOv3(Encoder):
         return AntialiasedResize(size=self.input_size)
 
     @property
+    def gpu_precision(self) -> str:
+        """float16 autocast: 0.10% from float32 on an H200, where bfloat16 is 0.75% off."""
+        return "16-mixed"
+
+    @property
     def stored(self) -> str:
         return "cls+patches" if self.patches else "cls"
 
@@ -69,8 +74,7 @@ class DINOv3(Encoder):
 
     def describe_input(self, *, orient: bool) -> dict[str, Any]:
         return {
-            **self.geometry.describe(),
-            "orientation": "exif" if orient else "ignored",
+            **super().describe_input(orient=orient),
             "mean": list(IMAGENET_MEAN),
             "std": list(IMAGENET_STD),
         }

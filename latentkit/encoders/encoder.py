@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from latentkit.encoders.contract import Contract
-from latentkit.encoders.weights import Checkpoint, Layout, Pretrained, Random
 from latentkit.errors import UsageError
 from latentkit.pixels.geometry import Geometry
 
@@ -24,6 +22,9 @@ PRECISIONS = ("auto", "32-true", "tf32", "16-mixed", "bf16-mixed")
 class Encoder(ABC):
     """A declaration of one encoder; it imports no torch until `batch` or `load` is called.
 
+    A subclass gives ``geometry``, ``stored``, ``outputs`` and ``build``, as properties or as plain class
+    attributes. One with published weights derives from `PretrainedEncoder` instead.
+
     What it needs of an item is its ``geometry``: pixels in that geometry, or the caption when it is None.
     The loop then calls::
 
@@ -32,9 +33,6 @@ class Encoder(ABC):
 
     Attributes:
         name: public name, as in ``encoder=<name>`` and in the contract.
-        model: hub id or local folder; not used with random weights.
-        revision: the hub revision; None takes the newest.
-        weights: pretrained or random.
         batch_size: inputs of one forward pass.
         precision: arithmetic of the forward pass, applied by the caller. ``auto`` has to be replaced
             (`dataclasses.replace`) by what it stands for before `contract` is asked for.
@@ -42,16 +40,7 @@ class Encoder(ABC):
         channels_last: whether convolutions run in the NHWC memory format.
     """
 
-    network_class: ClassVar[str]
-    """The network's class, as the contract names it."""
-
-    gpu_precision: ClassVar[str] = "tf32"
-    """What ``precision: auto`` stands for on a GPU; on a CPU it is 32-true."""
-
     name: str
-    model: str
-    revision: str | None = None
-    weights: Pretrained | Random = field(default_factory=Pretrained)
     batch_size: int = 8
     precision: str = "32-true"
     compile: bool = False
@@ -70,11 +59,6 @@ class Encoder(ABC):
 
     @property
     @abstractmethod
-    def layout(self) -> Layout:
-        """The files of the pretrained network."""
-
-    @property
-    @abstractmethod
     def geometry(self) -> Geometry | None:
         """The pixels that it reads; None when it reads the caption."""
 
@@ -89,62 +73,40 @@ class Encoder(ABC):
         """Output name -> {"shape": [...], "dtype": ...} of one item, as in `Contract.outputs`."""
 
     @abstractmethod
-    def describe_input(self, *, orient: bool) -> dict[str, Any]:
-        """How an item becomes the network's input, as in `Contract.input`."""
-
-    @abstractmethod
-    def random_config(self, size: str) -> dict[str, Any]:
-        """Configuration of the network with random weights; ``size`` as in `Random.size`."""
-
-    @abstractmethod
     def build(self) -> torch.nn.Module:
         """The network whose ``forward(**tensors)`` takes `batch`'s tensors and gives `outputs`."""
 
-    @cached_property
-    def checkpoint(self) -> Checkpoint:
-        """The pretrained weights' files, fetched, checked and hashed once.
+    def describe_input(self, *, orient: bool) -> dict[str, Any]:
+        """How an item becomes the network's input, as in `Contract.input`.
 
-        Raises:
-            LatentkitError: they cannot be had or are damaged; one line that says what to do.
-            ValueError: the weights are random, and there are no files.
+        Here it is the geometry and the orientation. A subclass adds whatever else changes its numbers:
+        options of its own, a tokenizer, a normalisation.
         """
-        if isinstance(self.weights, Random):
-            raise ValueError(f"{self.name}: random weights have no checkpoint")
-        return self.weights.fetch(self.model, revision=self.revision, layout=self.layout, encoder=self.name)
+        if self.geometry is None:
+            return {}
+        return {**self.geometry.describe(), "orientation": "exif" if orient else "ignored"}
 
     @property
-    def config(self) -> Mapping[str, Any]:
-        """The network's configuration: the checkpoint's config.json, or that of the random network."""
-        if isinstance(self.weights, Random):
-            return self.random_config(self.weights.size)
-        return self.checkpoint.config
+    def gpu_precision(self) -> str:
+        """What ``precision: auto`` stands for on a GPU; on a CPU it is 32-true."""
+        return "tf32"
 
     def contract(self, *, orient: bool) -> Contract:
-        """All that changes the numbers. Fetches and hashes the weights, and builds no network.
+        """All that changes the numbers. Builds no network.
 
         Args:
             orient: whether EXIF orientation was applied to the pictures.
-
-        Raises:
-            LatentkitError: the weights cannot be had or are damaged.
         """
         if self.precision == "auto":
             raise ValueError(
                 f"{self.name}: precision 'auto' has to be resolved before the contract is asked for"
             )
-        model: str
-        revision: str | None
-        weights: Mapping[str, str] | str
-        if isinstance(self.weights, Random):
-            model, revision, weights = f"random {self.network_class}", None, self.weights.label
-        else:
-            model, revision, weights = self.checkpoint.model, self.checkpoint.revision, self.checkpoint.sha256
         return Contract(
             encoder=self.name,
-            model=model,
-            revision=revision,
-            weights=weights,
-            pretrained=not isinstance(self.weights, Random),
+            model=f"{type(self).__module__}.{type(self).__qualname__}",
+            revision=None,
+            weights="none",
+            pretrained=True,
             input=self.describe_input(orient=orient),
             stored=self.stored,
             outputs=self.outputs,

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from latentkit.encoders.encoder import Encoder
+from latentkit.encoders.pretrained import PretrainedEncoder
 from latentkit.encoders.weights import Checkpoint, Random
 from latentkit.errors import LatentkitError
 
@@ -29,7 +29,7 @@ def quiet(library: str) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_model(encoder: Encoder, network: Any, random: Callable[[Mapping[str, Any]], Any]) -> Any:
+def load_model(encoder: PretrainedEncoder, network: Any, random: Callable[[Mapping[str, Any]], Any]) -> Any:
     """A transformers or diffusers model in float32 on the CPU, as the encoder declares it.
 
     Args:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from latentkit.encoders.encoder import Encoder
+from latentkit.encoders.pretrained import PretrainedEncoder
 from latentkit.encoders.weights import Layout, Random
 from latentkit.errors import LatentkitError, UsageError
 
@@ -20,7 +20,7 @@ LONGEST = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class T5(Encoder):
+class T5(PretrainedEncoder):
     """A caption's last hidden states.
 
     Input: token ids padded on the right to ``max_length``, cut there if need be (the end-of-sequence token is
@@ -57,6 +57,11 @@ class T5(Encoder):
     @property
     def geometry(self) -> None:
         return None
+
+    @property
+    def gpu_precision(self) -> str:
+        """bfloat16 autocast: 0.6% from float32 on an H200; float16 overflows."""
+        return "bf16-mixed"
 
     @property
     def stored(self) -> str:
