@@ -25,7 +25,7 @@ BATCH = 8
 
 
 class Pictures(Source):
-    """Pictures of a few bytes; ``edits`` holds other bytes for some, ``broken`` those that cannot be decoded."""
+    """Pictures of a few bytes; ``edits`` are other bytes for some, ``broken`` cannot be decoded."""
 
     def __init__(
         self, count: int = 60, edits: dict[int, bytes] | None = None, broken: tuple[int, ...] = (7, 33)

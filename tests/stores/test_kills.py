@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from store_run import Pictures, contract, kill_at, run, tree
+from store_run import Pictures, contract, kill_at, make, missing, run, tree
 
 import latentkit
 
@@ -110,3 +112,28 @@ def test_a_kill_from_outside_at_any_moment(tmp_path: Path, kind: str) -> None:
         child.wait()
         run(root, kind)
         assert tree(root) == tree(tmp_path / "clean")
+
+
+def test_what_was_done_is_not_done_again(tmp_path: Path) -> None:
+    root, source = tmp_path / "killed", Pictures()
+    left = [60]
+    for nth in range(1, 400, 3):
+        killed = forked(root, "npy", nth)
+        left.append(len(missing(make("npy", root), "vae", source)))
+        if not killed:
+            break
+    assert left == sorted(left, reverse=True)
+    assert left[-1] == 0
+
+
+def test_a_manifest_is_not_complete_while_its_shards_change(tmp_path: Path) -> None:
+    run(tmp_path, "shards")
+    changed = Pictures(edits={20: b"other"})
+    nth = 1
+    while forked(tmp_path, "shards", nth, source=changed):
+        manifest = json.loads((tmp_path / "vae" / "manifest.json").read_text())
+        shard = (tmp_path / "vae" / "shard_00000001.safetensors").read_bytes()
+        listed = manifest["shards"][1]["sha256"]
+        assert not manifest["complete"] or hashlib.sha256(shard).hexdigest() == listed
+        nth += 1
+    assert nth > 10
