@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Container, Iterable, Mapping
@@ -25,7 +26,7 @@ from latentkit.prediction.plan import EncoderPlan, Plan, check_room, make_plan
 from latentkit.provenance import provenance
 from latentkit.quiet import quiet_libraries
 from latentkit.report.preview import contact_sheet
-from latentkit.report.summary import EncoderSummary, Summary, print_summary, readable_bytes
+from latentkit.report.summary import EncoderSummary, Summary, print_summary, readable_bytes, readable_seconds
 from latentkit.sources import First, Source
 from latentkit.sources.item import Fingerprint
 from latentkit.stores import OutputLock, Store
@@ -133,6 +134,8 @@ class EncodingJob:
             words = [f"{part.todo:,} to encode (at most {readable_bytes(part.bytes)})", f"{part.done:,} done"]
             words += [f"{part.held:,} in quarantine"] * bool(part.held)
             words += [f"{part.captionless:,} without a caption"] * bool(part.captionless)
+            if part.todo and (rate := self._rates().get(part.encoder)):
+                words.append(f"about {readable_seconds(part.todo / rate)} at the last run's rate")
             say(f"  {part.encoder}: {', '.join(words)}")
         if self.dry_run:
             say("dry_run=true: nothing was touched")
@@ -144,13 +147,14 @@ class EncodingJob:
         if self.rank == 0:
             self._note_run()
         if not plan.todo:
-            self.store.finish(self.source, complete=True)
+            if self.rank == 0:
+                for part in plan.encoders:
+                    self.store.begin(part.encoder, part.units, self.source)
+                self.store.finish(self.source, complete=True)
             return None
         from latentkit.prediction.run import run_plan
 
         quiet_libraries()
-        for part in plan.encoders:
-            self.store.begin(part.encoder, part.units, self.source)
         make_trainer = partial(
             build, self.cfg.trainer, "trainer", accelerator="gpu" if self.device.kind == "cuda" else "cpu"
         )
@@ -172,6 +176,7 @@ class EncodingJob:
             raise
         if self.rank == 0:
             self.store.finish(self.source, complete=not result.interrupted)
+            publish_json(self._rates_file, self._rates() | result.rates)
         return result
 
     def summarise(self, plan: Plan, result: RunResult | None) -> int:
@@ -191,8 +196,20 @@ class EncodingJob:
                 return QUARANTINED
         return INTERRUPTED if interrupted else DONE
 
+    @property
+    def _rates_file(self) -> Path:
+        return Path(self.cfg.output_dir, ".latentkit", "rates.json")
+
+    def _rates(self) -> dict[str, float]:
+        """Encoder -> pictures a second in the last run into this folder that encoded any."""
+        try:
+            rates: dict[str, float] = json.loads(self._rates_file.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return rates
+
     def _note_run(self) -> None:
-        notes = Path(self.cfg.output_dir) / ".latentkit"
+        notes = Path(self.cfg.output_dir, ".latentkit")
         publish_json(notes / "run.json", provenance())
         resolved = OmegaConf.to_yaml(self.cfg, resolve=True)
         publish(notes / "config.yaml", lambda file: file.write(resolved.encode()))

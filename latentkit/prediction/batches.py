@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from latentkit.encoders.encoder import Encoder
+from latentkit.pixels import BucketCrop
 from latentkit.prediction.decoding import ChunkDecoder, Row, decoded_rows
 from latentkit.prediction.plan import Unit, caption_fingerprint
 from latentkit.prediction.results import Failure
@@ -144,6 +145,9 @@ class BatchStream:
         rows = [row for row, _ in queue]
         pixels = torch.stack(_padded([view for _, view in queue], encoder.batch_size))
         facts: list[dict[str, Any]] = [{"width": row.width, "height": row.height} for row in rows]
+        if isinstance(encoder.geometry, BucketCrop):
+            unusual = [row for row in rows if BucketCrop.unusual(row.width, row.height)]
+            self._notice(("unusual aspect",) * len(unusual))
         if encoder.geometry is not None:
             facts = [fact | encoder.geometry.facts(fact["width"], fact["height"]) for fact in facts]
         sources = [row.source for row in rows if row.source is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,10 +112,8 @@ class ChunkDecoder(Dataset[Chunk]):
 def decoded_rows(decoder: ChunkDecoder, workers: int) -> Iterator[tuple[Row, dict[int, torch.Tensor]]]:
     """Every picture of the decoder in its order, with geometry's position -> [H, W, C].
 
-    The pixels are views of memory shared with the `workers` processes: clone what is to be kept.
-
-    Raises:
-        LatentkitError: a worker process died.
+    The pixels are views of memory shared with the `workers` processes: clone what is to be kept. The loop
+    around it belongs into `worker_deaths_told`.
     """
     loader = DataLoader(
         decoder,
@@ -123,13 +122,23 @@ def decoded_rows(decoder: ChunkDecoder, workers: int) -> Iterator[tuple[Row, dic
         num_workers=min(workers, len(decoder)),
         worker_init_fn=_leave_interrupts_to_the_parent,
     )
+    for chunk in loader:
+        pixels: list[dict[int, torch.Tensor]] = [{} for _ in chunk.rows]
+        for position, members, stack in chunk.stacks:
+            for place, member in enumerate(members):
+                pixels[member][position] = stack[place]
+        yield from zip(chunk.rows, pixels, strict=True)
+
+
+@contextmanager
+def worker_deaths_told(workers: int) -> Iterator[None]:
+    """For the whole loop, because torch tells of a dead worker by a signal, wherever the loop is just then.
+
+    Raises:
+        LatentkitError: a worker process died.
+    """
     try:
-        for chunk in loader:
-            pixels: list[dict[int, torch.Tensor]] = [{} for _ in chunk.rows]
-            for position, members, stack in chunk.stacks:
-                for place, member in enumerate(members):
-                    pixels[member][position] = stack[place]
-            yield from zip(chunk.rows, pixels, strict=True)
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

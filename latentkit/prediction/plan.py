@@ -23,7 +23,8 @@ class Unit:
 
     Attributes:
         id: its number; units are worked off in this order.
-        indices: int64 source indices still to encode, ascending.
+        indices: int64 source indices still to encode, ascending; none where only a shard's ledger is to be
+            written.
         atomic: one process encodes it whole (a shard); batches never cross units.
     """
 

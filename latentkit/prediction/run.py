@@ -14,6 +14,7 @@ from rich.console import Console
 
 from latentkit.encoders.encoder import Encoder
 from latentkit.prediction.batches import BatchStream
+from latentkit.prediction.decoding import worker_deaths_told
 from latentkit.prediction.failures import FailureLimit
 from latentkit.prediction.interrupt import interruptible
 from latentkit.prediction.module import EncodingModule
@@ -33,6 +34,7 @@ class RunResult:
         batch_sizes: encoder -> the batch size that fits in memory.
         encoded: encoder -> pictures, over all processes.
         seconds: over all passes, loading and compiling the networks included.
+        rates: encoder -> pictures a second of its pass, all processes together.
         device: the device's name.
         peak_bytes: device memory at its fullest; None on a CPU.
     """
@@ -42,6 +44,7 @@ class RunResult:
     batch_sizes: dict[str, int] = field(default_factory=dict)
     encoded: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
+    rates: dict[str, float] = field(default_factory=dict)
     device: str = "cpu"
     peak_bytes: int | None = None
 
@@ -85,7 +88,7 @@ def run_plan(
     """
     work = {part.encoder: part for part in plan.encoders}
     busy = [encoder for encoder in encoders if work[encoder.name].todo]
-    passes = [[encoder] for encoder in busy] if resident == "one" else [busy]
+    passes = [busy] if resident == "all" and busy else [[encoder] for encoder in busy]
     result = RunResult()
     with WriterThread(sink) as thread:
         writer = StoreWriter(thread, plan.digest())
@@ -99,11 +102,13 @@ def run_plan(
         )
         already = max((part.held for part in plan.encoders), default=0)
         limit = FailureLimit(thread.put, len(source), max_failures, already)
+        shares = {
+            name: _share(part.units, trainer.global_rank, trainer.world_size) for name, part in work.items()
+        }
+        for name, share in shares.items():
+            sink.begin(name, share, source)
         for together in passes:
-            units = {
-                encoder.name: _share(work[encoder.name].units, trainer.global_rank, trainer.world_size)
-                for encoder in together
-            }
+            units = {encoder.name: shares[encoder.name] for encoder in together}
             total = sum(len(unit.indices) for of_encoder in units.values() for unit in of_encoder)
             with ProgressReport(_title(together, trainer), total, len(together), console) as progress:
                 module = EncodingModule(together, limit)
@@ -117,10 +122,13 @@ def run_plan(
                     pin=isinstance(trainer.accelerator, CUDAAccelerator),
                 )
                 writer.encoded = progress.encoded
-                with interruptible(stream.stop):
+                with interruptible(stream.stop), worker_deaths_told(workers):
                     _predict(trainer, module, stream)
             result.add(module, stream, progress)
             result.encoded = writer.totals
+            result.rates |= {
+                encoder.name: round(writer.totals[encoder.name] / progress.seconds, 3) for encoder in together
+            }
             del module
             _free_device_memory()
             if result.interrupted:

@@ -15,13 +15,19 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 
 from latentkit.errors import LatentkitError
 from latentkit.prediction.module import EncodingModule
+from latentkit.prediction.plan import Unit
 from latentkit.prediction.results import Encoded, Failure
+from latentkit.sources.item import Source
 
 BATCHES_IN_FLIGHT = 8
 
 
 class Sink(Protocol):
     """Where results go: a store."""
+
+    def begin(self, encoder: str, units: Sequence[Unit], source: Source) -> None:
+        """Hear what this process will write."""
+        ...
 
     def write(self, encoded: Encoded) -> int:
         """Publish a batch; the bytes written."""

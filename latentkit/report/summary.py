@@ -107,6 +107,14 @@ def readable_bytes(count: int) -> str:
     return f"{size:,.1f} TiB"
 
 
+def readable_seconds(seconds: float) -> str:
+    """A duration in the largest unit that leaves at least 2: 90 s, 25 min, 7 h, 3 days."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:,.0f} s"
+
+
 def _remarks(summary: Summary) -> list[str]:
     lines = []
     if summary.conversions:

@@ -4,6 +4,6 @@ from latentkit.stores.lock import OutputLock
 from latentkit.stores.npy import NpyStore
 from latentkit.stores.quarantine import Held, Quarantine
 from latentkit.stores.shards import ShardStore
-from latentkit.stores.store import Counts, Store, Unit
+from latentkit.stores.store import Counts, Store
 
-__all__ = ["Counts", "Held", "NpyStore", "OutputLock", "Quarantine", "ShardStore", "Store", "Unit"]
+__all__ = ["Counts", "Held", "NpyStore", "OutputLock", "Quarantine", "ShardStore", "Store"]

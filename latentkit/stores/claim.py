@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
 from pathlib import Path
 from typing import Any
 
-import latentkit
 from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError
+from latentkit.provenance import versions
 
 
 def claim(contract: Contract) -> dict[str, Any]:
@@ -35,14 +33,3 @@ def read_claim(path: Path) -> Contract:
             f"{path} is no contract: {error}: restore it, or give overwrite=true to encode again"
         ) from None
     return contract
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, latentkit and the libraries that make the numbers, without importing these."""
-    found = {"python": platform.python_version(), "latentkit": latentkit.__version__}
-    for name in ("numpy", "pillow", "torch", "lightning", "transformers", "diffusers", "safetensors"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

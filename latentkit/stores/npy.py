@@ -16,6 +16,7 @@ import numpy as np
 
 from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError, UsageError
+from latentkit.prediction.plan import Unit
 from latentkit.prediction.results import Encoded
 from latentkit.sources.item import Fingerprint, Source
 from latentkit.stores.arrays import match, npy_publication, read_npy
@@ -29,7 +30,7 @@ from latentkit.stores.ledger import (
 )
 from latentkit.stores.publish import Publication, publish_many, remove_many, remove_temporaries
 from latentkit.stores.records import publish_records
-from latentkit.stores.store import Counts, Store, Unit
+from latentkit.stores.store import Counts, Store
 
 IN_RECORD = "attention_mask"
 

@@ -22,9 +22,10 @@ import numpy as np
 
 from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError, UsageError
+from latentkit.prediction.plan import Unit
 from latentkit.prediction.results import Encoded, Failure
+from latentkit.provenance import versions
 from latentkit.sources.item import Fingerprint, Source
-from latentkit.stores.claim import versions
 from latentkit.stores.publish import publish_json, remove_many
 from latentkit.stores.shard_buffer import ShardBuffer, check_outputs
 from latentkit.stores.shard_file import publish_shard, read_row
@@ -36,7 +37,7 @@ from latentkit.stores.sidecar import (
     shard_name,
     sidecar_path,
 )
-from latentkit.stores.store import LEDGERS, Counts, Store, Unit
+from latentkit.stores.store import LEDGERS, Counts, Store
 
 KIND = "latentkit.latent_shards"
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from latentkit.encoders.contract import Contract, ContractError
 from latentkit.errors import LatentkitError, UsageError
+from latentkit.prediction.plan import Unit
 from latentkit.prediction.results import Encoded, Failure
 from latentkit.sources.item import Fingerprint, Source
 from latentkit.stores.claim import claim, read_claim
@@ -21,22 +22,6 @@ from latentkit.stores.publish import publish_json, remove_temporaries
 from latentkit.stores.quarantine import Quarantine, fold_quarantine, quarantine, release
 
 LEDGERS = ".latentkit"
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A part of the plan that one process encodes.
-
-    Attributes:
-        id: for shards the shard's number, else 0.
-        indices: int64, ascending: the source indices still to encode. May be empty when only the shard's
-            ledger is to be written; `Store.begin` does that.
-        atomic: the unit must be given to one process whole (a shard); batches never cross units.
-    """
-
-    id: int
-    indices: np.ndarray
-    atomic: bool
 
 
 class Counts(NamedTuple):

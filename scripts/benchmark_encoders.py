@@ -1,0 +1,127 @@
+"""How fast and how exact each encoder is on this device, by precision. Needs no weights and no pictures.
+
+    python scripts/benchmark_encoders.py                       all encoders, all precisions, compiled
+    python scripts/benchmark_encoders.py --encoder sd_vae --batch 64 --eager
+
+The published architectures run with random weights (--size small for a try-out) on random inputs that are
+drawn anew for each precision. Error is |z - z32| / |z32| over the batch, z32 computed in full float32 on the
+same device. Throughput is the median of several batches that already lie on the device, so it says what the
+network does, not what a whole run does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from latentkit.encoders import T5, VAE, DINOv3, Encoder, Random
+from latentkit.prediction.precision import precision_plugin
+
+PRECISIONS = ("32-true", "tf32", "16-mixed", "bf16-mixed")
+BATCHES = {"dinov3": 256, "flux_vae": 8, "sd_vae": 128, "t5": 256}
+
+
+def encoders(weights: Random) -> dict[str, Encoder]:
+    """The four encoders at the sizes that they are used at."""
+    common = {"weights": weights, "model": "random"}
+    return {
+        "dinov3": DINOv3(**common),
+        "flux_vae": VAE(name="flux_vae", latent_channels=16, crop="bucket", **common),
+        "sd_vae": VAE(name="sd_vae", latent_channels=4, **common),
+        "t5": T5(**common),
+    }
+
+
+def inputs(encoder: Encoder, batch: int, rng: np.random.Generator, device: torch.device) -> dict[str, torch.Tensor]:
+    """A batch of smooth random pictures, or of random words."""
+    if encoder.geometry is None:
+        words = np.array("a the red green house tree over under bright small photo of with and".split())
+        captions = [" ".join(rng.choice(words, 12)) for _ in range(batch)]
+        tensors, _ = encoder.batch(captions, captions)
+    else:
+        height, width = encoder.geometry.shape(1024, 1024)
+        coarse = torch.from_numpy(rng.random((batch, 3, height // 16, width // 16), np.float32))
+        smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
+        noise = torch.from_numpy(rng.normal(0, 4, (height, width, 3)).astype(np.float32))
+        pixels = (smooth.permute(0, 2, 3, 1) * 255 + noise).clamp(0, 255)
+        pixels = pixels if encoder.geometry.dtype == "float32" else pixels.round().byte()
+        tensors, _ = encoder.batch([str(i) for i in range(batch)], pixels.contiguous())
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
+def seconds_a_batch(run: Callable[[], object], repeats: int) -> float:
+    """Median wall-clock seconds, the device waited for."""
+    times = []
+    for _ in range(repeats):
+        torch.cuda.synchronize() if torch.cuda.is_available() else None
+        began = time.perf_counter()
+        run()
+        torch.cuda.synchronize() if torch.cuda.is_available() else None
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", action="append", choices=sorted(BATCHES), help="repeat for several")
+    parser.add_argument("--precision", action="append", choices=PRECISIONS)
+    parser.add_argument("--batch", type=int, help="inputs a batch; each encoder has a default")
+    parser.add_argument("--eager", action="store_true", help="without torch.compile")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--size", choices=("small", "real"), default="real")
+    arguments = parser.parse_args()
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    table = Table("encoder", "precision", "batch", "inputs/s", "peak GiB", "error", "first call s")
+    rng = np.random.default_rng(0)
+    with torch.inference_mode():
+        for name, encoder in encoders(Random(size=arguments.size)).items():
+            if arguments.encoder and name not in arguments.encoder:
+                continue
+            batch = arguments.batch or BATCHES[name]
+            compiled = device.type == "cuda" and not arguments.eager
+            for precision in arguments.precision or PRECISIONS:
+                table.add_row(name, *measure(encoder, precision, batch, arguments.repeats, compiled, device, rng))
+    Console(width=100).print(table)
+
+
+def measure(
+    encoder: Encoder,
+    precision: str,
+    batch: int,
+    repeats: int,
+    compiled: bool,
+    device: torch.device,
+    rng: np.random.Generator,
+) -> list[str]:
+    """One row of the table."""
+    if encoder.name == "t5" and precision == "16-mixed":
+        return [precision, "", "", "", "overflows", ""]
+    torch.compiler.reset()
+    encoder = dataclasses.replace(encoder, compile=compiled, channels_last=compiled)
+    network = encoder.load().to(device)
+    tensors = inputs(encoder, batch, rng, device)
+    with precision_plugin("32-true", device).forward_context():
+        exact = next(iter(network.forward(**{k: v[:8] for k, v in tensors.items()}).values())).double()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with precision_plugin(precision, device).forward_context():
+        began = time.perf_counter()
+        outputs = next(iter(network(**tensors).values()))
+        error = float((outputs[:8].double() - exact).norm() / exact.norm())
+        first = time.perf_counter() - began
+        rate = batch / seconds_a_batch(lambda: network(**tensors), repeats)
+    peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
+    return [precision, f"{batch}", f"{rate:,.0f}", f"{peak:.1f}", f"{error:.2%}", f"{first:.0f}"]
+
+
+if __name__ == "__main__":
+    main()
