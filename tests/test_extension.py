@@ -1,0 +1,160 @@
+"""The README's code does what the README says: it is cut out of it by its ``<!-- tested: ... -->`` marks."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from recipes import photo
+
+README = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+BLOCKS = dict(re.findall(r"<!-- tested: (.+?) -->\n```\w+\n(.*?)```", README, re.DOTALL))
+PICTURES = {"lake": (96, 128), "trees/oak": (200, 50), "trees/elm": (64, 64)}
+
+
+def encode(cwd: Path, *arguments: str, expect: int = 0) -> str:
+    """What the command says; relative paths and ``import colours`` are those of `cwd`."""
+    command = [sys.executable, "-m", "latentkit.encode", *arguments]
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path.rstrip(os.pathsep)}
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, env=environment)
+    assert ended.returncode == expect, ended.stderr
+    return ended.stderr
+
+
+def statistics(path: Path, size: int = 64) -> np.ndarray:
+    """What Colours computes, by other means: float64, from the picture squashed by Pillow."""
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)) / 255
+    return np.array([*pixels.mean(axis=(0, 1)), *pixels.std(axis=(0, 1))])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a user has it: the README's files, and three pictures."""
+    place = tmp_path_factory.mktemp("outside")
+    for name in ("colours.py", "conf/encoder/colours.yaml", "archive.py", "conf/dataset/archive.yaml"):
+        place.joinpath(name).parent.mkdir(parents=True, exist_ok=True)
+        place.joinpath(name).write_text(BLOCKS[name])
+    for seed, (name, (height, width)) in enumerate(PICTURES.items()):
+        path = place / "PHOTOS" / f"{name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photo(seed, height, width)).save(path, quality=95)
+    return place
+
+
+def test_an_encoder_from_outside_the_package_runs_and_stores_what_it_computes(place: Path) -> None:
+    arguments = ["--config-dir", "conf", "dataset=folder", "dataset.root=PHOTOS", "encoder=colours"]
+    assert "3 to encode" in encode(place, *arguments)
+    for name in PICTURES:
+        stored = np.load(place / "outputs" / "PHOTOS" / "colours" / f"{name}.npy", allow_pickle=False)
+        assert stored.dtype == np.float32
+        np.testing.assert_allclose(stored, statistics(place / "PHOTOS" / f"{name}.jpg"), atol=1e-6)
+    assert "0 to encode (at most 0 B), 3 done" in encode(place, *arguments)
+
+
+def test_its_options_are_in_the_contract_and_another_value_is_refused(place: Path) -> None:
+    arguments = ["--config-dir", "conf", "dataset=folder", "dataset.root=PHOTOS", "encoder=colours"]
+    arguments.append("output_dir=contract")
+    encode(place, *arguments)
+    assert "input.size: there 64, asked 32" in encode(place, *arguments, "encoders.colours.size=32", expect=1)
+    encode(place, *arguments, "encoders.colours.size=32", "overwrite=true")
+    stored = np.load(place / "contract" / "colours" / "lake.npy", allow_pickle=False)
+    np.testing.assert_allclose(stored, statistics(place / "PHOTOS" / "lake.jpg", 32), atol=1e-6)
+
+
+def test_a_dataset_from_outside_the_package_runs(place: Path) -> None:
+    with zipfile.ZipFile(place / "PHOTOS.zip", "w") as archive:
+        for name in PICTURES:
+            archive.write(place / "PHOTOS" / f"{name}.jpg", f"{name}.jpg")
+        archive.writestr("notes.txt", "no picture")
+    arguments = ["--config-dir", "conf", "dataset=archive", "dataset.root=PHOTOS.zip", "encoder=colours"]
+    encode(place, *arguments)
+    folder = place / "outputs" / "PHOTOS.zip" / "colours"
+    stored = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.npy")}
+    assert stored == set(PICTURES)
+    for name in PICTURES:
+        array = np.load(folder / f"{name}.npy", allow_pickle=False)
+        np.testing.assert_allclose(array, statistics(place / "PHOTOS" / f"{name}.jpg"), atol=1e-6)
+    assert "0 to encode (at most 0 B), 3 done" in encode(place, *arguments)
+
+
+def test_a_set_named_like_the_dataset_is_its_default(place: Path) -> None:
+    """As the README says below the dataset; without it the encoder has to be named."""
+    Image.fromarray(photo(9, 40, 40)).save(place / "one.jpg")
+    with zipfile.ZipFile(place / "one.zip", "w") as archive:
+        archive.write(place / "one.jpg", "one.jpg")
+    arguments = ["--config-dir", "conf", "dataset=archive", "dataset.root=one.zip", "dry_run=true"]
+    assert "encoder/archive" in encode(place, *arguments, expect=2)
+    package, defaults = "# @package _global_", "defaults: [colours]"
+    assert f"`{package}` and `{defaults}`" in README
+    (place / "conf" / "encoder" / "archive.yaml").write_text(f"{package}\n{defaults}\n")
+    try:
+        assert "colours: 1 to encode" in encode(place, *arguments)
+    finally:
+        (place / "conf" / "encoder" / "archive.yaml").unlink()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The outputs that the README's reading code reads."""
+    place = tmp_path_factory.mktemp("reader")
+    encode(place, "encoder=sd_vae", "limit=3")
+    encode(place, "encoder=sd_vae", "limit=3", "store=shards", "output_dir=outputs/shards")
+    return place
+
+
+def read(place: Path, name: str, checks: str) -> None:
+    """Run a block in a Python of its own, then checks on what it left in its variables."""
+    code = f"{BLOCKS[name]}\n{textwrap.dedent(checks)}"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=place, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_the_readme_s_reading_code_reads(demo: Path) -> None:
+    read(
+        demo,
+        "reading",
+        """
+        raw = np.load("outputs/demo/sd_vae/demo_00_discs.npy", allow_pickle=False)
+        assert raw.shape == (4, 32, 32) and raw.dtype == np.float16 and raw.any()
+        np.testing.assert_allclose(scaled, raw.astype(np.float64) * 0.18215, rtol=1e-6)
+        """,
+    )
+    read(
+        demo,
+        "reading shards",
+        """
+        import numpy as np
+        assert keys == ["demo_00_discs", "demo_01_clouds", "demo_02_waves"], keys
+        assert latents.shape == (3, 4, 32, 32) and labels.shape == (3,)
+        for key, latent in zip(keys, latents):
+            np.testing.assert_array_equal(latent, np.load(f"outputs/demo/sd_vae/{key}.npy"))
+        """,
+    )
+
+
+def test_the_readme_s_requirement_passes_and_a_wrong_one_does_not(demo: Path) -> None:
+    read(
+        demo,
+        "requiring",
+        """
+        from latentkit.encoders import ContractError
+        try:
+            contract.require(scaled=True)
+        except ContractError as error:
+            assert "scaled" in str(error)
+        else:
+            raise AssertionError("unscaled latents passed as scaled")
+        """,
+    )
