@@ -180,20 +180,25 @@ class EncodingJob:
         return result
 
     def summarise(self, plan: Plan, result: RunResult | None) -> int:
-        """Write summary.json and preview.png, print the table; the exit status."""
+        """Write summary.json and preview.png, print the table; the exit status.
+
+        It is 0 in all processes but the first: their launcher would take anything else for a crash and kill
+        the first before it has finished.
+        """
+        if self.rank > 0:
+            return DONE
         interrupted = result is not None and result.interrupted
-        if self.rank == 0:
-            summary = self._summary(plan, result)
-            root = Path(self.cfg.output_dir)
-            publish_json(root / "summary.json", summary.to_dict())
-            if result is not None:
-                self._publish_preview(root / "preview.png", random=summary.random)
-            print_summary(summary, self.console)
-            if interrupted:
-                left = sum(encoder.left for encoder in summary.encoders)
-                self.console.print(f"interrupted with {left:,} left; the same command goes on from here")
-            if summary.quarantine and not interrupted:
-                return QUARANTINED
+        summary = self._summary(plan, result)
+        root = Path(self.cfg.output_dir)
+        publish_json(root / "summary.json", summary.to_dict())
+        if result is not None:
+            self._publish_preview(root / "preview.png", random=summary.random)
+        print_summary(summary, self.console)
+        if interrupted:
+            left = sum(encoder.left for encoder in summary.encoders)
+            self.console.print(f"interrupted with {left:,} left; the same command goes on from here")
+        if summary.quarantine and not interrupted:
+            return QUARANTINED
         return INTERRUPTED if interrupted else DONE
 
     @property
@@ -228,7 +233,6 @@ class EncodingJob:
             seconds=round(time.monotonic() - self.began, 3),
             pictures_per_second=round(encoded / seconds, 3) if encoded and seconds else None,
             device=result.device if result else self.device.kind,
-            peak_device_bytes=result.peak_bytes if result else None,
             encoders=parts,
             quarantine=_entries(ledger, self.contracts, keys),
             conversions=dict(result.notes) if result else {},
@@ -255,6 +259,7 @@ class EncodingJob:
             pretrained=self.contracts[name].pretrained,
             precision=encoder.precision,
             batch_size=result.batch_sizes.get(name) if result else None,
+            peak_device_bytes=result.peak_bytes.get(name) if result else None,
         )
 
     def _publish_preview(self, path: Path, *, random: bool) -> None:

@@ -120,7 +120,7 @@ def decoded_rows(decoder: ChunkDecoder, workers: int) -> Iterator[tuple[Row, dic
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=min(workers, len(decoder)),
-        worker_init_fn=_leave_interrupts_to_the_parent,
+        worker_init_fn=_leave_signals_to_the_parent,
     )
     for chunk in loader:
         pixels: list[dict[int, torch.Tensor]] = [{} for _ in chunk.rows]
@@ -144,7 +144,7 @@ def worker_deaths_told(workers: int) -> Iterator[None]:
             raise
         raise LatentkitError(
             "a decoding process died (killed for memory?); what is done is kept, "
-            f"go on with fewer: workers={max(1, workers // 2)}"
+            f"go on with fewer: workers={workers // 2}"
         ) from error
 
 
@@ -152,6 +152,7 @@ def _as_it_is(chunk: Any) -> Any:
     return chunk
 
 
-def _leave_interrupts_to_the_parent(_: int) -> None:
+def _leave_signals_to_the_parent(_: int) -> None:
+    """Terminals and schedulers signal the whole group; the parent ends its workers, and they end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

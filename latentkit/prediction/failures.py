@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from latentkit.errors import LatentkitError
 from latentkit.prediction.results import Failure
@@ -19,25 +19,24 @@ class FailureLimit:
         record: takes each failure to the quarantine ledger.
         collection: pictures in the collection.
         share: ``max_failures``, 0 <= share <= 1.
-        already: pictures that earlier runs quarantined and that are still held, so that a resumed run
-            stops where an uninterrupted one would.
+        already: keys of pictures that earlier runs quarantined and that are still held, so that a resumed
+            run stops where an uninterrupted one would.
     """
 
     def __init__(
-        self, record: Callable[[Failure], None], collection: int, share: float, already: int = 0
+        self, record: Callable[[Failure], None], collection: int, share: float, already: Iterable[str] = ()
     ) -> None:
         self._record = record
         self._collection = collection
         self._share = share
-        self._already = already
-        self._keys: set[str] = set()
+        self._keys = set(already)
 
     def __call__(self, failure: Failure) -> None:
         """Record a failure. Raises TooManyFailuresError once the share is passed."""
         self._record(failure)
         self._keys.add(failure.key)
-        failed = len(self._keys) + self._already
-        if failed > self._share * self._collection:
+        failed = len(self._keys)
+        if failed / self._collection > self._share:
             raise TooManyFailuresError(
                 f"{failed} of {self._collection} pictures failed, more than max_failures={self._share:g} "
                 f"allows; the last: {failure.key}: {failure.reason} "

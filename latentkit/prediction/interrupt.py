@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
+from types import FrameType, TracebackType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-@contextmanager
-def interruptible(stop: Callable[[], None]) -> Iterator[None]:
-    """While inside, the first SIGINT or SIGTERM calls `stop`; the next raises KeyboardInterrupt."""
-    asked = False
+class Interrupts:
+    """While inside, the first SIGINT or SIGTERM calls `stop`; the next raises KeyboardInterrupt.
 
-    def handle(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        stop()
+    Args:
+        stop: asks the run to end.
+        patient: let every further signal call `stop` too. For the processes that another one started: these
+            get a signal twice, from the terminal and from that one, which kills them if it must.
+    """
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __init__(self, stop: Callable[[], None], *, patient: bool = False) -> None:
+        self._stop = stop
+        self._patient = patient
+        self._asked = False
+
+    def __enter__(self) -> Interrupts:
+        self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self.install()
+        return self
+
+    def install(self) -> None:
+        """Take the signals, also from whoever took them in the meantime."""
+        for number in _SIGNALS:
+            signal.signal(number, self._handle)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self._asked and not self._patient:
+            raise KeyboardInterrupt
+        self._asked = True
+        self._stop()

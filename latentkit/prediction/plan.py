@@ -53,17 +53,22 @@ class EncoderPlan:
 
     Attributes:
         units: the work, without pictures that are done, held or have no caption.
+        quarantined: keys of the pictures that are held.
         todo, done, held, captionless: pictures; they sum to the source's length.
         bytes: upper bound of what will be written.
     """
 
     encoder: str
     units: list[Unit]
+    quarantined: frozenset[str]
     todo: int
     done: int
-    held: int
     captionless: int
     bytes: int
+
+    @property
+    def held(self) -> int:
+        return len(self.quarantined)
 
 
 @dataclass(frozen=True)
@@ -123,9 +128,9 @@ def make_plan(
             EncoderPlan(
                 encoder=encoder.name,
                 units=units,
+                quarantined=frozenset(held.quarantined),
                 todo=todo,
                 done=len(source) - todo - len(held.quarantined) - len(held.captionless),
-                held=len(held.quarantined),
                 captionless=len(held.captionless),
                 bytes=todo * bytes_per_item(encoder, contracts[encoder.name]),
             )
@@ -147,7 +152,7 @@ class _Held:
         self._reads_caption = encoder.geometry is None
         self._ledger = ledger
         self._unchanged = unchanged
-        self.quarantined: set[int] = set()
+        self.quarantined: set[str] = set()
         self.captionless: set[int] = set()
 
     def __call__(self, index: int) -> bool:
@@ -162,7 +167,7 @@ class _Held:
         failed = self._ledger[item.key]
         same = self._source.stat(index) is None if failed is None else self._unchanged(index, failed)
         if same:
-            self.quarantined.add(index)
+            self.quarantined.add(item.key)
             return True
         return False
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import lightning.pytorch as pl
 import torch
@@ -16,11 +18,11 @@ from latentkit.encoders.encoder import Encoder
 from latentkit.prediction.batches import BatchStream
 from latentkit.prediction.decoding import worker_deaths_told
 from latentkit.prediction.failures import FailureLimit
-from latentkit.prediction.interrupt import interruptible
+from latentkit.prediction.interrupt import Interrupts
 from latentkit.prediction.module import EncodingModule
 from latentkit.prediction.plan import Plan, Unit
 from latentkit.prediction.progress import ProgressReport
-from latentkit.prediction.writer import Sink, StoreWriter, WriterThread
+from latentkit.prediction.writer import Sink, StoreWriter, Tally, WriterThread
 from latentkit.sources.item import Source
 
 
@@ -29,14 +31,14 @@ class RunResult:
     """What happened in this process.
 
     Attributes:
-        interrupted: whether the run was asked to stop before its end.
-        notes: conversions -> pictures (``cmyk``, ``greyscale`` ...).
+        interrupted: whether some process of the run was asked to stop before its end.
+        notes: conversions -> pictures (``cmyk``, ``greyscale`` ...), over all processes.
         batch_sizes: encoder -> the batch size that fits in memory.
         encoded: encoder -> pictures, over all processes.
         seconds: over all passes, loading and compiling the networks included.
         rates: encoder -> pictures a second of its pass, all processes together.
         device: the device's name.
-        peak_bytes: device memory at its fullest; None on a CPU.
+        peak_bytes: encoder -> device memory at its fullest during its pass; None on a CPU.
     """
 
     interrupted: bool = False
@@ -46,17 +48,18 @@ class RunResult:
     seconds: float = 0.0
     rates: dict[str, float] = field(default_factory=dict)
     device: str = "cpu"
-    peak_bytes: int | None = None
+    peak_bytes: dict[str, int | None] = field(default_factory=dict)
 
-    def add(self, module: EncodingModule, stream: BatchStream, progress: ProgressReport) -> None:
+    def add(self, module: EncodingModule, tally: Tally, seconds: float) -> None:
         """Take in a pass that has ended."""
-        self.interrupted = stream.stopped
-        self.notes |= progress.notes  # passes see the same pictures
+        self.interrupted = tally.stopped
+        self.notes |= tally.notes  # passes see the same pictures
         self.batch_sizes |= module.batch_sizes
-        self.seconds += progress.seconds
-        if module.device.type == "cuda":
-            self.device = torch.cuda.get_device_name(module.device)
-            self.peak_bytes = torch.cuda.max_memory_allocated(module.device)
+        self.encoded += tally.encoded
+        self.seconds += seconds
+        self.rates |= {name: round(tally.encoded[name] / seconds, 3) for name in module.batch_sizes}
+        self.device = module.device_name
+        self.peak_bytes |= dict.fromkeys(module.batch_sizes, module.peak_bytes)
 
 
 def run_plan(
@@ -100,7 +103,7 @@ def run_plan(
             enable_checkpointing=False,
             use_distributed_sampler=False,
         )
-        already = max((part.held for part in plan.encoders), default=0)
+        already = {key for part in plan.encoders for key in part.quarantined}
         limit = FailureLimit(thread.put, len(source), max_failures, already)
         shares = {
             name: _share(part.units, trainer.global_rank, trainer.world_size) for name, part in work.items()
@@ -121,14 +124,12 @@ def run_plan(
                     workers=workers,
                     pin=isinstance(trainer.accelerator, CUDAAccelerator),
                 )
-                writer.encoded = progress.encoded
-                with interruptible(stream.stop), worker_deaths_told(workers):
-                    _predict(trainer, module, stream)
-            result.add(module, stream, progress)
-            result.encoded = writer.totals
-            result.rates |= {
-                encoder.name: round(writer.totals[encoder.name] / progress.seconds, 3) for encoder in together
-            }
+                stop = partial(_stop, stream, trainer)
+                with Interrupts(stop, patient=trainer.global_rank > 0) as interrupts:
+                    writer.attend(stream, progress, interrupts)
+                    with worker_deaths_told(workers):
+                        _predict(trainer, module, stream)
+            result.add(module, writer.tally, progress.seconds)
             del module
             _free_device_memory()
             if result.interrupted:
@@ -157,6 +158,21 @@ def _predict(trainer: pl.Trainer, module: EncodingModule, stream: BatchStream) -
         trainer.predict(module, dataloaders=stream, return_predictions=False)
     except SystemExit:  # how Lightning passes on a second Ctrl-C
         raise KeyboardInterrupt from None
+    except BaseException:
+        _signal_processes(trainer, signal.SIGKILL)  # they would wait for this one
+        raise
+
+
+def _stop(stream: BatchStream, trainer: pl.Trainer) -> None:
+    stream.stop()
+    _signal_processes(trainer, signal.SIGTERM)
+
+
+def _signal_processes(trainer: pl.Trainer, number: signal.Signals) -> None:
+    """To those that this process started; others have a launcher that sees to them."""
+    launcher = trainer.strategy.launcher
+    if launcher is not None:
+        launcher.kill(number)
 
 
 def _free_device_memory() -> None:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol
 
 import lightning.pytorch as pl
-import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from latentkit.errors import LatentkitError
+from latentkit.prediction.batches import BatchStream
+from latentkit.prediction.interrupt import Interrupts
 from latentkit.prediction.module import EncodingModule
 from latentkit.prediction.plan import Unit
+from latentkit.prediction.progress import ProgressReport
 from latentkit.prediction.results import Encoded, Failure
 from latentkit.sources.item import Source
 
@@ -92,6 +96,24 @@ class WriterThread:
                 self._queue.task_done()
 
 
+@dataclass(frozen=True)
+class Tally:
+    """What one pass came to.
+
+    Attributes:
+        encoded: encoder -> pictures.
+        notes: conversions -> pictures.
+        stopped: whether some process was asked to stop.
+    """
+
+    encoded: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    stopped: bool = False
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.encoded + other.encoded, self.notes + other.notes, self.stopped or other.stopped)
+
+
 class StoreWriter(BasePredictionWriter):
     """Lightning's writer, batch by batch.
 
@@ -100,20 +122,25 @@ class StoreWriter(BasePredictionWriter):
         digest: of the plan; processes of one run that disagree about it stop before they begin.
 
     Attributes:
-        encoded: told how many pictures each result holds; the running pass sets it.
-        totals: encoder -> pictures encoded so far, over all processes, as of the last pass that ended.
+        tally: of the pass that ended last, over all processes.
     """
 
     def __init__(self, thread: WriterThread, digest: str) -> None:
         super().__init__("batch")
         self._thread = thread
         self._digest = digest
-        self.encoded: Callable[[int], None] = _uncounted
-        self.totals: Counter[str] = Counter()
-        self._counts: Counter[str] = Counter()
+        self.tally = Tally()
+
+    def attend(self, stream: BatchStream, progress: ProgressReport, interrupts: Interrupts) -> None:
+        """Turn to the next pass; `progress` will be told of every result."""
+        self._stream = stream
+        self._progress = progress
+        self._interrupts = interrupts
+        self._encoded: Counter[str] = Counter()
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nothing is written before every process has joined with the same plan."""
+        self._interrupts.install()  # in place of Lightning's handler, in which the processes wait for another
         if trainer.strategy.broadcast(self._digest) != self._digest:
             raise LatentkitError(
                 "the processes of this run see different files: is output_dir, or the collection, "
@@ -138,17 +165,20 @@ class StoreWriter(BasePredictionWriter):
         assert isinstance(pl_module, EncodingModule)
         self._take(pl_module.drain())
         self._thread.flush()
-        for encoder in pl_module.batch_sizes:
-            count = torch.tensor(self._counts[encoder], device=pl_module.device)
-            self.totals[encoder] = int(trainer.strategy.reduce(count, reduce_op="sum"))
-        trainer.strategy.barrier("latentkit-published")
+        mine = Tally(self._encoded, self._progress.notes, self._stream.stopped)
+        self.tally = sum(_of_every_process(mine), Tally())
 
     def _take(self, encoded: Encoded | None) -> None:
         if encoded is not None:
             self._thread.put(encoded)
-            self.encoded(len(encoded.keys))
-            self._counts[encoded.encoder] += len(encoded.keys)
+            self._progress.encoded(len(encoded.keys))
+            self._encoded[encoded.encoder] += len(encoded.keys)
 
 
-def _uncounted(count: int) -> None:
-    """Before the first pass."""
+def _of_every_process(mine: Tally) -> list[Tally]:
+    """In order of rank. Waits until every process has come here."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [mine]
+    tallies: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(tallies, mine)
+    return tallies
