@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -15,17 +16,23 @@ import pytest
 from PIL import Image
 from recipes import photo
 
-README = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+REPO = Path(__file__).parents[1]
+README = REPO.joinpath("README.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"<!-- tested: (.+?) -->\n```\w+\n(.*?)```", README, re.DOTALL))
 PICTURES = {"lake": (96, 128), "trees/oak": (200, 50), "trees/elm": (64, 64)}
+
+
+def python(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in `cwd` with the latentkit that these tests belong to."""
+    path = os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    environment = os.environ | {"PYTHONPATH": path}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, env=environment)
 
 
 def encode(cwd: Path, *arguments: str, expect: int = 0) -> str:
     """What the command says; relative paths and ``import colours`` are those of `cwd`."""
     command = [sys.executable, "-m", "latentkit.encode", *arguments]
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": path.rstrip(os.pathsep)}
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, env=environment)
+    ended = python(command, cwd)
     assert ended.returncode == expect, ended.stderr
     return ended.stderr
 
@@ -65,6 +72,9 @@ def test_its_options_are_in_the_contract_and_another_value_is_refused(place: Pat
     arguments = ["--config-dir", "conf", "dataset=folder", "dataset.root=PHOTOS", "encoder=colours"]
     arguments.append("output_dir=contract")
     encode(place, *arguments)
+    claim = json.loads((place / "contract" / "colours" / "contract.json").read_text())["contract"]
+    made_by = claim["model"], claim["weights"], claim["pretrained"], claim["input"]["orientation"]
+    assert made_by == ("colours.Colours", "none", True, "exif")
     assert "input.size: there 64, asked 32" in encode(place, *arguments, "encoders.colours.size=32", expect=1)
     encode(place, *arguments, "encoders.colours.size=32", "overwrite=true")
     stored = np.load(place / "contract" / "colours" / "lake.npy", allow_pickle=False)
@@ -115,9 +125,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read(place: Path, name: str, checks: str) -> None:
     """Run a block in a Python of its own, then checks on what it left in its variables."""
     code = f"{BLOCKS[name]}\n{textwrap.dedent(checks)}"
-    ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=place, capture_output=True, text=True, timeout=60
-    )
+    ended = python([sys.executable, "-c", code], place)
     assert ended.returncode == 0, ended.stderr
 
 
