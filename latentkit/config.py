@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import inspect
 import tempfile
 from collections.abc import Mapping
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.utils import get_class
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -103,8 +103,9 @@ def build(config: Mapping[str, Any], where: str, **extra: Any) -> Any:
     if not isinstance(target, str):
         raise UsageError(f"{where}: its YAML needs a _target_, the Python class that it configures")
     try:
-        factory: Any = get_class(target)
-    except Exception as error:
+        module, _, name = target.rpartition(".")
+        factory: Any = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever a user's own module may raise
         raise UsageError(f"{where}: cannot import {target}: {_one_line(error)}") from None
     for key, value in values.items():
         if isinstance(value, dict) and "_target_" in value:

@@ -131,7 +131,8 @@ class EncodingJob:
             f"on {self.device.kind}, vram={self.cfg.vram.profile}"
         )
         for part in plan.encoders:
-            words = [f"{part.todo:,} to encode (at most {readable_bytes(part.bytes)})", f"{part.done:,} done"]
+            words = [f"{part.todo:,} to encode (at most {readable_bytes(part.bytes)})"] * bool(part.todo)
+            words += [f"{part.done:,} done"] * bool(part.done)
             words += [f"{part.held:,} in quarantine"] * bool(part.held)
             words += [f"{part.captionless:,} without a caption"] * bool(part.captionless)
             if part.todo and (rate := self._rates().get(part.encoder)):

@@ -41,7 +41,7 @@ def versions() -> dict[str, str]:
 def provenance() -> dict[str, Any]:
     """The command as typed, when and where it ran, latentkit's git revision, and `versions`."""
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(sys.orig_argv),
         "started_at_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "git_revision": _git_revision(),

@@ -30,6 +30,7 @@ PUBLISHED: dict[int, dict[str, Any]] = {
         "shift_factor": None,
         "use_quant_conv": True,
         "use_post_quant_conv": True,
+        "force_upcast": False,
     },
     16: {  # black-forest-labs/FLUX.1-dev, vae
         "latent_channels": 16,
@@ -37,6 +38,7 @@ PUBLISHED: dict[int, dict[str, Any]] = {
         "shift_factor": 0.1159,
         "use_quant_conv": False,
         "use_post_quant_conv": False,
+        "force_upcast": True,
     },
 }
 """Latent channels -> what the published autoencoders do not share."""
@@ -176,7 +178,6 @@ class VAE(PretrainedEncoder):
             **body,
             "down_block_types": ("DownEncoderBlock2D",) * 4,
             "up_block_types": ("UpDecoderBlock2D",) * 4,
-            "force_upcast": True,
         }
 
     def autoencoder(self) -> Any:

@@ -36,6 +36,10 @@ class EncodingModule(pl.LightningModule):
     Args:
         encoders: those of this pass; their networks are loaded in `setup`.
         fail: told of each picture that could not be encoded.
+
+    Attributes:
+        device_name: where the pass ran; known when it has ended.
+        peak_bytes: device memory at its fullest during the pass; None on a CPU.
     """
 
     def __init__(self, encoders: Sequence[Encoder], fail: Callable[[Failure], None]) -> None:
@@ -45,11 +49,24 @@ class EncodingModule(pl.LightningModule):
         self._fits = {encoder.name: encoder.batch_size for encoder in encoders}
         self._launched: _Launched | None = None
         self.networks = nn.ModuleDict()
+        self.device_name = "cpu"
+        self.peak_bytes: int | None = None
 
     def setup(self, stage: str) -> None:
         """Load every network on the host; Lightning moves them to the device."""
         for name, encoder in self._encoders.items():
             self.networks[name] = encoder.load()
+
+    def on_predict_start(self) -> None:
+        """Count device memory from here."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def on_predict_end(self) -> None:
+        """Note the device, from which Lightning takes the networks away next."""
+        if self.device.type == "cuda":
+            self.device_name = torch.cuda.get_device_name(self.device)
+            self.peak_bytes = torch.cuda.max_memory_allocated(self.device)
 
     @property
     def batch_sizes(self) -> dict[str, int]:

@@ -11,10 +11,12 @@ from functools import partial
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 from lightning.pytorch.accelerators import CUDAAccelerator
 from rich.console import Console
 
 from latentkit.encoders.encoder import Encoder
+from latentkit.errors import LatentkitError
 from latentkit.prediction.batches import BatchStream
 from latentkit.prediction.decoding import worker_deaths_told
 from latentkit.prediction.failures import FailureLimit
@@ -158,9 +160,21 @@ def _predict(trainer: pl.Trainer, module: EncodingModule, stream: BatchStream) -
         trainer.predict(module, dataloaders=stream, return_predictions=False)
     except SystemExit:  # how Lightning passes on a second Ctrl-C
         raise KeyboardInterrupt from None
-    except BaseException:
+    except BaseException as error:
         _signal_processes(trainer, signal.SIGKILL)  # they would wait for this one
+        if _is_lost_process(error):
+            raise LatentkitError(
+                "another process of this run ended too early; what is done is kept, "
+                "the same command goes on from here"
+            ) from error
         raise
+
+
+def _is_lost_process(error: BaseException) -> bool:
+    """Whether a collective failed because a process is gone: gloo has no error class of its own for it."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "by peer" in str(error) and "gloo" in str(error)
+    )
 
 
 def _stop(stream: BatchStream, trainer: pl.Trainer) -> None:

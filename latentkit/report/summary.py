@@ -29,6 +29,7 @@ class EncoderSummary:
         pretrained: False marks random weights.
         precision: of the forward pass.
         batch_size: that fitted in memory; None when nothing ran.
+        peak_device_bytes: device memory at its fullest during its pass; None on a CPU.
     """
 
     encoder: str
@@ -43,6 +44,7 @@ class EncoderSummary:
     pretrained: bool
     precision: str
     batch_size: int | None
+    peak_device_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,6 @@ class Summary:
     seconds: float
     pictures_per_second: float | None
     device: str
-    peak_device_bytes: int | None
     encoders: Sequence[EncoderSummary]
     quarantine: Sequence[Mapping[str, Any]]
     conversions: Mapping[str, int]
@@ -74,18 +75,25 @@ class Summary:
 
 def print_summary(summary: Summary, console: Console) -> None:
     """The table, and beneath it what a user should know."""
-    stopped = any(encoder.left for encoder in summary.encoders)
+    counts = {
+        "done": [encoder.done for encoder in summary.encoders],
+        "skipped": [encoder.skipped for encoder in summary.encoders],
+        "bad": [encoder.quarantined for encoder in summary.encoders],
+        "no caption": [encoder.captionless for encoder in summary.encoders],
+        "left": [encoder.left for encoder in summary.encoders],
+    }
+    shown = {
+        name: column for name, column in counts.items() if name in ("done", "skipped", "bad") or any(column)
+    }
     table = Table(title=f"{summary.dataset}: {summary.status}", title_justify="left", title_style="bold")
     table.add_column("encoder", no_wrap=True)
-    for heading in ("done", "skipped", "bad", "no caption", *["left"] * stopped, "size"):
+    for heading in (*shown, "size"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("contract", no_wrap=True)
-    for encoder in summary.encoders:
-        counts = [encoder.done, encoder.skipped, encoder.quarantined, encoder.captionless]
-        counts += [encoder.left] * stopped
+    for row, encoder in enumerate(summary.encoders):
         table.add_row(
             encoder.encoder,
-            *(f"{count:,}" for count in counts),
+            *(f"{column[row]:,}" for column in shown.values()),
             readable_bytes(encoder.bytes),
             encoder.contract[:12],
         )
@@ -121,7 +129,7 @@ def _remarks(summary: Summary) -> list[str]:
         counts = ", ".join(f"{name} {count:,}" for name, count in sorted(summary.conversions.items()))
         lines.append(f"on the way: {counts}")
     if summary.ignored_files:
-        lines.append(f"{summary.ignored_files:,} files there are no pictures and were left out")
+        lines.append(f"left out as no pictures: {summary.ignored_files:,} other files")
     reasons = Counter(f"{entry['stage']}: {entry['reason']}" for entry in summary.quarantine)
     if reasons:
         lines.append(f"quarantined ({len(summary.quarantine):,} in quarantine.jsonl):")
