@@ -1,0 +1,88 @@
+"""Ctrl-C and SIGTERM, sent to the command as a terminal, a scheduler or a user sends them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from small_runs import published, run_command, started, wait_for
+
+from latentkit.prediction.interrupt import Interrupts
+
+TWO = ("trainer.devices=2", "trainer.strategy=ddp")
+
+
+def encoded(root: Path) -> int:
+    return sum(1 for _ in (root / "mean").glob("*.npy"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "to_group", "processes"),
+    [
+        pytest.param(signal.SIGINT, True, (), id="Ctrl-C on a terminal"),
+        pytest.param(signal.SIGTERM, True, (), id="a scheduler"),
+        pytest.param(signal.SIGTERM, True, TWO, id="a scheduler, two processes"),
+        pytest.param(signal.SIGTERM, False, TWO, id="kill, two processes"),
+    ],
+)
+def test_an_interrupted_run_says_so_and_goes_on_later(
+    tmp_path: Path,
+    job: tuple[str, ...],
+    clean: dict[str, bytes],
+    number: signal.Signals,
+    to_group: bool,
+    processes: tuple[str, ...],
+) -> None:
+    root = tmp_path / "out"
+    with started(root, *job, *processes) as child:
+        wait_for(lambda: encoded(root) >= 10)
+        (os.killpg if to_group else os.kill)(child.pid, number)
+        out, err = child.communicate(timeout=60)
+        assert child.returncode == 130, err
+    assert "Traceback" not in out + err
+    assert "interrupted with" in err
+    assert "goes on from here" in err
+    assert 10 <= encoded(root) < 80
+    assert not [path for path in root.rglob("*") if path.name.endswith(".tmp")]
+    assert not (root / ".latentkit" / "holder.json").exists()
+
+    done = run_command(root, *job)
+    assert done.returncode == 0, done.stderr
+    assert published(root) == clean
+
+
+@pytest.fixture
+def stops() -> list[bool]:
+    return []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_insists(number: signal.Signals, stops: list[bool]) -> None:
+    before = signal.getsignal(number)
+    with Interrupts(lambda: stops.append(True)):
+        os.kill(os.getpid(), number)
+        assert len(stops) == 1
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert len(stops) == 1
+    assert signal.getsignal(number) is before
+
+
+def test_a_process_that_another_one_started_is_patient(stops: list[bool]) -> None:
+    with Interrupts(lambda: stops.append(True), patient=True):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+    assert len(stops) == 3
+
+
+def test_signals_that_were_taken_away_are_taken_back(stops: list[bool]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Interrupts(lambda: stops.append(True)) as interrupts:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        interrupts.install()
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert len(stops) == 1
+    assert signal.getsignal(signal.SIGTERM) is before
