@@ -104,8 +104,8 @@ def _clear(error: BaseException) -> str:
         return f"{' '.join(head.split())}; there are {', '.join(options.split()[1:])}{hint}"
     if "Could not load '" in text:
         group, _, option = text.split("Could not load '")[1].split("'")[0].rpartition("/")
-        options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-        return f"Could not find '{group}/{option}'; there are {', '.join(options)}"
+        known = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+        return f"Could not find '{group}/{option}'; there are {', '.join(known)}"
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and "Could not override" in text:
         return _no_such_key(text.split("'")[1], cause)
     if isinstance(cause, OmegaConfBaseException) and str(cause).split("\n")[0] not in text:

@@ -29,7 +29,7 @@ from latentkit.report.preview import contact_sheet
 from latentkit.report.summary import EncoderSummary, Summary, print_summary, readable_bytes, readable_seconds
 from latentkit.sources import First, Source
 from latentkit.sources.item import Fingerprint
-from latentkit.stores import OutputLock, Store
+from latentkit.stores import OutputLock, ShardStore, Store
 from latentkit.stores.publish import publish, publish_json
 from latentkit.stores.quarantine import Held, Quarantine
 
@@ -74,6 +74,9 @@ class EncodingJob:
         if cfg.workers is not None and cfg.workers < 0:
             raise UsageError(f"workers={cfg.workers}: must be at least 0")
         choices = HydraConfig.get().runtime.choices
+        if "split" in cfg.store:
+            cfg.store.dataset = cfg.store.dataset or choices["dataset"]
+            cfg.store.split = cfg.store.split or cfg.dataset.get("split")
         store: Store = build(cfg.store, "store")
         source: Source = build(cfg.dataset, "dataset")
         if cfg.limit is not None:
@@ -84,6 +87,8 @@ class EncodingJob:
         contracts = {encoder.name: encoder.contract(orient=source.orient) for encoder in encoders}
         if not cfg.overwrite:
             store.check(contracts)
+        if cfg.limit is not None and isinstance(store, ShardStore):
+            _check_limit(store, contracts, cfg.limit)
         rank = _process_rank() if cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1 else 0
         if cfg.trainer.devices != 1 and HydraConfig.get().mode == RunMode.MULTIRUN and not _launched():
             raise UsageError(
@@ -278,6 +283,16 @@ def _build_encoder(cfg: DictConfig, name: str, device: Device) -> Encoder:
         precision = encoder.gpu_precision if device.kind == "cuda" else "32-true"
         encoder = dataclasses.replace(encoder, precision=precision)
     return encoder if device.kind == "cuda" else dataclasses.replace(encoder, compile=False)
+
+
+def _check_limit(store: ShardStore, encoders: Iterable[str], limit: int) -> None:
+    """A shard is written anew when its pictures change: a limit must not cut those that are there."""
+    for encoder in encoders:
+        if (there := store.counts(encoder).items) > limit:
+            raise UsageError(
+                f"limit={limit}: {store.root} already holds {there:,} pictures of {encoder} in shards, and a "
+                "smaller collection would take them away; choose another output_dir"
+            )
 
 
 def _fingerprints(held: Mapping[str, Held]) -> dict[str, Fingerprint | None]:

@@ -26,6 +26,7 @@ from latentkit.encoders import T5, VAE, DINOv3, Encoder, Random
 from latentkit.prediction.precision import precision_plugin
 
 PRECISIONS = ("32-true", "tf32", "16-mixed", "bf16-mixed")
+WORDS = ("a", "the", "red", "green", "house", "tree", "over", "under", "bright", "small", "with", "and")
 BATCHES = {"dinov3": 256, "flux_vae": 8, "sd_vae": 128, "t5": 256}
 
 
@@ -40,11 +41,12 @@ def encoders(weights: Random) -> dict[str, Encoder]:
     }
 
 
-def inputs(encoder: Encoder, batch: int, rng: np.random.Generator, device: torch.device) -> dict[str, torch.Tensor]:
+def inputs(
+    encoder: Encoder, batch: int, rng: np.random.Generator, device: torch.device
+) -> dict[str, torch.Tensor]:
     """A batch of smooth random pictures, or of random words."""
     if encoder.geometry is None:
-        words = np.array("a the red green house tree over under bright small photo of with and".split())
-        captions = [" ".join(rng.choice(words, 12)) for _ in range(batch)]
+        captions = [" ".join(rng.choice(WORDS, 12)) for _ in range(batch)]
         tensors, _ = encoder.batch(captions, captions)
     else:
         height, width = encoder.geometry.shape(1024, 1024)
@@ -70,7 +72,8 @@ def seconds_a_batch(run: Callable[[], object], repeats: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--encoder", action="append", choices=sorted(BATCHES), help="repeat for several")
     parser.add_argument("--precision", action="append", choices=PRECISIONS)
     parser.add_argument("--batch", type=int, help="inputs a batch; each encoder has a default")
@@ -89,7 +92,8 @@ def main() -> None:
             batch = arguments.batch or BATCHES[name]
             compiled = device.type == "cuda" and not arguments.eager
             for precision in arguments.precision or PRECISIONS:
-                table.add_row(name, *measure(encoder, precision, batch, arguments.repeats, compiled, device, rng))
+                row = measure(encoder, precision, batch, arguments.repeats, compiled, device, rng)
+                table.add_row(name, *row)
     Console(width=100).print(table)
 
 

@@ -46,6 +46,8 @@ class NpyStore(Store):
         records: the records' file name under the root; see `latentkit.stores.records`.
     """
 
+    _foreign = "manifest.json"
+
     records: str = "records.jsonl"
 
     def missing(

@@ -57,6 +57,8 @@ class ShardStore(Store):
         dataset, split: what the manifest says the pictures are.
     """
 
+    _foreign = "contract.json"
+
     shard_size: int = 10000
     dataset: str | None = None
     split: str | None = None

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,9 @@ class Store(ABC):
         root: the output folder.
         folders: encoder -> folder under the root; the encoder's own name by default.
     """
+
+    _foreign: ClassVar[str]
+    """The file by which the folder of another kind of store is known."""
 
     root: str
     folders: dict[str, str] = field(default_factory=dict)
@@ -193,7 +196,7 @@ class Store(ABC):
         return Path(self.root, self.folders.get(encoder, encoder))
 
     def _check_layout(self, contracts: Mapping[str, Contract]) -> None:
-        """Folders stay under the root, and no two outputs share one."""
+        """Folders stay under the root, and no two outputs share one, nor one with another kind of store."""
         owners: dict[PurePosixPath, str] = {}
         for encoder, contract in contracts.items():
             name = PurePosixPath(self.folders.get(encoder, encoder))
@@ -210,6 +213,8 @@ class Store(ABC):
                             "give each its own folder, none inside another"
                         )
                 owners[folder] = encoder
+            if (there := Path(self.root, name, self._foreign)).exists():
+                raise UsageError(f"{there}: another kind of store wrote there; choose another output_dir")
             self._check_outputs(encoder, contract)
 
     def _directories(self, encoder: str) -> list[Path]:

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from recipes import photo
 
-from latentkit.encoders import Encoder, Layout, Random
+from latentkit.encoders import Encoder
 from latentkit.pixels import BucketCrop, Geometry, Squash
 from latentkit.sources import FolderSource
 from latentkit.sources.item import Stat
@@ -25,17 +25,9 @@ from latentkit.sources.item import Stat
 class MeanColour(Encoder):
     """The mean of each channel: ``mean`` [3] float32, of the picture squashed to ``size``, or in a bucket."""
 
-    network_class = "Mean"
-
     name: str = "mean"
-    model: str = "none"
-    weights: Random = field(default_factory=Random)
     size: int = 16
     buckets: tuple[str, ...] = ()
-
-    @property
-    def layout(self) -> Layout:
-        raise NotImplementedError("no files")
 
     @property
     def geometry(self) -> Geometry | None:
@@ -51,9 +43,6 @@ class MeanColour(Encoder):
 
     def describe_input(self, *, orient: bool) -> dict[str, Any]:
         return {"size": self.size, "orientation": "exif" if orient else "ignored"}
-
-    def random_config(self, size: str) -> dict[str, Any]:
-        return {}
 
     def build(self) -> torch.nn.Module:
         return Mean()
@@ -142,8 +131,6 @@ class WorkerKillerNetwork(Mean):
 @dataclass(frozen=True, kw_only=True)
 class CaptionBytes(MeanColour):
     """A caption's UTF-8 bytes: ``bytes`` [32] uint8, zeros behind them."""
-
-    network_class = "Bytes"
 
     name: str = "bytes"
 
