@@ -41,9 +41,6 @@ class MeanColour(Encoder):
     def outputs(self) -> dict[str, dict[str, Any]]:
         return {"mean": {"shape": [3], "dtype": "float32"}}
 
-    def describe_input(self, *, orient: bool) -> dict[str, Any]:
-        return {"size": self.size, "orientation": "exif" if orient else "ignored"}
-
     def build(self) -> torch.nn.Module:
         return Mean()
 
