@@ -14,7 +14,7 @@ demo: $(INSTALLED)
 	@echo "The picture: outputs/demo/preview.png"
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

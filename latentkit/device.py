@@ -1,7 +1,8 @@
-"""Which device a run has, and the VRAM profile that fits it."""
+"""Which device a run has, the VRAM profile that fits it, and which of a run's processes this one is."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,3 +57,14 @@ def fill_vram(vram: DictConfig, device: Device) -> None:
                 vram.batch_size[encoder] = size
     if vram.resident not in ("one", "all"):
         raise UsageError(f"vram.resident={vram.resident}: choose one of one, all")
+
+
+def process_rank() -> int:
+    """This process's number among those that Lightning, torchrun or SLURM started for one run."""
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return int(next((os.environ[name] for name in names if name in os.environ), 0))
+
+
+def launched_externally() -> bool:
+    """Whether torchrun or SLURM starts the processes, rather than the first of them."""
+    return "RANK" in os.environ or "SLURM_PROCID" in os.environ

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -19,14 +19,15 @@ from rich.console import Console
 
 from latentkit.command import DONE, INTERRUPTED, QUARANTINED
 from latentkit.config import build
-from latentkit.device import Device, fill_vram, find_device
+from latentkit.device import Device, fill_vram, find_device, launched_externally, process_rank
 from latentkit.encoders import Contract, Encoder
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.prediction.plan import EncoderPlan, Plan, check_room, make_plan
+from latentkit.prediction.plan import Plan, check_room, make_plan
 from latentkit.provenance import provenance
 from latentkit.quiet import quiet_libraries
+from latentkit.report.account import encoder_summaries, quarantine_entries, quarantined_keys
 from latentkit.report.preview import contact_sheet
-from latentkit.report.summary import EncoderSummary, Summary, print_summary, readable_bytes, readable_seconds
+from latentkit.report.summary import Summary, print_summary, readable_bytes, readable_seconds
 from latentkit.sources import First, Source
 from latentkit.sources.item import Fingerprint
 from latentkit.stores import OutputLock, ShardStore, Store
@@ -89,8 +90,12 @@ class EncodingJob:
             store.check(contracts)
         if cfg.limit is not None and isinstance(store, ShardStore):
             _check_limit(store, contracts, cfg.limit)
-        rank = _process_rank() if cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1 else 0
-        if cfg.trainer.devices != 1 and HydraConfig.get().mode == RunMode.MULTIRUN and not _launched():
+        rank = process_rank() if cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1 else 0
+        if (
+            cfg.trainer.devices != 1
+            and HydraConfig.get().mode == RunMode.MULTIRUN
+            and not launched_externally()
+        ):
             raise UsageError(
                 "a sweep over several devices has to be started by torchrun or srun, or one job at a time"
             )
@@ -197,7 +202,7 @@ class EncodingJob:
         summary = self._summary(plan, result)
         root = Path(self.cfg.output_dir)
         publish_json(root / "summary.json", summary.to_dict())
-        if result is not None:
+        if result is not None or not (root / "preview.png").exists():
             self._publish_preview(root / "preview.png", random=summary.random)
         print_summary(summary, self.console)
         if interrupted:
@@ -227,8 +232,17 @@ class EncodingJob:
 
     def _summary(self, plan: Plan, result: RunResult | None) -> Summary:
         ledger = Quarantine.read(self.cfg.output_dir)
-        keys = {item.key for item in map(self.source.__getitem__, range(len(self.source)))}
-        parts = [self._part(part, result, ledger, keys) for part in plan.encoders]
+        keys = quarantined_keys(self.source, ledger)
+        parts = encoder_summaries(
+            plan.encoders,
+            result,
+            self.encoders,
+            list(self.contracts.values()),
+            self.store,
+            ledger,
+            keys,
+            len(self.source),
+        )
         encoded = sum(part.done for part in parts) / len(parts)
         seconds = result.seconds if result else 0.0
         return Summary(
@@ -240,32 +254,9 @@ class EncodingJob:
             pictures_per_second=round(encoded / seconds, 3) if encoded and seconds else None,
             device=result.device if result else self.device.kind,
             encoders=parts,
-            quarantine=_entries(ledger, self.contracts, keys),
+            quarantine=quarantine_entries(ledger, self.contracts, keys),
             conversions=dict(result.notes) if result else {},
             ignored_files=self.source.ignored,
-        )
-
-    def _part(
-        self, plan: EncoderPlan, result: RunResult | None, ledger: Quarantine, keys: Container[str]
-    ) -> EncoderSummary:
-        name = plan.encoder
-        encoder = next(encoder for encoder in self.encoders if encoder.name == name)
-        done = result.encoded[name] if result else 0
-        quarantined = sum(key in keys for key in ledger.held(name))
-        return EncoderSummary(
-            encoder=name,
-            done=done,
-            skipped=plan.done,
-            quarantined=quarantined,
-            captionless=plan.captionless,
-            left=len(self.source) - done - plan.done - quarantined - plan.captionless,
-            bytes=self.store.counts(name).bytes,
-            folder=str(Path(self.cfg.output_dir, self.store.folders.get(name, name))),
-            contract=self.contracts[name].sha256,
-            pretrained=self.contracts[name].pretrained,
-            precision=encoder.precision,
-            batch_size=result.batch_sizes.get(name) if result else None,
-            peak_device_bytes=result.peak_bytes.get(name) if result else None,
         )
 
     def _publish_preview(self, path: Path, *, random: bool) -> None:
@@ -300,28 +291,6 @@ def _fingerprints(held: Mapping[str, Held]) -> dict[str, Fingerprint | None]:
         key: None if entry.sha256 is None else Fingerprint(entry.sha256, entry.stat)
         for key, entry in held.items()
     }
-
-
-def _entries(ledger: Quarantine, encoders: Iterable[str], keys: Container[str]) -> list[dict[str, str]]:
-    """What this run's user should know of the ledger: each picture and reason once."""
-    found = {
-        (key, held.stage, held.reason, held.time): None
-        for encoder in encoders
-        for key, held in ledger.held(encoder).items()
-        if key in keys
-    }
-    return [dict(zip(("key", "stage", "reason", "time"), entry, strict=True)) for entry in sorted(found)]
-
-
-def _process_rank() -> int:
-    """Among the processes that Lightning, torchrun or SLURM started for one run."""
-    return int(
-        next((os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), 0)
-    )
-
-
-def _launched() -> bool:
-    return "RANK" in os.environ or "SLURM_PROCID" in os.environ
 
 
 def _workers(asked: int | None) -> int:

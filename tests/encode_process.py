@@ -1,0 +1,101 @@
+"""Runs ``latentkit.encode`` as a real process, forked from one that has the libraries imported already.
+
+That saves the ten seconds that importing torch, Lightning and transformers takes on a small machine; all else
+is as from a shell: arguments, working directory, standard streams, exit status, signals.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(
+    [
+        "latentkit.encode",
+        "latentkit.prediction.run",
+        "transformers.models.dinov3_vit.modeling_dinov3_vit",
+        "transformers.models.t5.modeling_t5",
+        "diffusers.models.autoencoders.autoencoder_kl",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended: exit status (negative: the signal), output, how often it changed the disk.
+
+    `changes` counts the calls that `encode` can kill at; None for a process that was killed.
+    """
+
+    returncode: int
+    stdout: str
+    stderr: str
+    changes: int | None
+
+
+def encode(*arguments: str, cwd: Path, kill_at: int | None = None, timeout: float = 180) -> Ended:
+    """``python -m latentkit.encode ARGUMENTS`` in `cwd`.
+
+    Args:
+        kill_at: SIGKILL the process at its n-th call (from 0) that changes the disk's state for good: fsync,
+            rename or unlink.
+    """
+    stdout, stderr, changes = (cwd.parent / f"{cwd.name}.{name}" for name in ("stdout", "stderr", "changes"))
+    changes.unlink(missing_ok=True)
+    process = _CONTEXT.Process(
+        target=_main, args=(arguments, str(cwd), str(stdout), str(stderr), str(changes), kill_at)
+    )
+    process.start()
+    process.join(timeout)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        raise TimeoutError(f"{arguments} ran for over {timeout} s:\n{stderr.read_text()}")
+    assert process.exitcode is not None
+    return Ended(
+        process.exitcode,
+        stdout.read_text(),
+        stderr.read_text(),
+        int(changes.read_text()) if changes.exists() else None,
+    )
+
+
+def _main(
+    arguments: tuple[str, ...], cwd: str, stdout: str, stderr: str, changes: str, kill_at: int | None
+) -> None:
+    os.chdir(cwd)
+    for path, number in ((stdout, 1), (stderr, 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+    sys.argv = ["encode.py", *arguments]
+    calls = _count_and_die_at(kill_at)
+    from latentkit.encode import main
+
+    try:
+        main()
+    finally:
+        Path(changes).write_text(str(next(calls)))
+
+
+def _count_and_die_at(kill_at: int | None) -> Iterator[int]:
+    calls = itertools.count()
+    me = os.getpid()
+
+    def deadly(function):
+        def call(*arguments, **options):
+            if os.getpid() == me and next(calls) == kill_at:
+                os.kill(me, signal.SIGKILL)
+            return function(*arguments, **options)
+
+        return call
+
+    for name in ("fsync", "rename", "replace", "unlink", "remove"):
+        setattr(os, name, deadly(getattr(os, name)))
+    return calls
