@@ -13,14 +13,17 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from latentkit.encoders.weights import Layout
 from latentkit.errors import LatentkitError
 
 
 def download(
-    model: str, revision: str | None, layout: Layout, encoder: str, *, local_files_only: bool
+    model: str, revision: str | None, patterns: list[str], encoder: str, *, local_files_only: bool
 ) -> Path:
     """The folder of the hub's cache that holds ``model``'s files, downloaded unless they are there.
+
+    Args:
+        patterns: of the files that are needed; no other is downloaded.
+        encoder: whose ``model`` it is, for the messages.
 
     Raises:
         LatentkitError: gated, not found, no network, or a name that the hub does not know.
@@ -29,7 +32,7 @@ def download(
     otherwise = f"pass {setting}=FOLDER or weights=random"
     try:
         folder = snapshot_download(
-            model, revision=revision, allow_patterns=layout.patterns, local_files_only=local_files_only
+            model, revision=revision, allow_patterns=patterns, local_files_only=local_files_only
         )
     except GatedRepoError:
         text = (

@@ -127,7 +127,7 @@ class Pretrained:
             from latentkit.encoders.hub import download
 
             top, name = (
-                download(model, revision, layout, encoder, local_files_only=self.local_files_only),
+                download(model, revision, layout.patterns, encoder, local_files_only=self.local_files_only),
                 model,
             )
         folder = top / layout.subfolder
