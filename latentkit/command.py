@@ -9,8 +9,10 @@ from __future__ import annotations
 import difflib
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import NoReturn
 
 import hydra
@@ -53,6 +55,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], int]], Callabl
                 if statuses[-1] == INTERRUPTED:
                     raise KeyboardInterrupt
 
+            signal.signal(signal.SIGTERM, _as_ctrl_c)
             try:
                 _check_order(sys.argv[1:])
                 register()
@@ -72,6 +75,10 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], int]], Callabl
         return main
 
     return decorate
+
+
+def _as_ctrl_c(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _report(error: Exception) -> int:

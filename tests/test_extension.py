@@ -65,7 +65,7 @@ def test_an_encoder_from_outside_the_package_runs_and_stores_what_it_computes(pl
         stored = np.load(place / "outputs" / "PHOTOS" / "colours" / f"{name}.npy", allow_pickle=False)
         assert stored.dtype == np.float32
         np.testing.assert_allclose(stored, statistics(place / "PHOTOS" / f"{name}.jpg"), atol=1e-6)
-    assert "0 to encode (at most 0 B), 3 done" in encode(place, *arguments)
+    assert "colours: 3 done\nnothing to do" in encode(place, *arguments)
 
 
 def test_its_options_are_in_the_contract_and_another_value_is_refused(place: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_dataset_from_outside_the_package_runs(place: Path) -> None:
     for name in PICTURES:
         array = np.load(folder / f"{name}.npy", allow_pickle=False)
         np.testing.assert_allclose(array, statistics(place / "PHOTOS" / f"{name}.jpg"), atol=1e-6)
-    assert "0 to encode (at most 0 B), 3 done" in encode(place, *arguments)
+    assert "colours: 3 done\nnothing to do" in encode(place, *arguments)
 
 
 def test_a_set_named_like_the_dataset_is_its_default(place: Path) -> None:
