@@ -16,7 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 import hydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -89,7 +89,10 @@ def _report(error: Exception) -> int:
 
 
 def _check_order(arguments: list[str]) -> None:
-    """Hydra 1.3 refuses key=value arguments on both sides of a flag: say which one to move."""
+    """What Hydra 1.3 would answer with a traceback or its usage: flags amid values, a value without a key."""
+    for word in arguments:
+        if word.startswith("="):
+            raise UsageError(f"{word}: there is no key before the equals sign")
     flags = [i for i, word in enumerate(arguments) if word.startswith("-")]
     values = [i for i, word in enumerate(arguments) if "=" in word and not word.startswith("-")]
     if flags and values and values[0] < flags[0] and (late := [i for i in values if i > flags[0]]):
@@ -117,6 +120,8 @@ def _clear(error: BaseException) -> str:
         return _no_such_key(text.split("'")[1], cause)
     if isinstance(cause, OmegaConfBaseException) and str(cause).split("\n")[0] not in text:
         text = f"{text}: {cause}"
+    if isinstance(error, OverrideParseException):
+        text = f"{text.splitlines()[0]} (quote special characters twice: \"key='a, b'\"; write $HOME for ~)"
     internal = ("full_key:", "object_type=", "reference_type=", "See https:")
     return " ".join(
         " ".join(line.split()) for line in text.splitlines() if not line.strip().startswith(internal)

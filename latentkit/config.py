@@ -112,11 +112,14 @@ def build(config: Mapping[str, Any], where: str, **extra: Any) -> Any:
             values[key] = build(value, f"{where}.{key}")
     values |= extra
     _check(factory, values, where)
-    return factory(**values)
+    try:
+        return factory(**values)
+    except OSError as error:
+        raise UsageError(f"{where}: {_one_line(error)}") from None
 
 
 def _resolved(config: DictConfig, where: str) -> dict[str, Any]:
-    missing = sorted(OmegaConf.missing_keys(config))
+    missing = [str(key) for key in config if OmegaConf.is_missing(config, key)]
     if missing:
         raise UsageError(f"{where}.{missing[0]} is not set: give {where}.{missing[0]}=VALUE")
     try:

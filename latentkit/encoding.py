@@ -25,9 +25,10 @@ from latentkit.errors import LatentkitError, UsageError
 from latentkit.prediction.plan import Plan, check_room, make_plan
 from latentkit.provenance import provenance
 from latentkit.quiet import quiet_libraries
+from latentkit.readable import readable_bytes, readable_count, readable_seconds
 from latentkit.report.account import encoder_summaries, quarantine_entries, quarantined_keys
 from latentkit.report.preview import contact_sheet
-from latentkit.report.summary import Summary, print_summary, readable_bytes, readable_seconds
+from latentkit.report.summary import Summary, print_summary
 from latentkit.sources import First, Source
 from latentkit.sources.item import Fingerprint
 from latentkit.stores import OutputLock, ShardStore, Store
@@ -75,11 +76,12 @@ class EncodingJob:
         if cfg.workers is not None and cfg.workers < 0:
             raise UsageError(f"workers={cfg.workers}: must be at least 0")
         choices = HydraConfig.get().runtime.choices
+        source: Source = build(cfg.dataset, "dataset")
+        _check_folder(cfg.output_dir)
         if "split" in cfg.store:
             cfg.store.dataset = cfg.store.dataset or choices["dataset"]
             cfg.store.split = cfg.store.split or cfg.dataset.get("split")
         store: Store = build(cfg.store, "store")
-        source: Source = build(cfg.dataset, "dataset")
         if cfg.limit is not None:
             source = First(source, cfg.limit)
         device = find_device(cfg.trainer.accelerator)
@@ -88,7 +90,7 @@ class EncodingJob:
         contracts = {encoder.name: encoder.contract(orient=source.orient) for encoder in encoders}
         if not cfg.overwrite:
             store.check(contracts)
-        if cfg.limit is not None and isinstance(store, ShardStore):
+        if cfg.limit is not None and (cfg.overwrite or isinstance(store, ShardStore)):
             _check_limit(store, contracts, cfg.limit)
         rank = process_rank() if cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1 else 0
         if (
@@ -137,7 +139,7 @@ class EncodingJob:
         if random:
             say(f"RANDOM WEIGHTS in {', '.join(random)}: the shapes are real, the numbers mean nothing")
         say(
-            f"{self.dataset}: {len(self.source):,} pictures to {self.cfg.output_dir}, "
+            f"{self.dataset}: {readable_count(len(self.source), 'picture')} to {self.cfg.output_dir}, "
             f"on {self.device.kind}, vram={self.cfg.vram.profile}"
         )
         for part in plan.encoders:
@@ -276,14 +278,21 @@ def _build_encoder(cfg: DictConfig, name: str, device: Device) -> Encoder:
     return encoder if device.kind == "cuda" else dataclasses.replace(encoder, compile=False)
 
 
-def _check_limit(store: ShardStore, encoders: Iterable[str], limit: int) -> None:
-    """A shard is written anew when its pictures change: a limit must not cut those that are there."""
+def _check_limit(store: Store, encoders: Iterable[str], limit: int) -> None:
+    """What is there and beyond the limit would go: from shards, which are whole, or by overwriting."""
     for encoder in encoders:
         if (there := store.counts(encoder).items) > limit:
             raise UsageError(
-                f"limit={limit}: {store.root} already holds {there:,} pictures of {encoder} in shards, and a "
-                "smaller collection would take them away; choose another output_dir"
+                f"limit={limit}: {store.root} already holds {there:,} pictures of {encoder}, and the "
+                "others would be taken away; choose another output_dir"
             )
+
+
+def _check_folder(output_dir: str) -> None:
+    if not output_dir:
+        raise UsageError("output_dir is empty: give output_dir=FOLDER")
+    if Path(output_dir).exists() and not Path(output_dir).is_dir():
+        raise UsageError(f"output_dir={output_dir} is a file: give a folder")
 
 
 def _fingerprints(held: Mapping[str, Held]) -> dict[str, Fingerprint | None]:

@@ -13,7 +13,8 @@ def quiet_libraries() -> None:
     To be called once more after Lightning was imported, which sets its loggers' levels itself.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "torch", "transformers", "diffusers"):
+    lightning = ("lightning", "lightning.pytorch", "lightning.fabric")
+    for name in (*lightning, "torch", "transformers", "diffusers", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for module in ("lightning", "torch", "transformers", "diffusers", "huggingface_hub"):
         warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")

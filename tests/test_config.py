@@ -126,6 +126,11 @@ MISTAKES = {
     ("trainer=tpu",): ["tpu", "cpu", "gpu"],
     ("dataset=demo", "-m", "encoder=t5"): ["-m", "encoder=t5"],
     ("limit=[",): ["["],
+    ("dataset=folder", "dataset.root=~/photos"): ["quote", "$HOME"],
+    ("dataset=folder", "dataset.root="): ["dataset.root is empty"],
+    ("output_dir=",): ["output_dir is empty"],
+    ("=3",): ["no key"],
+    ("dataset=folder", "dataset.root=.", "encoder=colours"): ["colours", "sd_vae"],
 }
 
 

@@ -34,6 +34,10 @@ def save(path: Path, seed: int, height: int = 96, width: int = 128) -> None:
     Image.fromarray(photo(seed, height, width)).save(path, quality=90)
 
 
+def arrays(out: Path) -> list[Path]:
+    return sorted([*out.rglob("*.npy"), *out.rglob("*.safetensors")])
+
+
 def done(out: Path) -> dict[str, int]:
     summary = json.loads((out / "summary.json").read_text())
     return {encoder["encoder"]: encoder["done"] for encoder in summary["encoders"]}
@@ -134,6 +138,39 @@ def test_other_settings_stop_with_the_difference_and_overwrite_goes_on(photos: P
     after = {path: path.read_bytes() for path in (work / "out").rglob("*.npy")}
     assert after.keys() == before.keys()
     assert all(after[path] != before[path] for path in before)
+
+
+def test_a_limit_never_takes_away_what_is_there(photos: Path) -> None:
+    work = photos.parent
+    for store in ("npy", "shards"):
+        arguments = (*SMALL[:-1], f"output_dir={store}", f"store={store}", "encoder=sd_vae")
+        assert encode(*arguments, cwd=work).returncode == 0
+        before = {path: path.read_bytes() for path in arrays(work / store)}
+        ended = encode(*arguments, "overwrite=true", "limit=2", "encoders.sd_vae.crop=resize", cwd=work)
+        assert ended.returncode == 2
+        assert "already holds 9 pictures" in ended.stderr
+        assert before == {path: path.read_bytes() for path in arrays(work / store)}
+
+
+def test_a_contract_without_arrays_is_no_obstacle(photos: Path) -> None:
+    work = photos.parent
+    (photos / "p0.jpg").write_bytes(b"")
+    stopped = encode(*SMALL, "encoder=sd_vae", "max_failures=0", cwd=work)
+    assert stopped.returncode == 1
+    assert list((work / "out").rglob("*.npy")) == []
+    ended = encode(*SMALL, "encoder=sd_vae", "encoders.sd_vae.crop=resize", "max_failures=1", cwd=work)
+    assert ended.returncode == 3, ended.stderr
+    contract = json.loads((work / "out" / "sd_vae" / "contract.json").read_text())["contract"]
+    assert contract["input"]["crop"] != "adm"
+
+
+def test_an_output_inside_the_collection_is_not_encoded(photos: Path) -> None:
+    arguments = (*SMALL[:-1], "output_dir=photos/out", "encoder=sd_vae")
+    assert encode(*arguments, cwd=photos.parent).returncode == 0
+    assert (photos / "out" / "preview.png").exists()
+    ended = encode(*arguments, cwd=photos.parent)
+    assert "9 pictures" in ended.stderr
+    assert "nothing to do" in ended.stderr
 
 
 def test_a_dry_run_touches_nothing(photos: Path) -> None:

@@ -52,4 +52,4 @@ def download(
         text = f"{model} cannot be downloaded: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     else:
         return Path(folder)
-    raise LatentkitError(f"{encoder}: {text}; or {otherwise}") from None
+    raise LatentkitError(f"{encoder}: {text}; otherwise {otherwise}") from None

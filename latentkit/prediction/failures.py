@@ -40,5 +40,5 @@ class FailureLimit:
             raise TooManyFailuresError(
                 f"{failed} of {self._collection} pictures failed, more than max_failures={self._share:g} "
                 f"allows; the last: {failure.key}: {failure.reason} "
-                "(what is done is kept; quarantine.jsonl names all; raise max_failures to go on)"
+                "(what is published is kept; quarantine.jsonl names all; raise max_failures to go on)"
             )

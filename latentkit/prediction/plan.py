@@ -14,6 +14,7 @@ import numpy as np
 from latentkit.encoders.contract import Contract
 from latentkit.encoders.encoder import Encoder
 from latentkit.errors import LatentkitError
+from latentkit.readable import readable_bytes
 from latentkit.sources.item import Fingerprint, Source, SourceError, Stat
 
 
@@ -231,6 +232,6 @@ def check_room(root: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise LatentkitError(
-            f"no room in {root}: {needed / 2**30:.1f} GiB to write, {free / 2**30:.1f} GiB free; "
+            f"no room in {root}: {readable_bytes(needed)} to write, {readable_bytes(free)} free; "
             "free some, or give another output_dir"
         )

@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from latentkit.readable import readable_bytes, readable_count
+
 REASONS_SHOWN = 8
 
 
@@ -99,28 +101,13 @@ def print_summary(summary: Summary, console: Console) -> None:
         )
     console.print(table)
     rate = f", {summary.pictures_per_second:,.1f} pictures/s" if summary.pictures_per_second else ""
-    _say(console, f"{summary.pictures:,} pictures, {summary.seconds:,.1f} s{rate}, on {summary.device}")
+    _say(
+        console,
+        f"{readable_count(summary.pictures, 'picture')}, {summary.seconds:,.1f} s{rate}, on {summary.device}",
+    )
     _say(console, f"in {', '.join(dict.fromkeys(encoder.folder for encoder in summary.encoders))}")
     for line in _remarks(summary):
         _say(console, line)
-
-
-def readable_bytes(count: int) -> str:
-    """Bytes in the largest binary unit that leaves at least 1."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
-        size /= 1024
-    return f"{size:,.1f} TiB"
-
-
-def readable_seconds(seconds: float) -> str:
-    """A duration in the largest unit that leaves at least 2: 90 s, 25 min, 7 h, 3 days."""
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:,.0f} {unit}"
-    return f"{seconds:,.0f} s"
 
 
 def _remarks(summary: Summary) -> list[str]:
@@ -129,7 +116,7 @@ def _remarks(summary: Summary) -> list[str]:
         counts = ", ".join(f"{name} {count:,}" for name, count in sorted(summary.conversions.items()))
         lines.append(f"on the way: {counts}")
     if summary.ignored_files:
-        lines.append(f"left out as no pictures: {summary.ignored_files:,} other files")
+        lines.append(f"left out: {readable_count(summary.ignored_files, 'other file')}")
     reasons = Counter(f"{entry['stage']}: {entry['reason']}" for entry in summary.quarantine)
     if reasons:
         lines.append(f"quarantined ({len(summary.quarantine):,} in quarantine.jsonl):")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Container
@@ -33,10 +34,16 @@ def read_caption(path: Path, *, follow: bool) -> str | None:
             data, _ = files.read_whole(descriptor, path, MAX_BYTES)
         return data.decode("utf-8-sig").strip() or None
     except SourceError as error:
-        logger.warning("caption left out: %s", error)
+        _warn(str(error))
     except UnicodeDecodeError:
-        logger.warning("caption left out: %s is not UTF-8", files.printable(path))
+        _warn(f"{files.printable(path)} is not UTF-8")
     return None
+
+
+@functools.cache
+def _warn(reason: str) -> None:
+    """Once for each reason, though captions are read at every planning and batch."""
+    logger.warning("caption left out: %s", reason)
 
 
 def read_records(path: Path, keys: Container[str]) -> tuple[dict[str, str | None], int]:

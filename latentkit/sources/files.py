@@ -52,17 +52,22 @@ def refuse_collisions(locations: Iterable[tuple[str, str]]) -> None:
         locations: (key, location) of every picture.
 
     Raises:
-        UsageError: names the first two files whose outputs would overwrite each other.
+        UsageError: says how many would overwrite each other's outputs, and names the first two.
     """
     seen: dict[str, str] = {}
+    pairs: list[tuple[str, str, str]] = []
     for key, location in locations:
         folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", key).casefold())
         other = seen.setdefault(folded, location)
         if other is not location:
-            raise UsageError(
-                f"{other} and {location} would have one key, {key!r} (suffix, case and Unicode form "
-                "do not count): rename or remove one of them"
-            )
+            pairs.append((other, location, key))
+    if pairs:
+        other, location, key = pairs[0]
+        more = f", and so would {len(pairs) - 1:,} more" if len(pairs) > 1 else ""
+        raise UsageError(
+            f"{other} and {location} would have one key, {key!r}{more} (suffix, case and Unicode form "
+            "do not count): rename or remove one of them"
+        )
 
 
 def existing_folder(path: str | Path, advice: str) -> Path:

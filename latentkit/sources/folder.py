@@ -17,8 +17,8 @@ class FolderSource(Source):
     """The pictures of a folder and all folders in it, in the order of their keys (by code point).
 
     Taken are ``.jpg .jpeg .png .webp .gif`` in any case. What begins with a dot is skipped, links to folders
-    are not followed, links to files are. A key is the path in the folder without its suffix, such as
-    ``cats/tom``; two keys must differ by more than case and Unicode form.
+    are counted as ignored, links to files are followed. A key is the path in the folder without its suffix,
+    such as ``cats/tom``; two keys must differ by more than case and Unicode form.
 
     The caption of ``tom.jpg`` is ``tom.txt``: UTF-8, stripped. An empty one is none; one that is not UTF-8 or
     cannot be read is none too, and a warning in the log names it.
@@ -29,6 +29,7 @@ class FolderSource(Source):
         root: the folder.
         orient: apply EXIF orientation.
         strict: refuse a JPEG that libjpeg had to guess at.
+        exclude: a folder that is left out wherever it lies: the output.
 
     Raises:
         UsageError: no folder, no picture in it, or two pictures with one key.
@@ -37,10 +38,13 @@ class FolderSource(Source):
     root: str
     orient: bool = True
     strict: bool = True
+    exclude: str | None = None
 
     def __post_init__(self) -> None:
+        if not self.root:
+            raise UsageError("dataset.root is empty: set dataset.root to a folder of pictures")
         self._folder = files.existing_folder(self.root, "set dataset.root to a folder of pictures")
-        paths, self.ignored = _walk(self._folder)
+        paths, self.ignored = _walk(self._folder, Path(self.exclude).absolute() if self.exclude else None)
         if not paths:
             found = f"{self.ignored} other files" if self.ignored else "nothing else either"
             suffixes = " ".join(sorted(files.PICTURE_SUFFIXES))
@@ -78,8 +82,9 @@ class FolderSource(Source):
         return Stat(now.st_size, now.st_mtime_ns)
 
 
-def _walk(root: Path) -> tuple[list[str], int]:
+def _walk(root: Path, exclude: Path | None) -> tuple[list[str], int]:
     """Relative paths of the pictures under a folder, and how many other files (captions apart) lie there."""
+    out = exclude.resolve() if exclude else None
     paths: list[str] = []
     ignored = 0
     folders = [""]
@@ -91,11 +96,19 @@ def _walk(root: Path) -> tuple[list[str], int]:
                     continue
                 path = f"{inside}{entry.name}"
                 if entry.is_dir(follow_symlinks=False):
-                    folders.append(path + "/")
-                elif entry.is_dir():
-                    continue
+                    if out is None or entry.name != out.name or (root / path).resolve() != out:
+                        folders.append(path + "/")
+                elif _is_link_to_folder(entry):
+                    ignored += 1
                 elif files.has_picture_suffix(entry.name):
                     paths.append(path)
                 elif not entry.name.endswith(".txt"):
                     ignored += 1
     return paths, ignored
+
+
+def _is_link_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: reading it will say so
+        return False

@@ -49,7 +49,8 @@ class ImageNetTree(Source):
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise UsageError(f"ImageNet has no split {self.split!r}: choose from {', '.join(SPLITS)}")
-        expected = f"expected {self.split}/<wnid>/*.JPEG in it, such as {self.split}/n01440764/"
+        example = "n01440764_10026.JPEG" if self.split == "train" else "ILSVRC2012_val_00000293.JPEG"
+        expected = f"expected {self.split}/<wnid>/*.JPEG in it, named as {self.split}/n01440764/{example}"
         root = files.existing_folder(self.root, expected)
         self._folder = files.existing_folder(root / self.split, expected)
         entries = _names(self._folder)

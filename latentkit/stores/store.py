@@ -78,10 +78,12 @@ class Store(ABC):
         for encoder, asked in contracts.items():
             there = self.contract(encoder)
             place = self._folder(encoder)
-            if there is not None and (differences := self._differences(encoder, there, asked)):
+            arrays = self._has_arrays(encoder)
+            differences = self._differences(encoder, there, asked) if there and arrays else []
+            if differences and there:
                 lines.append(f"{place} holds other numbers than {encoder} would write: {_CHOICE}")
                 lines += [f"  {name}: there {ours}, asked {theirs}" for name, ours, theirs in differences]
-            elif there is None and self._has_arrays(encoder):
+            elif there is None and arrays:
                 lines.append(
                     f"{place} holds arrays without a contract, nobody knows what they mean: {_CHOICE}"
                 )
@@ -134,7 +136,7 @@ class Store(ABC):
                 remove_temporaries(folder, below=folder != root)
         self._fold()
         for encoder, contract in contracts.items():
-            if overwrite:
+            if overwrite or not self._has_arrays(encoder):
                 self._make_room(encoder, contract)
             if not self._claims(encoder)[0].exists():
                 publish_json(self._claims(encoder)[0], claim(contract) | self._place())

@@ -147,3 +147,29 @@ def test_the_first_few(tmp_path: Path) -> None:
     assert len(First(source, 9)) == 3
     with pytest.raises(UsageError, match="limit=0"):
         First(source, 0)
+
+
+def test_links_to_folders_are_counted_and_a_link_to_itself_fails_alone(tmp_path: Path) -> None:
+    root = fill(tmp_path / "root", "a.jpg", "cats/b.jpg")
+    (root / "more").symlink_to("cats")
+    (root / "self.jpg").symlink_to("self.jpg")
+    source = FolderSource(root=str(root))
+    assert [item.key for item in items(source)] == ["a", "cats/b", "self"]
+    assert source.ignored == 1
+    with pytest.raises(SourceError):
+        source.read(2)
+
+
+def test_an_excluded_folder_is_left_out_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = fill(tmp_path / "root", "a.jpg", "out/preview.png", "sub/out/b.jpg")
+    monkeypatch.chdir(root)
+    keys = [item.key for item in items(FolderSource(root=".", exclude="out"))]
+    assert keys == ["a", "sub/out/b"]
+
+
+def test_collisions_are_counted(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"p{number}.{suffix}" for number in range(3) for suffix in ("jpg", "png")))
+    with pytest.raises(UsageError, match=r"p0\.jpg and .*p0\.png .* so would 2 more"):
+        FolderSource(root=str(tmp_path))
