@@ -134,7 +134,7 @@ def test_what_the_hub_refuses_is_said_with_what_to_do(
 ) -> None:
     line = contract(hub, tmp_path, model, revision=revision)
     assert line.startswith(f"flux_vae: {text}")
-    assert line.endswith("; or pass encoders.flux_vae.model=FOLDER or weights=random")
+    assert line.endswith("; otherwise pass encoders.flux_vae.model=FOLDER or weights=random")
 
 
 @pytest.mark.parametrize(
@@ -144,5 +144,5 @@ def test_without_a_network_and_a_cache_the_line_says_so(tmp_path: Path, local: b
     line = contract("http://127.0.0.1:9", tmp_path, "lab/open", local=local)
     assert line == (
         f"flux_vae: lab/open is not in the local cache, and {why}; "
-        "or pass encoders.flux_vae.model=FOLDER or weights=random"
+        "otherwise pass encoders.flux_vae.model=FOLDER or weights=random"
     )

@@ -177,6 +177,6 @@ def test_equal_plans_have_equal_digests(tmp_path: Path, folder: Path) -> None:
 
 def test_a_disk_without_room_is_an_error_before_anything_is_written(tmp_path: Path) -> None:
     check_room(tmp_path / "not" / "there", 1)
-    with pytest.raises(LatentkitError, match=r"no room in .*not/there: 1048576.0 GiB to write, .* GiB free"):
+    with pytest.raises(LatentkitError, match=r"no room in .*not/there: 1,024.0 TiB to write, .*iB free"):
         check_room(tmp_path / "not" / "there", 2**50)
     assert not (tmp_path / "not").exists()
