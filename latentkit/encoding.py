@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -30,10 +30,9 @@ from latentkit.report.account import encoder_summaries, quarantine_entries, quar
 from latentkit.report.preview import contact_sheet
 from latentkit.report.summary import Summary, print_summary
 from latentkit.sources import First, Source
-from latentkit.sources.item import Fingerprint
 from latentkit.stores import OutputLock, ShardStore, Store
 from latentkit.stores.publish import publish, publish_json
-from latentkit.stores.quarantine import Held, Quarantine
+from latentkit.stores.quarantine import Quarantine
 
 if TYPE_CHECKING:
     from latentkit.prediction.run import RunResult
@@ -120,7 +119,10 @@ class EncodingJob:
             self.store.open(self.contracts, self.rank, overwrite=self.cfg.overwrite)
         ledger = Quarantine.read(self.cfg.output_dir)
         retry = self.cfg.retry_quarantined or self.cfg.overwrite
-        quarantined = {} if retry else {name: _fingerprints(ledger.held(name)) for name in self.contracts}
+        quarantined = {
+            name: {key: held.fingerprint for key, held in ledger.held(name).items()}
+            for name in (() if retry else self.contracts)
+        }
         plan = make_plan(
             self.source,
             self.encoders,
@@ -293,13 +295,6 @@ def _check_folder(output_dir: str) -> None:
         raise UsageError("output_dir is empty: give output_dir=FOLDER")
     if Path(output_dir).exists() and not Path(output_dir).is_dir():
         raise UsageError(f"output_dir={output_dir} is a file: give a folder")
-
-
-def _fingerprints(held: Mapping[str, Held]) -> dict[str, Fingerprint | None]:
-    return {
-        key: None if entry.sha256 is None else Fingerprint(entry.sha256, entry.stat)
-        for key, entry in held.items()
-    }
 
 
 def _workers(asked: int | None) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from latentkit.prediction.results import Failure
-from latentkit.sources.item import Stat
+from latentkit.sources.item import Fingerprint, Stat
 from latentkit.stores.ledger import (
     Damage,
     append_lines,
@@ -43,6 +43,11 @@ class Held(NamedTuple):
     time: str
     sha256: str | None
     stat: Stat | None
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """The bytes that failed; None when they could not be read."""
+        return None if self.sha256 is None else Fingerprint(self.sha256, self.stat)
 
 
 @dataclass(frozen=True, slots=True)
