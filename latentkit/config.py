@@ -8,14 +8,14 @@ import importlib
 import inspect
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from latentkit import schemas
 from latentkit.errors import UsageError
 
 PACKAGE = Path(__file__).resolve().parent
@@ -29,57 +29,23 @@ def conf_dir() -> Path:
     raise UsageError("latentkit's conf/ folder is missing: install the package again")
 
 
-@dataclass
-class VramConfig:
-    """How much device memory a run may take; the encoders' options pull from it.
-
-    Attributes:
-        profile: low, high, or auto (picked by free memory when the run starts).
-        resident: ``one`` encoder in device memory at a time, or ``all``.
-        batch_size: encoder -> pictures or captions a batch.
-        compile: run the networks through torch.compile (never on a CPU).
-        channels_last: run convolutions in channels-last memory order.
-        when: the profiles that ``auto`` picks from.
-    """
-
-    profile: str = MISSING
-    resident: str | None = MISSING
-    batch_size: dict[str, int | None] = field(default_factory=dict)
-    compile: bool | None = MISSING
-    channels_last: bool | None = MISSING
-    when: dict[str, Any] | None = None
-
-
-@dataclass
-class EncodeConfig:
-    """The root of ``latentkit.encode``; the groups' own options are checked when they are built."""
-
-    dataset: Any = MISSING
-    encoders: dict[str, Any] = field(default_factory=dict)
-    vram: VramConfig = field(default_factory=VramConfig)
-    weights: Any = MISSING
-    trainer: Any = MISSING
-    store: Any = MISSING
-    output_dir: str = MISSING
-    limit: int | None = None
-    dry_run: bool = False
-    overwrite: bool = False
-    max_failures: float = 0.01
-    retry_quarantined: bool = False
-    shard_size: int = 10000
-    seed: int = 0
-    workers: int | None = None
-
-
 def register() -> None:
     """Make the schemas and resolvers known to Hydra. Safe to call again."""
-    ConfigStore.instance().store(name="encode_schema", node=EncodeConfig)
+    for verb, schema in schemas.ROOTS.items():
+        ConfigStore.instance().store(name=f"{verb}_schema", node=schema)
     OmegaConf.register_new_resolver("basename", _basename, replace=True)
     OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
+    OmegaConf.register_new_resolver("shards_dir", _shards_dir, replace=True)
 
 
 def _basename(path: str) -> str:
     return Path(path).resolve().name or "root"
+
+
+def _shards_dir(output_dir: str) -> str:
+    """Where the tars of an output go: ``data/shards`` for ``data/derived``, else a folder in the output."""
+    path = Path(output_dir)
+    return str(path.with_name("shards") if path.name == "derived" else path / "webdataset")
 
 
 def _sweep_dir(dry_run: bool) -> str:

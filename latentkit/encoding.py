@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from latentkit.collection import Collection
 from latentkit.command import DONE, INTERRUPTED, QUARANTINED
 from latentkit.config import build
 from latentkit.device import Device, fill_vram, find_device, launched_externally, process_rank
@@ -74,13 +75,8 @@ class EncodingJob:
             raise UsageError(f"max_failures={cfg.max_failures}: a share, from 0 to 1")
         if cfg.workers is not None and cfg.workers < 0:
             raise UsageError(f"workers={cfg.workers}: must be at least 0")
-        choices = HydraConfig.get().runtime.choices
-        source: Source = build(cfg.dataset, "dataset")
-        _check_folder(cfg.output_dir)
-        if "split" in cfg.store:
-            cfg.store.dataset = cfg.store.dataset or choices["dataset"]
-            cfg.store.split = cfg.store.split or cfg.dataset.get("split")
-        store: Store = build(cfg.store, "store")
+        collection = Collection.from_config(cfg)
+        source, store = collection.source, collection.store
         if cfg.limit is not None:
             source = First(source, cfg.limit)
         device = find_device(cfg.trainer.accelerator)
@@ -101,7 +97,7 @@ class EncodingJob:
                 "a sweep over several devices has to be started by torchrun or srun, or one job at a time"
             )
         console = Console(stderr=True, quiet=rank > 0)
-        return cls(choices["dataset"], source, encoders, store, contracts, cfg, device, rank, console, began)
+        return cls(collection.name, source, encoders, store, contracts, cfg, device, rank, console, began)
 
     @property
     def dry_run(self) -> bool:
@@ -288,13 +284,6 @@ def _check_limit(store: Store, encoders: Iterable[str], limit: int) -> None:
                 f"limit={limit}: {store.root} already holds {there:,} pictures of {encoder}, and the "
                 "others would be taken away; choose another output_dir"
             )
-
-
-def _check_folder(output_dir: str) -> None:
-    if not output_dir:
-        raise UsageError("output_dir is empty: give output_dir=FOLDER")
-    if Path(output_dir).exists() and not Path(output_dir).is_dir():
-        raise UsageError(f"output_dir={output_dir} is a file: give a folder")
 
 
 def _workers(asked: int | None) -> int:

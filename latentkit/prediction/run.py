@@ -17,13 +17,13 @@ from rich.console import Console
 
 from latentkit.encoders.encoder import Encoder
 from latentkit.errors import LatentkitError
+from latentkit.interrupt import Interrupts
 from latentkit.prediction.batches import BatchStream
 from latentkit.prediction.decoding import worker_deaths_told
 from latentkit.prediction.failures import FailureLimit
-from latentkit.prediction.interrupt import Interrupts
 from latentkit.prediction.module import EncodingModule
 from latentkit.prediction.plan import Plan, Unit
-from latentkit.prediction.progress import ProgressReport
+from latentkit.prediction.progress import PassProgress
 from latentkit.prediction.writer import Sink, StoreWriter, Tally, WriterThread
 from latentkit.sources.item import Source
 
@@ -115,7 +115,7 @@ def run_plan(
         for together in passes:
             units = {encoder.name: shares[encoder.name] for encoder in together}
             total = sum(len(unit.indices) for of_encoder in units.values() for unit in of_encoder)
-            with ProgressReport(_title(together, trainer), total, len(together), console) as progress:
+            with PassProgress(_title(together, trainer), total, len(together), console) as progress:
                 module = EncodingModule(together, limit)
                 stream = BatchStream(
                     source,

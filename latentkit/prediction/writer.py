@@ -15,11 +15,11 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from latentkit.errors import LatentkitError
+from latentkit.interrupt import Interrupts
 from latentkit.prediction.batches import BatchStream
-from latentkit.prediction.interrupt import Interrupts
 from latentkit.prediction.module import EncodingModule
 from latentkit.prediction.plan import Unit
-from latentkit.prediction.progress import ProgressReport
+from latentkit.prediction.progress import PassProgress
 from latentkit.prediction.results import Encoded, Failure
 from latentkit.sources.item import Source
 
@@ -131,7 +131,7 @@ class StoreWriter(BasePredictionWriter):
         self._digest = digest
         self.tally = Tally()
 
-    def attend(self, stream: BatchStream, progress: ProgressReport, interrupts: Interrupts) -> None:
+    def attend(self, stream: BatchStream, progress: PassProgress, interrupts: Interrupts) -> None:
         """Turn to the next pass; `progress` will be told of every result."""
         self._stream = stream
         self._progress = progress

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from latentkit.errors import UsageError
 from latentkit.sources import files
 from latentkit.sources.captions import read_caption, read_records
 from latentkit.sources.item import Item, Source, SourceError, Stat
+from latentkit.sources.photos import PhotoMetadata
 
 
 @dataclass(kw_only=True, eq=False)
@@ -25,12 +27,13 @@ class ApprovedSource(Source):
 
     Captions come from the records, by ``image_id`` or else the stem of ``image_path``; of several records of
     a picture the last that has the field ``caption`` counts. A picture without one there may have
-    ``<image_id>.txt`` beside it.
+    ``<image_id>.txt`` beside it, or the crawler's list gave one (`photos.CAPTION_FIELDS`).
 
     Attributes:
         root: the folder of links.
         raw: the folder that they may lead to.
         records: JSON lines; need not exist.
+        photos: the photo ledger of `latentkit.sources.photos`; need not exist.
         orient: apply EXIF orientation.
         strict: refuse a JPEG that libjpeg had to guess at.
         bad_records: lines of the records that are no JSON object with an id (not a field: found, not set).
@@ -42,6 +45,7 @@ class ApprovedSource(Source):
     root: str = "data/approved"
     raw: str = "data/raw"
     records: str = "data/derived/approved_image_dataset.jsonl"
+    photos: str = "data/photos.jsonl"
     orient: bool = True
     strict: bool = True
 
@@ -64,6 +68,7 @@ class ApprovedSource(Source):
         files.refuse_collisions((key, self._location(name)) for key, name in keyed)
         self._keys = [key for key, _ in keyed]
         self._names = [name for _, name in keyed]
+        self._photos = PhotoMetadata(Path(self.photos).expanduser(), set(self._keys))
         self._captions, self.bad_records = read_records(Path(self.records).expanduser(), set(self._keys))
 
     def _location(self, name: str) -> str:
@@ -75,7 +80,13 @@ class ApprovedSource(Source):
     def __getitem__(self, index: int) -> Item:
         key, name = self._keys[index], self._names[index]
         beside = self._folder / f"{name.rpartition('.')[0]}.txt"
-        return Item(key, self._location(name), self._captions.get(key) or read_caption(beside, follow=False))
+        caption = self._captions.get(key) or read_caption(beside, follow=False) or self._photos.caption(key)
+        return Item(key, self._location(name), caption)
+
+    def metadata(self, index: int) -> dict[str, Any]:
+        """``{"metadata": {...}}`` with what the crawler's list said."""
+        said = self._photos[self._keys[index]]
+        return {"metadata": said} if said else {}
 
     def read(self, index: int) -> tuple[bytes, Stat | None]:
         with self._opened(self._names[index]) as descriptor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +83,7 @@ class Source(ABC):
     @abstractmethod
     def stat(self, index: int) -> Stat | None:
         """Size and mtime without reading; None when that cannot be told (``read`` then says why)."""
+
+    def metadata(self, index: int) -> dict[str, Any]:
+        """What else is known of a picture: JSON values for its record; empty by default."""
+        return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from latentkit.errors import UsageError
 from latentkit.sources.item import Item, Source, Stat
@@ -45,3 +46,6 @@ class First(Source):
 
     def stat(self, index: int) -> Stat | None:
         return self.source.stat(self._checked(index))
+
+    def metadata(self, index: int) -> dict[str, Any]:
+        return self.source.metadata(self._checked(index))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -189,6 +189,24 @@ def fold_done(root: Path) -> None:
     waiting = _journals(root)
     for encoder in sorted({*encoders_done(root), *waiting} - {"quarantine"}):
         _fold(done_path(root, encoder), waiting.get(encoder, []))
+
+
+def forget_done(root: Path, encoder: str, keys: Container[str]) -> list[bytes]:
+    """Take keys out of a folded done ledger: they will be encoded again. Returns their lines."""
+    path = done_path(root, encoder)
+    kept: list[bytes] = []
+    taken: list[bytes] = []
+    for (key, _), raw in read_lines(path, _parse_done, Damage(path)):
+        (taken if key in keys else kept).append(raw)
+    if taken:
+        publish_lines(path, kept)
+    return taken
+
+
+def remember_done(root: Path, encoder: str, lines: Iterable[bytes]) -> None:
+    """Put lines of `forget_done` or `done_line` into the done ledger; they win over what is there."""
+    append_lines(journal_path(root, encoder, 0), lines)
+    _fold(done_path(root, encoder), journals(root, encoder))
 
 
 def _fold(ledger: Path, waiting: list[Path]) -> None:

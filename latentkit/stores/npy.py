@@ -20,6 +20,7 @@ from latentkit.prediction.plan import Unit
 from latentkit.prediction.results import Encoded
 from latentkit.sources.item import Fingerprint, Source
 from latentkit.stores.arrays import match, npy_publication, read_npy
+from latentkit.stores.claim import read_claim
 from latentkit.stores.ledger import (
     append_lines,
     done_line,
@@ -75,7 +76,7 @@ class NpyStore(Store):
             LatentkitError: one line: the disk is full, ... What was published before stays.
         """
         contract = self._contracts[encoded.encoder]
-        folders = self._output_folders(encoded.encoder, contract)
+        folders = self.output_folders(encoded.encoder, contract)
         for output in folders:
             array = encoded.arrays[output]
             match(array.shape[1:], array.dtype, contract.outputs[output])
@@ -85,7 +86,7 @@ class NpyStore(Store):
         for row, key in enumerate(encoded.keys):
             size = 0
             for output, folder in folders.items():
-                publication, nbytes = npy_publication(_path(folder, key), encoded.arrays[output][row])
+                publication, nbytes = npy_publication(array_path(folder, key), encoded.arrays[output][row])
                 files.append(publication)
                 size += nbytes
             lines.append(done_line(key, encoded.sources[row], size, encoded.facts[row]))
@@ -112,14 +113,27 @@ class NpyStore(Store):
         contract = self.contract(encoder)
         if contract is None:
             raise LatentkitError(f"{self._folder(encoder)} has no contract.json: encode {encoder} first")
-        folders = self._output_folders(encoder, contract)
-        return {name: read_npy(_path(path, key), contract.outputs[name]) for name, path in folders.items()}
+        folders = self.output_folders(encoder, contract)
+        return {
+            name: read_npy(array_path(path, key), contract.outputs[name]) for name, path in folders.items()
+        }
+
+    def encoders(self) -> dict[str, Contract]:
+        """The contracts of all encoders that have outputs here, sorted by name.
+
+        Raises:
+            LatentkitError: a contract.json is damaged.
+        """
+        named = {self._folder(name) / "contract.json" for name in self.folders}
+        paths = named.union(Path(self.root).glob("*/contract.json"))
+        found = [read_claim(path) for path in paths if path.exists()]
+        return {contract.encoder: contract for contract in sorted(found, key=lambda found: found.encoder)}
 
     def counts(self, encoder: str) -> Counts:
         done = read_done(Path(self.root), encoder)
         return Counts(len(done), sum(entry.bytes for entry in done.values()))
 
-    def _output_folders(self, encoder: str, contract: Contract) -> dict[str, Path]:
+    def output_folders(self, encoder: str, contract: Contract) -> dict[str, Path]:
         """Output name -> folder, for the outputs that have files."""
         folder = self._folder(encoder)
         first, *further = [name for name in contract.outputs if name != IN_RECORD]
@@ -128,8 +142,8 @@ class NpyStore(Store):
     def _sizes(self, encoder: str, contract: Contract) -> dict[str, int]:
         """Key -> bytes of all its files that are there."""
         sizes: dict[str, int] = {}
-        for folder in self._output_folders(encoder, contract).values():
-            for key, entry in _arrays(folder):
+        for folder in self.output_folders(encoder, contract).values():
+            for key, entry in arrays_below(folder):
                 sizes[key] = sizes.get(key, 0) + entry.stat().st_size
         return sizes
 
@@ -145,29 +159,30 @@ class NpyStore(Store):
         return [self._folder(encoder) / "contract.json"]
 
     def _has_arrays(self, encoder: str) -> bool:
-        return next(_arrays(self._folder(encoder)), None) is not None
+        return next(arrays_below(self._folder(encoder)), None) is not None
 
     def _clear(self, encoder: str, there: Contract) -> None:
         remove_many([done_path(Path(self.root), encoder)])
-        for folder in self._output_folders(encoder, there).values():
+        for folder in self.output_folders(encoder, there).values():
             remove_temporaries(folder, below=True)
-            remove_many(Path(entry.path) for _, entry in _arrays(folder))
+            remove_many(Path(entry.path) for _, entry in arrays_below(folder))
         remove_many(self._claims(encoder))
 
 
-def _path(folder: Path, key: str) -> Path:
+def array_path(folder: Path, key: str) -> Path:
+    """Where the array of a key lies. Raises LatentkitError for a key that leads out of the folder."""
     if key.startswith("/") or ".." in key.split("/") or "\0" in key:
         raise LatentkitError(f"the key {key!r} would lie outside of {folder}")
     return folder / f"{key}.npy"
 
 
-def _arrays(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+def arrays_below(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
     """(key, entry) of every array below a folder; links are not followed."""
     if not folder.is_dir():
         return
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                yield from _arrays(Path(entry.path), f"{prefix}{entry.name}/")
+                yield from arrays_below(Path(entry.path), f"{prefix}{entry.name}/")
             elif entry.name.endswith(".npy"):
                 yield f"{prefix}{entry.name[:-4]}", entry

@@ -3,9 +3,9 @@
 Fields, in this order: ``image_path``, ``caption``, ``width``, ``height``, ``t5_attention_mask``,
 ``image_id``, ``aspect_bucket``, ``format_version`` (2), ``label`` (where the source has classes),
 ``encoders`` (whose outputs are there and belong to the picture as it is now), then every other field that
-the record had, in its old order. A field whose value is not known yet is left out. Stage 1 records (no
-``image_id``: the stem of ``image_path``; an inline ``dinov3_embedding``) become these and keep what is
-theirs.
+the record had, in its old order, and what else the source knows (``metadata``). A field whose value is not
+known yet is left out. Stage 1 records (no ``image_id``: the stem of ``image_path``; an inline
+``dinov3_embedding``) become these and keep what is theirs.
 """
 
 from __future__ import annotations
@@ -51,9 +51,10 @@ def publish_records(path: Path, root: Path, source: Source) -> None:
         rows = heapq.merge(*streams, key=lambda row: row[:2])
         for key, group in itertools.groupby(rows, key=lambda row: row[0]):
             raw, item, facts = None, None, dict[str, dict[str, Any]]()
+            metadata: dict[str, Any] = {}
             for _, kind, payload in group:
                 if kind == _ITEM:
-                    item = source[payload]
+                    item, metadata = source[payload], source.metadata(payload)
                 elif kind == _OLD and file is not None:
                     file.seek(payload)
                     raw = file.readline().rstrip(b"\r\n")
@@ -61,7 +62,8 @@ def publish_records(path: Path, root: Path, source: Source) -> None:
                     facts[payload[0]] = payload[1]
             if item is not None and facts:
                 encoders = [name for name in sorted(facts) if key not in quarantined.get(name, {})]
-                yield dump(_record(item, json.loads(raw) if raw else {}, facts.values(), encoders))
+                old_fields = (json.loads(raw) if raw else {}) | metadata
+                yield dump(_record(item, old_fields, facts.values(), encoders))
             elif raw is not None:
                 yield raw
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from small_runs import published, run_command, started, wait_for
 
-from latentkit.prediction.interrupt import Interrupts
+from latentkit.interrupt import Interrupts
 
 TWO = ("trainer.devices=2", "trainer.strategy=ddp")
 

@@ -1,0 +1,62 @@
+"""What every command works on: a picture collection, and the store that holds its outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from latentkit.config import build
+from latentkit.errors import UsageError
+from latentkit.sources import Source
+from latentkit.stores import Store
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A source and its store.
+
+    Attributes:
+        name: of the dataset, as it was chosen.
+        source: the pictures.
+        store: their outputs; nothing is opened.
+    """
+
+    name: str
+    source: Source
+    store: Store
+
+    @classmethod
+    def from_config(cls, cfg: DictConfig) -> Collection:
+        """Build both.
+
+        Raises:
+            UsageError, LatentkitError: one line each.
+        """
+        source: Source = build(cfg.dataset, "dataset")
+        return cls(dataset_name(), source, build_store(cfg))
+
+
+def dataset_name() -> str:
+    """The dataset that was chosen on the command line, or by default."""
+    name: str = HydraConfig.get().runtime.choices["dataset"]
+    return name
+
+
+def build_store(cfg: DictConfig) -> Store:
+    """The store alone, for what does not look at pictures.
+
+    Raises:
+        UsageError: one line.
+    """
+    if not cfg.output_dir:
+        raise UsageError("output_dir is empty: give output_dir=FOLDER")
+    if Path(cfg.output_dir).exists() and not Path(cfg.output_dir).is_dir():
+        raise UsageError(f"output_dir={cfg.output_dir} is a file: give a folder")
+    if "split" in cfg.store:
+        cfg.store.dataset = cfg.store.dataset or dataset_name()
+        cfg.store.split = cfg.store.split or cfg.dataset.get("split")
+    store: Store = build(cfg.store, "store")
+    return store

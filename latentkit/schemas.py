@@ -1,0 +1,151 @@
+"""The root of every command's configuration: its keys and their types. Hydra holds what users type to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass
+class VramConfig:
+    """How much device memory a run may take; the encoders' options pull from it.
+
+    Attributes:
+        profile: low, high, or auto (picked by free memory when the run starts).
+        resident: ``one`` encoder in device memory at a time, or ``all``.
+        batch_size: encoder -> pictures or captions a batch.
+        compile: run the networks through torch.compile (never on a CPU).
+        channels_last: run convolutions in channels-last memory order.
+        when: the profiles that ``auto`` picks from.
+    """
+
+    profile: str = MISSING
+    resident: str | None = MISSING
+    batch_size: dict[str, int | None] = field(default_factory=dict)
+    compile: bool | None = MISSING
+    channels_last: bool | None = MISSING
+    when: dict[str, Any] | None = None
+
+
+@dataclass
+class EncodeConfig:
+    """The root of ``latentkit.encode``; the groups' own options are checked when they are built."""
+
+    dataset: Any = MISSING
+    encoders: dict[str, Any] = field(default_factory=dict)
+    caption: Any = None
+    vram: VramConfig = field(default_factory=VramConfig)
+    weights: Any = MISSING
+    trainer: Any = MISSING
+    store: Any = MISSING
+    output_dir: str = MISSING
+    limit: int | None = None
+    dry_run: bool = False
+    overwrite: bool = False
+    adopt: bool = False
+    max_failures: float = 0.01
+    retry_quarantined: bool = False
+    shard_size: int = 10000
+    seed: int = 0
+    workers: int | None = None
+
+
+@dataclass
+class SyncConfig:
+    """The root of ``latentkit.sync``: `crawlr.sync` says what the keys mean."""
+
+    dataset: Any = MISSING
+    store: Any = MISSING
+    weights: Any = None
+    output_dir: str = MISSING
+    base_url: str = MISSING
+    connections: int = 16
+    retries: int = 5
+    deadline: float = 120.0
+    limit: int | None = None
+    prune: bool = False
+    max_share: float = 0.2
+    dry_run: bool = False
+
+
+@dataclass
+class CaptionConfig:
+    """The root of ``latentkit.caption``."""
+
+    dataset: Any = MISSING
+    caption: Any = MISSING
+    store: Any = MISSING
+    weights: Any = None
+    output_dir: str = MISSING
+    limit: int | None = None
+    max_failures: float = 0.01
+    overwrite: bool = False
+    dry_run: bool = False
+
+
+@dataclass
+class MigrateConfig:
+    """The root of ``latentkit.migrate``."""
+
+    dataset: Any = MISSING
+    store: Any = MISSING
+    weights: Any = None
+    output_dir: str = MISSING
+    dry_run: bool = False
+
+
+@dataclass
+class VerifyConfig:
+    """The root of ``latentkit.verify``."""
+
+    dataset: Any = MISSING
+    store: Any = MISSING
+    weights: Any = None
+    output_dir: str = MISSING
+    shard_size: int = 10000
+    fix: bool = False
+    report: str | None = None
+
+
+@dataclass
+class PruneConfig:
+    """The root of ``latentkit.prune``."""
+
+    dataset: Any = MISSING
+    store: Any = MISSING
+    weights: Any = None
+    output_dir: str = MISSING
+    max_share: float = 0.2
+    restore: bool = False
+    dry_run: bool = False
+
+
+@dataclass
+class ShardConfig:
+    """The root of ``latentkit.shard``."""
+
+    dataset: Any = MISSING
+    store: Any = MISSING
+    weights: Any = None
+    output_dir: str = MISSING
+    shards_dir: str = MISSING
+    shard_size: int = 1000
+    bucket: list[str] | None = None
+    shuffle: bool = False
+    seed: int = 0
+    members: dict[str, str] = field(default_factory=dict)
+    dry_run: bool = False
+
+
+ROOTS: dict[str, type] = {
+    "encode": EncodeConfig,
+    "sync": SyncConfig,
+    "caption": CaptionConfig,
+    "migrate": MigrateConfig,
+    "verify": VerifyConfig,
+    "prune": PruneConfig,
+    "shard": ShardConfig,
+}
+"""Verb -> schema; ``conf/<verb>.yaml`` begins its defaults with ``<verb>_schema``."""

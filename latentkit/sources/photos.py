@@ -1,0 +1,70 @@
+"""The photo ledger: what the crawler's list said of each photo, and what came of it.
+
+One JSON object a line, sorted by ``filename``, published by ``latentkit.sync``::
+
+    {"filename": "abc123", "url": "https://...", "listed": true, "type": "jpg",
+     "sha256": "...", "size": 183402, "mtime_ns": 1763800000000000000, "metadata": {"title": "..."}}
+
+``url`` is the list's ``exportable_url``, null when there was none; ``type`` the suffix of the link, by the
+file's first bytes; ``sha256``, ``size`` and ``mtime_ns`` are those of the raw file when it last decoded
+whole; these three and ``type`` are null for a photo that is not there. ``listed`` is false once a complete
+list no longer has it. ``metadata`` holds every field of the list's entry but ``filename`` and
+``exportable_url``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Iterator
+from pathlib import Path
+from typing import Any
+
+CAPTION_FIELDS = ("caption", "description")
+"""Fields of the list's entries that are captions, the first that is set counts."""
+
+
+def read_photos(path: Path) -> Iterator[dict[str, Any]]:
+    """The ledger's entries, line by line; an absent file has none, and lines that are none are left out."""
+    try:
+        lines = path.open("rb")
+    except FileNotFoundError:
+        return
+    with lines:
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                usable = isinstance(entry["filename"], str) and isinstance(entry["metadata"], dict)
+            except (ValueError, LookupError, TypeError, RecursionError):
+                continue
+            if usable:
+                yield entry
+
+
+class PhotoMetadata:
+    """The list's metadata of some photos, kept as text until it is asked for.
+
+    Args:
+        path: the photo ledger; need not exist.
+        keys: the image ids that are wanted.
+    """
+
+    def __init__(self, path: Path, keys: Container[str]) -> None:
+        self._texts = {
+            entry["filename"]: json.dumps(entry["metadata"])
+            for entry in read_photos(path)
+            if entry["metadata"] and entry["filename"] in keys
+        }
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        """The metadata of a photo; empty when there is none."""
+        text = self._texts.get(key)
+        metadata: dict[str, Any] = json.loads(text) if text else {}
+        return metadata
+
+    def caption(self, key: str) -> str | None:
+        """The caption that the list gave, stripped; None when there is none."""
+        metadata = self[key]
+        for name in CAPTION_FIELDS:
+            if isinstance(text := metadata.get(name), str) and text.strip():
+                return text.strip()
+        return None
