@@ -1,4 +1,4 @@
-"""Runs ``latentkit.encode`` as a real process, forked from one that has the libraries imported already.
+"""Runs a verb of latentkit as a real process, forked from one that has the libraries imported already.
 
 That saves the ten seconds that importing torch, Lightning and transformers takes on a small machine; all else
 is as from a shell: arguments, working directory, standard streams, exit status, signals.
@@ -6,6 +6,7 @@ is as from a shell: arguments, working directory, standard streams, exit status,
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import multiprocessing
 import os
@@ -31,7 +32,7 @@ _CONTEXT.set_forkserver_preload(
 class Ended:
     """How a process ended: exit status (negative: the signal), output, how often it changed the disk.
 
-    `changes` counts the calls that `encode` can kill at; None for a process that was killed.
+    `changes` counts the calls that `run_verb` can kill at; None for a process that was killed.
     """
 
     returncode: int
@@ -41,23 +42,37 @@ class Ended:
 
 
 def encode(*arguments: str, cwd: Path, kill_at: int | None = None, timeout: float = 180) -> Ended:
-    """``python -m latentkit.encode ARGUMENTS`` in `cwd`.
+    """``python -m latentkit.encode ARGUMENTS`` in `cwd`; see `run_verb`."""
+    return run_verb("encode", *arguments, cwd=cwd, kill_at=kill_at, timeout=timeout)
+
+
+def run_verb(
+    verb: str,
+    *arguments: str,
+    cwd: Path,
+    kill_at: int | None = None,
+    interrupt_at: int | None = None,
+    timeout: float = 180,
+) -> Ended:
+    """``python -m latentkit.VERB ARGUMENTS`` in `cwd`.
 
     Args:
         kill_at: SIGKILL the process at its n-th call (from 0) that changes the disk's state for good: fsync,
             rename or unlink.
+        interrupt_at: SIGINT at its n-th call.
     """
     stdout, stderr, changes = (cwd.parent / f"{cwd.name}.{name}" for name in ("stdout", "stderr", "changes"))
     changes.unlink(missing_ok=True)
     process = _CONTEXT.Process(
-        target=_main, args=(arguments, str(cwd), str(stdout), str(stderr), str(changes), kill_at)
+        target=_main,
+        args=(verb, arguments, str(cwd), str(stdout), str(stderr), str(changes), kill_at, interrupt_at),
     )
     process.start()
     process.join(timeout)
     if process.is_alive():
         process.kill()
         process.join()
-        raise TimeoutError(f"{arguments} ran for over {timeout} s:\n{stderr.read_text()}")
+        raise TimeoutError(f"{verb} {arguments} ran for over {timeout} s:\n{stderr.read_text()}")
     assert process.exitcode is not None
     return Ended(
         process.exitcode,
@@ -68,34 +83,40 @@ def encode(*arguments: str, cwd: Path, kill_at: int | None = None, timeout: floa
 
 
 def _main(
-    arguments: tuple[str, ...], cwd: str, stdout: str, stderr: str, changes: str, kill_at: int | None
+    verb: str,
+    arguments: tuple[str, ...],
+    cwd: str,
+    stdout: str,
+    stderr: str,
+    changes: str,
+    kill_at: int | None,
+    interrupt_at: int | None,
 ) -> None:
     os.chdir(cwd)
     for path, number in ((stdout, 1), (stderr, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-    sys.argv = ["encode.py", *arguments]
-    calls = _count_and_die_at(kill_at)
-    from latentkit.encode import main
-
+    sys.argv = [f"{verb}.py", *arguments]
+    calls = _count_and_signal({kill_at: signal.SIGKILL, interrupt_at: signal.SIGINT})
+    main = importlib.import_module(f"latentkit.{verb}").main
     try:
         main()
     finally:
         Path(changes).write_text(str(next(calls)))
 
 
-def _count_and_die_at(kill_at: int | None) -> Iterator[int]:
+def _count_and_signal(signals: dict[int | None, signal.Signals]) -> Iterator[int]:
     calls = itertools.count()
     me = os.getpid()
 
-    def deadly(function):
+    def counted(function):
         def call(*arguments, **options):
-            if os.getpid() == me and next(calls) == kill_at:
-                os.kill(me, signal.SIGKILL)
+            if os.getpid() == me and (number := signals.get(next(calls))):
+                os.kill(me, number)
             return function(*arguments, **options)
 
         return call
 
     for name in ("fsync", "rename", "replace", "unlink", "remove"):
-        setattr(os, name, deadly(getattr(os, name)))
+        setattr(os, name, counted(getattr(os, name)))
     return calls
