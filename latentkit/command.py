@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -75,6 +77,36 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], int]], Callabl
         return main
 
     return decorate
+
+
+def call(verb: str, values: Mapping[str, object]) -> int:
+    """Run a verb from Python as its command line would.
+
+    Args:
+        verb: ``encode``, ``sync`` ...
+        values: key -> value as Python has it: text, number, bool, None, or a list of such; any characters.
+
+    Returns:
+        Its exit status.
+    """
+    sys.argv = [verb, *(f"{key}={_quoted(value)}" for key, value in values.items())]
+    try:
+        importlib.import_module(f"latentkit.{verb}").main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    raise AssertionError("a command always ends with SystemExit")
+
+
+def _quoted(value: object) -> str:
+    """A value in Hydra's grammar for overrides."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_quoted, value))}]"
+    if value is None:
+        return "null"
+    if isinstance(value, bool | int | float):
+        return str(value).lower()
+    text = re.sub(r"(\\*)(?='|$)", r"\1\1", str(value)).replace("'", "\\'")
+    return f"'{text}'"
 
 
 def _as_ctrl_c(signum: int, frame: FrameType | None) -> None:

@@ -73,6 +73,8 @@ class EncodingJob:
             raise UsageError("no encoder: give encoder=NAME")
         if not 0 <= cfg.max_failures <= 1:
             raise UsageError(f"max_failures={cfg.max_failures}: a share, from 0 to 1")
+        if cfg.progress_every is not None and cfg.progress_every < 1:
+            raise UsageError(f"progress_every={cfg.progress_every}: must be at least 1")
         if cfg.workers is not None and cfg.workers < 0:
             raise UsageError(f"workers={cfg.workers}: must be at least 0")
         collection = Collection.from_config(cfg)
@@ -180,6 +182,7 @@ class EncodingJob:
                 max_failures=self.cfg.max_failures,
                 workers=_workers(self.cfg.workers),
                 console=self.console,
+                progress_every=self.cfg.progress_every,
             )
         except LatentkitError:
             if self.rank == 0:

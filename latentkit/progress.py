@@ -41,14 +41,23 @@ class ProgressReport:
         total: how many things there are; None while that is not known.
         console: where to; a terminal gets a bar, anything else plain lines.
         things: what is counted.
+        every: say a plain line after so many things; None for one every `SECONDS_BETWEEN_LINES`.
     """
 
-    def __init__(self, title: str, total: int | None, console: Console, things: str = "pictures") -> None:
+    def __init__(
+        self,
+        title: str,
+        total: int | None,
+        console: Console,
+        things: str = "pictures",
+        every: int | None = None,
+    ) -> None:
         self._title = title
         self._total = total
         self._console = console
         self._things = things
-        self._done = 0
+        self._every = every
+        self._done = self._said_at = 0
         self._began = self._said = time.monotonic()
         self._bar: Progress | None = None
 
@@ -83,7 +92,7 @@ class ProgressReport:
         self._total = self._total if total is None else total
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, total=self._total)
-        elif time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
+        elif self._is_time():
             self._say()
 
     def advance(self, count: int = 1) -> None:
@@ -95,8 +104,13 @@ class ProgressReport:
         """Since the pass began."""
         return time.monotonic() - self._began
 
+    def _is_time(self) -> bool:
+        if self._every is not None:
+            return self._done - self._said_at >= self._every
+        return time.monotonic() - self._said > SECONDS_BETWEEN_LINES
+
     def _say(self) -> None:
-        self._said = time.monotonic()
+        self._said, self._said_at = time.monotonic(), self._done
         rate = self._done / (self._said - self._began)
         of = left = ""
         if self._total is not None:

@@ -50,6 +50,7 @@ class EncodeConfig:
     shard_size: int = 10000
     seed: int = 0
     workers: int | None = None
+    progress_every: int | None = None
 
 
 @dataclass

@@ -17,10 +17,13 @@ class PassProgress(ProgressReport):
         encodings: of the pass: pictures summed over its encoders.
         encoders: how many of them.
         console: where to.
+        every: say a plain line after so many pictures; None for now and then.
     """
 
-    def __init__(self, title: str, encodings: int, encoders: int, console: Console) -> None:
-        super().__init__(title, encodings // encoders, console)
+    def __init__(
+        self, title: str, encodings: int, encoders: int, console: Console, every: int | None = None
+    ) -> None:
+        super().__init__(title, encodings // encoders, console, every=every)
         self._encoders = encoders
         self._encodings = 0
         self.notes: Counter[str] = Counter()

@@ -75,6 +75,7 @@ def run_plan(
     max_failures: float,
     workers: int,
     console: Console,
+    progress_every: int | None = None,
 ) -> RunResult:
     """Encode what the plan says is left.
 
@@ -87,6 +88,7 @@ def run_plan(
         max_failures: share of the collection that may fail.
         workers: decoding processes of this process.
         console: for the progress report.
+        progress_every: pictures after which it says a line, where there is no terminal for a bar.
 
     Raises:
         TooManyFailuresError, LatentkitError: what is published stays published.
@@ -115,7 +117,8 @@ def run_plan(
         for together in passes:
             units = {encoder.name: shares[encoder.name] for encoder in together}
             total = sum(len(unit.indices) for of_encoder in units.values() for unit in of_encoder)
-            with PassProgress(_title(together, trainer), total, len(together), console) as progress:
+            title = _title(together, trainer)
+            with PassProgress(title, total, len(together), console, progress_every) as progress:
                 module = EncodingModule(together, limit)
                 stream = BatchStream(
                     source,
