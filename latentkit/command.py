@@ -84,12 +84,13 @@ def call(verb: str, values: Mapping[str, object]) -> int:
 
     Args:
         verb: ``encode``, ``sync`` ...
-        values: key -> value as Python has it: text, number, bool, None, or a list of such; any characters.
+        values: key -> value as Python has it: text of any characters, number, bool, or a list of such; None
+            leaves the key at its default.
 
     Returns:
         Its exit status.
     """
-    sys.argv = [verb, *(f"{key}={_quoted(value)}" for key, value in values.items())]
+    sys.argv = [verb, *(f"{key}={_quoted(value)}" for key, value in values.items() if value is not None)]
     try:
         importlib.import_module(f"latentkit.{verb}").main()
     except SystemExit as end:
@@ -101,8 +102,6 @@ def _quoted(value: object) -> str:
     """A value in Hydra's grammar for overrides."""
     if isinstance(value, list):
         return f"[{','.join(map(_quoted, value))}]"
-    if value is None:
-        return "null"
     if isinstance(value, bool | int | float):
         return str(value).lower()
     text = re.sub(r"(\\*)(?='|$)", r"\1\1", str(value)).replace("'", "\\'")

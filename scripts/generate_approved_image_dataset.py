@@ -1,0 +1,54 @@
+"""DINOv3 embeddings, Flux latents and T5 states of the photo library: `latentkit.encode dataset=crawlr`.
+
+python3 scripts/generate_approved_image_dataset.py                     all three
+python3 scripts/generate_approved_image_dataset.py --pass vae          one of them: dinov3, vae, t5
+python3 scripts/generate_approved_image_dataset.py --pass migrate      Stage 1 records to Stage 2
+python3 scripts/generate_approved_image_dataset.py --verify            and verify what is there
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from latentkit.command import DONE, QUARANTINED, call
+
+ENCODERS = {"dinov3": "dinov3", "vae": "flux_vae", "t5": "t5"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Encode or migrate, and verify if asked; the exit status of the last verb, 3 if only encoding had it."""
+    parser = argparse.ArgumentParser(description="Encode the photo library.")
+    parser.add_argument("--pass", dest="only", choices=[*ENCODERS, "migrate"], help="this part alone")
+    parser.add_argument("--progress-every", type=int, metavar="N", help="a progress line every N pictures")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
+    parser.add_argument("--verify", action="store_true", help="verify every file afterwards")
+    parser.add_argument("--vram", choices=["auto", "low", "high"], help="device memory profile (auto)")
+    parser.add_argument("--caption", choices=["none", "transformers", "openai"], help="who captions (none)")
+    parser.add_argument("--adopt", action="store_true", help="take over arrays of unrecorded making")
+    parser.add_argument("--output-dir", metavar="DIR", help="where it goes (data/derived)")
+    parser.add_argument("--approved", metavar="DIR", help="the links (data/approved)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, touch nothing")
+    chosen = parser.parse_args(arguments)
+    everywhere = {"output_dir": chosen.output_dir, "dataset.root": chosen.approved}
+    if chosen.only == "migrate":
+        status = call("migrate", everywhere | {"dry_run": chosen.dry_run or None})
+    else:
+        keys = {
+            "dataset": "crawlr",
+            "encoder": ENCODERS.get(chosen.only),
+            "progress_every": chosen.progress_every,
+            "limit": chosen.limit,
+            "vram": chosen.vram,
+            "caption": chosen.caption,
+            "adopt": chosen.adopt or None,
+            "dry_run": chosen.dry_run or None,
+        }
+        status = call("encode", keys | everywhere)
+    if chosen.verify and not chosen.dry_run and status in (DONE, QUARANTINED):
+        status = call("verify", everywhere) or status
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
