@@ -14,6 +14,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -163,6 +164,35 @@ def remove_many(paths: Iterable[Path]) -> int:
     for folder in sorted(folders):
         sync_folder(folder)
     return count
+
+
+def move_many(moves: Iterable[tuple[Path, Path]]) -> int:
+    """Rename files or links within one file system, over what is there, and sync the folders.
+
+    Args:
+        moves: (from, to); what is no longer at ``from`` was moved before.
+
+    Returns:
+        How many there were.
+    """
+    folders: set[Path] = set()
+    count = 0
+    for old, new in moves:
+        make_folder(new.parent)
+        with _naming(new), contextlib.suppress(FileNotFoundError):
+            old.rename(new)
+            folders |= {old.parent, new.parent}
+            count += 1
+    for folder in sorted(folders):
+        sync_folder(folder)
+    return count
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder that may already be gone, with all that is in it, and sync the one above it."""
+    with _naming(folder), contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+        sync_folder(folder.parent)
 
 
 def remove_temporaries(folder: Path, *, below: bool) -> int:

@@ -1,0 +1,107 @@
+"""The photo library as a place: which links have a photo, which lead to nothing, which raw file is whose."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Set
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from latentkit.sources import files
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Which pictures a collection has, and what of the collection itself is to go.
+
+    Attributes:
+        keys: of every picture that is there and stays.
+        links: names in the library's `root` that are to go.
+        raw: names in the library's `raw` that are to go.
+        there: ``links`` and ``raw`` -> how many there are now.
+    """
+
+    keys: Set[str]
+    links: list[str] = field(default_factory=list)
+    raw: list[str] = field(default_factory=list)
+    there: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Library:
+    """The folders of a photo library; see `ApprovedSource`. None of them need hold anything.
+
+    Attributes:
+        root: the folder of links.
+        raw: the folder that they may lead to.
+        home: the folder that is locked for both, where the photo ledger lies.
+    """
+
+    root: Path
+    raw: Path
+    home: Path
+
+    def survey(self, withdrawn: Set[str] = frozenset()) -> Survey:
+        """Look at every entry of `root` that is named as a picture; changes nothing.
+
+        A link goes when it leads into `raw` or `root` and nothing is there, or when its key is withdrawn. A
+        link that leads anywhere else is not followed and stays, and so does its target. A raw file goes with
+        the last link that leads to it, when that is withdrawn and the file is a regular one.
+
+        Args:
+            withdrawn: keys that are no longer approved, by a complete listing.
+
+        Raises:
+            UsageError: there is no such folder.
+        """
+        root = files.existing_folder(self.root, "sync the photo library first, or set dataset.root")
+        names = sorted(
+            entry.name
+            for entry in root.iterdir()
+            if files.has_picture_suffix(entry.name) and not entry.name.startswith(".")
+        )
+        keys: set[str] = set()
+        links: list[str] = []
+        leads = _Targets(root, self.raw)
+        raw: set[str] = set()
+        kept: set[str] = set()
+        for name in names:
+            key, target = files.key_of(name), leads(name)
+            if key in withdrawn or (target is not None and not target.exists()):
+                links.append(name)
+            else:
+                keys.add(key)
+            if target is not None and target.parent == self.raw:
+                (raw if key in withdrawn else kept).add(target.name)
+        going = sorted(name for name in raw - kept if _is_regular(self.raw / name))
+        there = {"links": len(names), "raw": sum(1 for _ in self.raw.iterdir()) if going else 0}
+        return Survey(keys, links, going, there)
+
+
+class _Targets:
+    """Entry of the folder of links -> the path in ``raw`` or the folder itself that its link leads to.
+
+    None for an entry that is no link, and for a link that leads anywhere else.
+    """
+
+    def __init__(self, root: Path, raw: Path) -> None:
+        self._root = root
+        self._homes = {folder.resolve(): folder for folder in (root, raw)}
+        self._parents: dict[Path, Path | None] = {}
+
+    def __call__(self, name: str) -> Path | None:
+        try:
+            target = self._root / (self._root / name).readlink()
+        except OSError:
+            return None
+        if target.parent not in self._parents:
+            self._parents[target.parent] = self._homes.get(target.parent.resolve())
+        home = self._parents[target.parent]
+        return None if home is None or target.name in {"", ".."} else home / target.name
+
+
+def _is_regular(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
