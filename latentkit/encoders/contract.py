@@ -11,6 +11,10 @@ from typing import Any
 from latentkit.errors import LatentkitError
 
 
+UNRECORDED = "unrecorded"
+"""Stands in a contract for what nobody wrote down when the numbers were made."""
+
+
 class ContractError(LatentkitError):
     """The numbers that are there are not the numbers that were asked for."""
 
@@ -22,7 +26,7 @@ class Contract:
     Attributes:
         encoder: public name, e.g. ``sd_vae``.
         model: hub id, ``local:<folder name>`` for a folder, or ``random <class>``; the encoder's class
-            when it has no weights.
+            when it has no weights; `UNRECORDED` for numbers from before there were contracts.
         revision: the hub revision that was asked for; None for a folder or random weights.
         weights: file name -> sha256 of every weights, configuration and tokenizer file, or ``random:<seed>``
             or ``none``.
@@ -69,6 +73,11 @@ class Contract:
         """sha256 of the canonical JSON (sorted keys, no spaces, ASCII)."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+    @property
+    def recorded(self) -> bool:
+        """Whether it is known what made the numbers; if not, only `stored` and `outputs` say anything."""
+        return self.model != UNRECORDED
 
     def difference(self, other: Contract) -> list[tuple[str, Any, Any]]:
         """(field, ours, theirs) for every leaf that differs, in order of the fields' names."""
