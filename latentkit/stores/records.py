@@ -23,6 +23,12 @@ from latentkit.stores.quarantine import Quarantine
 
 FORMAT_VERSION = 2
 
+FIELDS = (
+    *("image_path", "caption", "width", "height", "t5_attention_mask", "image_id"),
+    *("aspect_bucket", "format_version", "label"),
+)
+"""What stands first in a record, in this order; then ``encoders``, then all else."""
+
 # Where a row of the merge comes from: (key, kind, payload).
 _ITEM, _OLD, _DONE = 0, 1, 2
 _Row = tuple[str, int, Any]
@@ -128,11 +134,7 @@ def _record(
     known |= {"image_id": item.key, "format_version": FORMAT_VERSION}
     if item.label is not None:
         known["label"] = item.label
-    names = (
-        *("image_path", "caption", "width", "height", "t5_attention_mask", "image_id"),
-        *("aspect_bucket", "format_version", "label"),
-    )
     merged = old | known
-    record = {name: merged[name] for name in names if name in merged}
+    record = {name: merged[name] for name in FIELDS if name in merged}
     record["encoders"] = encoders
     return record | {name: value for name, value in old.items() if name not in record}
