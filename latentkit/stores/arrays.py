@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import os
@@ -28,9 +29,7 @@ def npy_publication(path: Path, array: np.ndarray) -> tuple[Publication, int]:
         The publication, and the file's size in bytes.
     """
     array = np.ascontiguousarray(array).reshape(array.shape)
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, np.lib.format.header_data_from_array_1_0(array))
-    header = buffer.getvalue()
+    header = npy_header(array)
     size = len(header) + array.nbytes
 
     def write(file: BinaryIO) -> None:
@@ -42,6 +41,32 @@ def npy_publication(path: Path, array: np.ndarray) -> tuple[Publication, int]:
             raise ValueError("its header or its size is wrong")
 
     return Publication(path, write, validate), size
+
+
+def npy_header(array: np.ndarray) -> bytes:
+    """What ``np.save`` writes before the numbers of an array in C order."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, np.lib.format.header_data_from_array_1_0(array))
+    return buffer.getvalue()
+
+
+def parse_npy(content: bytearray, declared: Mapping[str, Any]) -> np.ndarray:
+    """The array in a whole ``.npy``, sharing its memory; ``declared`` as for `read_npy`.
+
+    Raises:
+        ValueError: it is not what its contract says, or not whole.
+    """
+    start = 10 + int.from_bytes(content[8:10], "little")
+    shape, dtype = _parse_header(bytes(content[:start]))
+    match(shape, dtype, declared)
+    if len(content) != start + math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"it has {len(content)} bytes and its header says otherwise")
+    return np.frombuffer(content, dtype, offset=start).reshape(shape)
+
+
+@functools.lru_cache(64)
+def _parse_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    return _read_header(io.BytesIO(header))
 
 
 def read_npy(path: Path, declared: Mapping[str, Any]) -> np.ndarray:

@@ -22,6 +22,7 @@ from latentkit.sources.item import Fingerprint, Source
 from latentkit.stores.arrays import match, npy_publication, read_npy
 from latentkit.stores.claim import read_claim
 from latentkit.stores.ledger import (
+    Done,
     append_lines,
     done_line,
     done_path,
@@ -59,12 +60,11 @@ class NpyStore(Store):
         held: Callable[[int], bool],
     ) -> list[Unit]:
         contract = self._readable(encoder)
-        done = {} if contract is None else read_done(Path(self.root), encoder)
-        sizes = {} if contract is None else self._sizes(encoder, contract)
+        whole = {} if contract is None else self.whole(encoder, contract)
 
         def is_done(index: int, key: str) -> bool:
-            entry = done.get(key)
-            return entry is not None and sizes.get(key) == entry.bytes and unchanged(index, entry.source)
+            entry = whole.get(key)
+            return entry is not None and unchanged(index, entry.source)
 
         left = [i for i in range(len(source)) if not is_done(i, source[i].key) and not held(i)]
         return [Unit(0, np.array(left, np.int64), False)] if left else []
@@ -132,6 +132,12 @@ class NpyStore(Store):
     def counts(self, encoder: str) -> Counts:
         done = read_done(Path(self.root), encoder)
         return Counts(len(done), sum(entry.bytes for entry in done.values()))
+
+    def whole(self, encoder: str, contract: Contract) -> dict[str, Done]:
+        """What the ledger says of every picture whose files are there with the recorded size."""
+        sizes = self._sizes(encoder, contract)
+        done = read_done(Path(self.root), encoder)
+        return {key: entry for key, entry in done.items() if sizes.get(key) == entry.bytes}
 
     def output_folders(self, encoder: str, contract: Contract) -> dict[str, Path]:
         """Output name -> folder, for the outputs that have files."""
