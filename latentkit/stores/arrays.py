@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -82,6 +83,28 @@ def read_npy(path: Path, declared: Mapping[str, Any]) -> np.ndarray:
     Raises:
         LatentkitError: names the file: missing, cut, forged, with a pickle, with junk after it.
     """
+    with _opened(path, declared) as (file, shape, dtype):
+        array = np.empty(shape, dtype)
+        if file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
+            raise ValueError("it became shorter while it was read")
+        return array
+
+
+def npy_shape(path: Path, declared: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of an array, held against its contract and its file's size; the numbers are not read.
+
+    Raises:
+        LatentkitError: as `read_npy`.
+    """
+    with _opened(path, declared) as (_, shape, _):
+        return shape
+
+
+@contextlib.contextmanager
+def _opened(
+    path: Path, declared: Mapping[str, Any]
+) -> Iterator[tuple[io.BufferedReader, tuple[int, ...], np.dtype[Any]]]:
+    """The file, past its header; its shape and dtype, which fit what is declared and the file's size."""
     try:
         with path.open("rb") as file:
             shape, dtype = _read_header(file)
@@ -90,10 +113,7 @@ def read_npy(path: Path, declared: Mapping[str, Any]) -> np.ndarray:
             size = os.fstat(file.fileno()).st_size
             if size != expected:
                 raise ValueError(f"it has {size} bytes and its header says {expected}")
-            array = np.empty(shape, dtype)
-            if file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
-                raise ValueError("it became shorter while it was read")
-            return array
+            yield file, shape, dtype
     except FileNotFoundError:
         raise LatentkitError(f"{path} is missing: encode it again") from None
     except (OSError, ValueError) as error:
