@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -17,33 +18,38 @@ from latentkit.errors import LatentkitError
 
 
 def download(
-    model: str, revision: str | None, patterns: list[str], encoder: str, *, local_files_only: bool
+    model: str,
+    revision: str | None,
+    patterns: Sequence[str],
+    *,
+    where: str,
+    otherwise: str,
+    local_files_only: bool,
 ) -> Path:
     """The folder of the hub's cache that holds ``model``'s files, downloaded unless they are there.
 
     Args:
         patterns: of the files that are needed; no other is downloaded.
-        encoder: whose ``model`` it is, for the messages.
+        where: the configuration node whose ``model`` it is, for the messages: ``encoders.t5``.
+        otherwise: what else a user can do, for the messages.
 
     Raises:
         LatentkitError: gated, not found, no network, or a name that the hub does not know.
     """
-    setting = f"encoders.{encoder}.model"
-    otherwise = f"pass {setting}=FOLDER or weights=random"
     try:
         folder = snapshot_download(
-            model, revision=revision, allow_patterns=patterns, local_files_only=local_files_only
+            model, revision=revision, allow_patterns=list(patterns), local_files_only=local_files_only
         )
     except GatedRepoError:
         text = (
             f"{model} is gated: accept the licence at https://huggingface.co/{model} and run `hf auth login`"
         )
     except RevisionNotFoundError:
-        text = f"{model} has no revision {revision}: check encoders.{encoder}.revision"
+        text = f"{model} has no revision {revision}: check {where}.revision"
     except RepositoryNotFoundError:
         text = f"{model} is not on the Hugging Face hub, or is private (then run `hf auth login`)"
     except HFValidationError:
-        text = f"{setting}={model} is neither a folder nor a hub id"
+        text = f"{where}.model={model} is neither a folder nor a hub id"
     except LocalEntryNotFoundError:
         reach = "the network is not to be used" if local_files_only else "the hub cannot be reached"
         text = f"{model} is not in the local cache, and {reach}"
@@ -52,4 +58,4 @@ def download(
         text = f"{model} cannot be downloaded: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     else:
         return Path(folder)
-    raise LatentkitError(f"{encoder}: {text}; otherwise {otherwise}") from None
+    raise LatentkitError(f"{where.rpartition('.')[2]}: {text}; otherwise {otherwise}") from None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from latentkit.encoders.pretrained import PretrainedEncoder
-from latentkit.encoders.weights import Checkpoint, Random
+from latentkit.encoders.weights import Random
 from latentkit.errors import LatentkitError
 
 
@@ -45,20 +46,23 @@ def load_model(encoder: PretrainedEncoder, network: Any, random: Callable[[Mappi
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(encoder.weights.seed)
                 return random(encoder.config)
-        return _from_checkpoint(network, encoder.checkpoint)
+        return from_folder(network, encoder.checkpoint.folder, torch.float32)
 
 
-def _from_checkpoint(network: Any, checkpoint: Checkpoint) -> Any:
-    """``from_pretrained``, every weight of the network accounted for.
+def from_folder(network: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """``from_pretrained`` on the CPU, every weight of the network accounted for.
 
     Weights that the network has no use for (a decoder beside an encoder) are ignored.
+
+    Raises:
+        LatentkitError: the files are missing, damaged, or do not fit the class.
     """
-    options: dict[str, Any] = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
+    options: dict[str, Any] = {"dtype": dtype, "ignore_mismatched_sizes": True}
     if network.__module__.startswith("diffusers."):  # names a mismatched weight only when it raises
-        options = {"torch_dtype": torch.float32}
+        options = {"torch_dtype": dtype}
     try:
         model, info = network.from_pretrained(
-            checkpoint.folder,
+            folder,
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
@@ -67,14 +71,10 @@ def _from_checkpoint(network: Any, checkpoint: Checkpoint) -> Any:
     # Both libraries raise whatever their loaders meet; the user is to see one line in any case.
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise LatentkitError(
-            f"{checkpoint.folder}: cannot be loaded as {network.__name__}: {reason}"
-        ) from error
+        raise LatentkitError(f"{folder}: cannot be loaded as {network.__name__}: {reason}") from error
     mismatched = sorted(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
     for what, names in (("is missing", sorted(info["missing_keys"])), ("has another shape", mismatched)):
         if names:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise LatentkitError(
-                f"{checkpoint.folder}: not a whole {network.__name__}: {names[0]}{more} {what}"
-            )
+            raise LatentkitError(f"{folder}: not a whole {network.__name__}: {names[0]}{more} {what}")
     return model

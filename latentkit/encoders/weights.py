@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,20 +116,15 @@ class Pretrained:
             LatentkitError: absent, gated, out of reach, damaged, or another architecture; one line each.
         """
         setting = f"encoders.{encoder}.model={model}"
-        local = Path(model).expanduser()
-        if local.is_dir():
-            top, name, revision = local, f"local:{local.resolve().name}", None
-        elif local.exists():
-            raise LatentkitError(f"{setting}: this is a file; give the folder that holds config.json")
-        elif _is_path(model):
-            raise LatentkitError(f"{setting}: no such folder")
-        else:
-            from latentkit.encoders.hub import download
-
-            top, name = (
-                download(model, revision, layout.patterns, encoder, local_files_only=self.local_files_only),
-                model,
-            )
+        top = locate(
+            model,
+            revision,
+            layout.patterns,
+            where=f"encoders.{encoder}",
+            otherwise=f"pass encoders.{encoder}.model=FOLDER or weights=random",
+            local_files_only=self.local_files_only,
+        )
+        local = Path(model).expanduser().is_dir()
         folder = top / layout.subfolder
         if not folder.is_dir():
             hint = f"; if its weights lie at the top, pass encoders.{encoder}.subfolder=''"
@@ -140,11 +135,46 @@ class Pretrained:
             _check_header(file, setting)
         return Checkpoint(
             folder=folder,
-            model=name,
-            revision=revision,
+            model=f"local:{top.resolve().name}" if local else model,
+            revision=None if local else revision,
             config=config,
             sha256=_hash([folder / "config.json", *weights, *_tokenizer_files(folder, layout, setting)]),
         )
+
+
+def locate(
+    model: str,
+    revision: str | None,
+    patterns: Sequence[str],
+    *,
+    where: str,
+    otherwise: str,
+    local_files_only: bool,
+) -> Path:
+    """The folder that a model lies in: itself, or the hub's cache, downloaded unless it is there.
+
+    Args:
+        model: an existing folder, or a hub id.
+        revision: hub revision; not used for a folder.
+        patterns: of the hub files that are needed.
+        where: the configuration node whose ``model`` it is, for messages: ``encoders.t5``.
+        otherwise: what else a user can do, for messages.
+
+    Raises:
+        LatentkitError: absent, gated or out of reach; one line each.
+    """
+    local = Path(model).expanduser()
+    if local.is_dir():
+        return local
+    if local.exists():
+        raise LatentkitError(f"{where}.model={model}: this is a file; give the folder that holds config.json")
+    if _is_path(model):
+        raise LatentkitError(f"{where}.model={model}: no such folder")
+    from latentkit.encoders.hub import download
+
+    return download(
+        model, revision, patterns, where=where, otherwise=otherwise, local_files_only=local_files_only
+    )
 
 
 def _is_path(model: str) -> bool:
