@@ -45,6 +45,11 @@ def key_of(path: str) -> str:
     return printable(path.rpartition(".")[0])
 
 
+def folded(name: str) -> str:
+    """What case-blind and normalising disks would take two names for one by."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
 def refuse_collisions(locations: Iterable[tuple[str, str]]) -> None:
     """Check that keys stay apart, on case-blind disks and after Unicode normalisation too.
 
@@ -57,8 +62,7 @@ def refuse_collisions(locations: Iterable[tuple[str, str]]) -> None:
     seen: dict[str, str] = {}
     pairs: list[tuple[str, str, str]] = []
     for key, location in locations:
-        folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", key).casefold())
-        other = seen.setdefault(folded, location)
+        other = seen.setdefault(folded(key), location)
         if other is not location:
             pairs.append((other, location, key))
     if pairs:
