@@ -1,0 +1,73 @@
+"""What sharding will do and has done, for people. On stderr."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from latentkit.command import DONE, INTERRUPTED, QUARANTINED
+from latentkit.readable import readable_bytes, readable_count
+from latentkit.report.summary import REASONS_SHOWN
+from latentkit.stores.tar_plan import TarPlan
+from latentkit.stores.tars import TarJob, TarResult
+
+
+def announce(job: TarJob, plan: TarPlan, console: Console) -> None:
+    """Say what will be done, before anything is written."""
+    random = [name for name, contract in job.contracts.items() if not contract.pretrained]
+    if random:
+        _say(console, f"RANDOM WEIGHTS in {', '.join(random)}: the shapes are real, the numbers mean nothing")
+    whole = readable_count(len(plan.samples.complete), "complete picture")
+    _say(console, f"{whole} in {job.store.root}, to {job.shards_dir}")
+    pictures = sum(len(tar.samples) for tar in plan.todo)
+    words = [
+        f"{len(plan.todo):,} tars to write ({pictures:,} pictures, at most {readable_bytes(plan.bytes)})"
+    ]
+    words = words * bool(plan.todo)
+    words += [f"{readable_count(len(plan.manifest.shards), 'tar')} done"] * bool(plan.manifest.shards)
+    words += [f"{len(plan.stale):,} to remove"] * bool(plan.stale)
+    _say(console, f"  {', '.join(words)}")
+    if not plan.todo and not plan.stale:
+        _say(console, "nothing to do")
+
+
+def summarise(job: TarJob, plan: TarPlan, result: TarResult, console: Console) -> int:
+    """Print the table and what a user should know; the exit status."""
+    manifest = plan.manifest
+    table = Table(
+        title=f"shard: {'interrupted' if result.left else 'done'}", title_justify="left", title_style="bold"
+    )
+    table.add_column("bucket", no_wrap=True)
+    for heading in ("tars", "pictures", "size"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for bucket in sorted(manifest.buckets):
+        tars = [tar for tar in manifest.shards.values() if tar.bucket == bucket]
+        pictures, size = sum(tar.count for tar in tars), sum(tar.bytes for tar in tars)
+        table.add_row(bucket, f"{len(tars):,}", f"{pictures:,}", readable_bytes(size))
+    console.print(table)
+    if result.tars:
+        rate = result.bytes / result.seconds / 2**20
+        wrote = f"{readable_count(result.tars, 'tar')}, {readable_bytes(result.bytes)}"
+        _say(console, f"wrote {wrote} in {result.seconds:,.1f} s, {rate:,.0f} MiB/s")
+    _say(console, f"in {job.shards_dir}")
+    if manifest.incomplete:
+        lacking = ", ".join(f"{name} {count:,}" for name, count in manifest.lacking.items())
+        _say(console, f"incomplete, not in the tars: {manifest.incomplete:,} (lacking: {lacking})")
+    left_out = {key: why for tar in manifest.shards.values() for key, why in tar.left_out.items()}
+    if left_out:
+        _say(console, f"damaged, left out: {len(left_out):,} (verify fix=true, then encode and shard again)")
+        for key in sorted(left_out)[:REASONS_SHOWN]:
+            _say(console, f"  {key}: {left_out[key]}")
+        if len(left_out) > REASONS_SHOWN:
+            _say(console, f"  and {len(left_out) - REASONS_SHOWN:,} more")
+    if result.left:
+        _say(
+            console,
+            f"interrupted with {readable_count(result.left, 'tar')} left; the same command goes on from here",
+        )
+        return INTERRUPTED
+    return QUARANTINED if left_out else DONE
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,256 @@
+"""Sharding: the complete samples of an `NpyStore` into tars for WebDataset, bucket by bucket.
+
+``<shards_dir>/bucket_<WxH>/shard-%06d.tar`` and ``manifest.json``. Tar *k* of a bucket holds the samples
+``[k*S, (k+1)*S)`` of its order: by key, or by a hash of seed and key, which is a permutation that needs no
+memory and that no other sample disturbs. A sample whose arrays are damaged is left out of its tar and moves
+no other.
+
+A tar that is to change leaves the manifest before it changes, and comes back after it, so the manifest never
+speaks of other bytes than lie there; what was finished before a kill is not made again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from rich.console import Console
+
+from latentkit.encoders.contract import Contract
+from latentkit.errors import LatentkitError, UsageError
+from latentkit.interrupt import Interrupts
+from latentkit.prediction.plan import check_room
+from latentkit.progress import ProgressReport
+from latentkit.stores.lock import OutputLock
+from latentkit.stores.npy import NpyStore
+from latentkit.stores.publish import remove_many, remove_temporaries
+from latentkit.stores.samples import Field, Sample, fields_of, find_samples, read_sample
+from latentkit.stores.store import LEDGERS, Store
+from latentkit.stores.tar_file import RECORD, publish_tar
+from latentkit.stores.tar_manifest import KIND, NAME, BucketEntry, TarEntry, TarManifest
+from latentkit.stores.tar_plan import (
+    PlannedTar,
+    TarPlan,
+    divide,
+    keep_others,
+    most_bytes,
+    peak_bytes,
+    size_of,
+)
+
+_MEMBER = re.compile(r"[a-z0-9_-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class TarResult:
+    """What was done: tars, pictures and bytes written, in how many seconds; tars left by an interruption."""
+
+    tars: int
+    pictures: int
+    bytes: int
+    seconds: float
+    left: int
+
+
+@dataclass(kw_only=True)
+class TarJob:
+    """The complete samples of a store into tars.
+
+    Attributes:
+        store: whose outputs; must be an `NpyStore`.
+        shards_dir: where the tars go.
+        shard_size: samples a tar.
+        buckets: only these, the others stay as they are; None: all.
+        shuffle: permute the samples of each bucket.
+        seed: of the permutation.
+        members: field of `latentkit.stores.samples` -> its member; one that is not named here takes its own
+            name, its encoder's part of it replaced by that encoder's member.
+
+    Raises:
+        UsageError: another kind of store, nothing encoded, or values that cannot be.
+    """
+
+    store: Store
+    shards_dir: str
+    shard_size: int = 1000
+    buckets: Sequence[str] | None = None
+    shuffle: bool = False
+    seed: int = 0
+    members: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.store, NpyStore):
+            raise UsageError("tars are made of .npy files: choose store=npy or dataset=crawlr")
+        if self.shard_size < 1:
+            raise UsageError(f"shard_size={self.shard_size}: give at least 1 picture a tar")
+        if not self.shards_dir or Path(self.shards_dir).resolve() == Path(self.store.root).resolve():
+            raise UsageError(f"shards_dir={self.shards_dir}: give a folder other than output_dir")
+        self._npy, self._folder = self.store, Path(self.shards_dir)
+        if not self.contracts:
+            raise UsageError(f"{self.store.root} holds no encoder's contract.json: encode first")
+        names = [*self.member_names.values(), RECORD]
+        for name in names:
+            if not _MEMBER.fullmatch(name) or names.count(name) > 1:
+                raise UsageError(f"members: {name!r} must be there once, of small letters, digits, _ and -")
+
+    @cached_property
+    def contracts(self) -> dict[str, Contract]:
+        """Encoder -> contract, of all that goes into the tars."""
+        return self._npy.encoders()
+
+    @cached_property
+    def fields(self) -> dict[str, Field]:
+        """Field name -> field of every sample."""
+        return fields_of(self._npy, self.contracts)
+
+    @cached_property
+    def member_names(self) -> dict[str, str]:
+        """Field name -> member name."""
+        names: dict[str, str] = {}
+        for name, part in self.fields.items():
+            encoder = self.members.get(part.encoder, part.encoder)
+            names[name] = self.members.get(name, encoder + name.removeprefix(part.encoder))
+        return names
+
+    @contextmanager
+    def locks(self) -> Iterator[None]:
+        """Nobody encodes into the store, and nobody else writes the tars."""
+        with OutputLock(self._npy.root), OutputLock(self._folder):
+            yield
+
+    def plan(self) -> TarPlan:
+        """Compare what should be there with what is. Reads no arrays but damaged ones, changes nothing.
+
+        Raises:
+            UsageError: no such bucket, or other buckets' tars that could not lie beside these.
+            LatentkitError: no complete record, or no room.
+        """
+        found = find_samples(self._npy, self.contracts)
+        if not found.complete:
+            lacking = ", ".join(f"{count:,} lack {name}" for name, count in found.lacking.items())
+            raise LatentkitError(f"{self._npy.root} has no complete record ({lacking}): encode first")
+        grouped: dict[str, list[Sample]] = {}
+        for sample in found.complete:
+            grouped.setdefault(sample.bucket, []).append(sample)
+        chosen = sorted(grouped if self.buckets is None else set(self.buckets))
+        for bucket in chosen:
+            if bucket not in grouped:
+                raise UsageError(
+                    f"bucket={bucket}: no complete picture; there are {', '.join(sorted(grouped))}"
+                )
+        old = self._old_manifest()
+        manifest = TarManifest(
+            contracts=self.contracts,
+            members=self.member_names,
+            incomplete=found.incomplete,
+            lacking=found.lacking,
+        )
+        if self.buckets is not None:
+            keep_others(manifest, old, chosen)
+        contracts = {name: contract.sha256 for name, contract in self.contracts.items()}
+        settings = {"contracts": contracts, "members": self.member_names}
+        todo: list[PlannedTar] = []
+        for bucket in chosen:
+            tars = divide(bucket, grouped[bucket], self.shard_size, self._shuffle_seed, settings)
+            current = [tar for tar in tars if self._is_current(tar, old.shards.get(tar.path))]
+            manifest.shards |= {tar.path: old.shards[tar.path] for tar in current}
+            manifest.buckets[bucket] = BucketEntry(
+                len(current) == len(tars), self.shard_size, self._shuffle_seed
+            )
+            todo += [tar for tar in tars if tar.path not in manifest.shards]
+        stale = self._stale({*manifest.shards, *(tar.path for tar in todo)}, chosen)
+        most = [most_bytes(tar, len(self.fields)) for tar in todo]
+        check_room(self._folder, peak_bytes(self._folder, todo, most, stale))
+        return TarPlan(found, manifest, todo, stale, sum(most))
+
+    def run(self, plan: TarPlan, console: Console) -> TarResult:
+        """Write what is to be written, remove what is stale; to be called under the `locks`.
+
+        Raises:
+            LatentkitError: the disk is full, ... The tars that were finished stay.
+        """
+        for folder in (self._folder, self._folder / LEDGERS, *self._folder.glob("bucket_*")):
+            remove_temporaries(folder, below=False)
+        manifest, pictures, written = plan.manifest, 0, 0
+        manifest.publish(self._folder)
+        remove_many(plan.stale)
+        for folder in {path.parent for path in plan.stale}:
+            with suppress(OSError):
+                folder.rmdir()
+        if not plan.todo:
+            return TarResult(0, 0, 0, 0.0, 0)
+        left = list(plan.todo)
+        stopped: list[bool] = []
+        report = ProgressReport("shard", sum(len(tar.samples) for tar in left), console)
+        with (
+            report,
+            Interrupts(lambda: stopped.append(True)),
+            Path(self._npy.root, self._npy.records).open("rb") as records,
+        ):
+            while left and not stopped:
+                tar = left.pop(0)
+                left_out: dict[str, str] = {}
+                facts = publish_tar(self._folder / tar.path, self._pack(tar, records, left_out, report))
+                manifest.shards[tar.path] = TarEntry(tar.path, tar.bucket, *facts, tar.inputs, left_out)
+                if all(other.bucket != tar.bucket for other in left):
+                    manifest.buckets[tar.bucket] = replace(manifest.buckets[tar.bucket], complete=True)
+                manifest.publish(self._folder)
+                pictures, written = pictures + facts.samples, written + facts.bytes
+        return TarResult(len(plan.todo) - len(left), pictures, written, report.seconds, len(left))
+
+    @property
+    def _shuffle_seed(self) -> int | None:
+        return self.seed if self.shuffle else None
+
+    def _old_manifest(self) -> TarManifest:
+        """What is there; an empty one when there is none, or a damaged one: all tars are made again."""
+        path = self._folder / NAME
+        with suppress(LatentkitError):
+            return TarManifest.read(self._folder)
+        with suppress(OSError, ValueError, AttributeError):
+            if json.loads(path.read_bytes()).get("kind") not in (None, KIND):
+                raise UsageError(f"{path}: another kind of store wrote there; choose another shards_dir")
+        return TarManifest(contracts=self.contracts, members=self.member_names)
+
+    def _is_current(self, tar: PlannedTar, entry: TarEntry | None) -> bool:
+        """Whether the tar is there as it would be made now; what was left out must still be damaged."""
+        if entry is None or entry.inputs != tar.inputs:
+            return False
+        if size_of(self._folder / tar.path) != entry.bytes:
+            return False
+        left_out = [sample for sample in tar.samples if sample.key in entry.left_out]
+        return not left_out or not any(self._read(left_out))
+
+    def _read(self, samples: Sequence[Sample]) -> Iterator[bool]:
+        """Whether each can be read now."""
+        with Path(self._npy.root, self._npy.records).open("rb") as records:
+            for sample in samples:
+                try:
+                    read_sample(records, sample, self.fields)
+                    yield True
+                except LatentkitError:
+                    yield False
+
+    def _stale(self, wanted: Set[str], chosen: Sequence[str]) -> list[Path]:
+        names = ["*"] if self.buckets is None else chosen
+        tars = [path for name in names for path in self._folder.glob(f"bucket_{name}/shard-*.tar")]
+        return sorted(path for path in tars if path.relative_to(self._folder).as_posix() not in wanted)
+
+    def _pack(
+        self, tar: PlannedTar, records: BinaryIO, left_out: dict[str, str], report: ProgressReport
+    ) -> Iterator[tuple[str, bytes, dict[str, np.ndarray]]]:
+        for sample in tar.samples:
+            try:
+                line, arrays = read_sample(records, sample, self.fields)
+            except LatentkitError as error:
+                left_out[sample.key] = str(error)
+            else:
+                yield sample.key, line, {self.member_names[name]: array for name, array in arrays.items()}
+            report.advance()
