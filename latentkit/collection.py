@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 from latentkit.config import build
 from latentkit.errors import UsageError
 from latentkit.sources import Source
-from latentkit.stores import Store
+from latentkit.sources.library import Library
+from latentkit.stores import NpyStore, Store
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,26 @@ def dataset_name() -> str:
     """The dataset that was chosen on the command line, or by default."""
     name: str = HydraConfig.get().runtime.choices["dataset"]
     return name
+
+
+def build_library(cfg: DictConfig) -> Library | None:
+    """The photo library's folders, which need not hold a picture; None for any other collection."""
+    if not {"root", "raw", "photos"} <= cfg.dataset.keys():
+        return None
+    root, raw, photos = (Path(cfg.dataset[key]).expanduser() for key in ("root", "raw", "photos"))
+    return Library(root, raw, photos.parent)
+
+
+def build_npy_store(cfg: DictConfig) -> NpyStore:
+    """The store, for what works on single arrays.
+
+    Raises:
+        UsageError: as `build_store`; or it is a store of another kind.
+    """
+    store = build_store(cfg)
+    if not isinstance(store, NpyStore):
+        raise UsageError("this works on a .npy a picture: give store=npy, or the dataset that has it")
+    return store
 
 
 def build_store(cfg: DictConfig) -> Store:

@@ -121,6 +121,7 @@ class PruneConfig:
     max_share: float = 0.2
     restore: bool = False
     dry_run: bool = False
+    verbose: bool = False
 
 
 @dataclass

@@ -63,6 +63,9 @@ class FolderSource(Source):
     def __len__(self) -> int:
         return len(self._keys)
 
+    def keys(self) -> list[str]:
+        return self._keys
+
     def __getitem__(self, index: int) -> Item:
         key, path = self._keys[index], self._paths[index]
         label = self._labels[key.split("/", 1)[0]] if self.classes else None

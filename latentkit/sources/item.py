@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +72,10 @@ class Source(ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Item:
         """The item at ``index``, 0 <= index < len(self)."""
+
+    def keys(self) -> Iterable[str]:
+        """The key of every item, in order."""
+        return (self[index].key for index in range(len(self)))
 
     @abstractmethod
     def read(self, index: int) -> tuple[bytes, Stat | None]:

@@ -184,22 +184,33 @@ def encoders_done(root: Path) -> list[str]:
     return sorted(path.stem for path in (root / ".latentkit" / "done").glob("*.jsonl"))
 
 
+def encoders_begun(root: Path) -> list[str]:
+    """The encoders that have a done ledger, or a journal that was not folded yet; sorted."""
+    return sorted({*encoders_done(root), *_journals(root)} - {"quarantine"})
+
+
 def fold_done(root: Path) -> None:
     """Fold the journals of all encoders into their done ledgers, and repair damaged lines."""
     waiting = _journals(root)
-    for encoder in sorted({*encoders_done(root), *waiting} - {"quarantine"}):
+    for encoder in encoders_begun(root):
         _fold(done_path(root, encoder), waiting.get(encoder, []))
+
+
+def done_lines(root: Path, encoder: str) -> Iterator[tuple[str, bytes]]:
+    """(key, raw line without its newline) of a folded done ledger."""
+    path = done_path(root, encoder)
+    for (key, _), raw in read_lines(path, _parse_done, Damage(path)):
+        yield key, raw
 
 
 def forget_done(root: Path, encoder: str, keys: Container[str]) -> list[bytes]:
     """Take keys out of a folded done ledger: they will be encoded again. Returns their lines."""
-    path = done_path(root, encoder)
     kept: list[bytes] = []
     taken: list[bytes] = []
-    for (key, _), raw in read_lines(path, _parse_done, Damage(path)):
+    for key, raw in done_lines(root, encoder):
         (taken if key in keys else kept).append(raw)
     if taken:
-        publish_lines(path, kept)
+        publish_lines(done_path(root, encoder), kept)
     return taken
 
 

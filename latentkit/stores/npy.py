@@ -7,6 +7,7 @@ mean.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,13 +27,14 @@ from latentkit.stores.ledger import (
     append_lines,
     done_line,
     done_path,
+    encoders_begun,
     encoders_done,
     journal_path,
     read_done,
 )
 from latentkit.stores.publish import Publication, publish_many, remove_many, remove_temporaries
 from latentkit.stores.records import publish_records
-from latentkit.stores.store import Counts, Store
+from latentkit.stores.store import LEDGERS, Counts, Store
 
 IN_RECORD = "attention_mask"
 
@@ -145,6 +147,25 @@ class NpyStore(Store):
         first, *further = [name for name in contract.outputs if name != IN_RECORD]
         return {first: folder} | {name: folder.with_name(f"{folder.name}_{name}") for name in further}
 
+    def array_folders(self) -> dict[str, Path]:
+        """Name under the root -> folder, of each that holds outputs, sorted.
+
+        Those that have a contract, also a damaged one, and their further outputs'; those of a done ledger;
+        and those that `folders` names.
+        """
+        root = Path(self.root)
+        names = {PurePosixPath(name) for name in self.folders.values()}
+        names |= {PurePosixPath(self.folders.get(name, name)) for name in encoders_begun(root)}
+        names |= {PurePosixPath(path.parent.name) for path in root.glob("*/contract.json")}
+        for name in list(names):
+            with contextlib.suppress(LatentkitError):
+                names.update(self._names(name, read_claim(root / name / "contract.json")))
+        return {str(name): root / name for name in sorted(names) if (root / name).is_dir()}
+
+    def repair(self) -> None:
+        """Remove the temporaries of killed processes and fold the ledgers; for the lock's holder."""
+        self._repair(self.array_folders().values())
+
     def _sizes(self, encoder: str, contract: Contract) -> dict[str, int]:
         """Key -> bytes of all its files that are there."""
         sizes: dict[str, int] = {}
@@ -183,12 +204,14 @@ def array_path(folder: Path, key: str) -> Path:
 
 
 def arrays_below(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """(key, entry) of every array below a folder; links are not followed."""
+    """(key, entry) of every array below a folder; links are not followed, ours is not entered."""
     if not folder.is_dir():
         return
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
+                if entry.name == LEDGERS:
+                    continue
                 yield from arrays_below(Path(entry.path), f"{prefix}{entry.name}/")
             elif entry.name.endswith(".npy"):
                 yield f"{prefix}{entry.name[:-4]}", entry

@@ -18,18 +18,21 @@ Nothing is deleted: `latentkit.stores.trash` says where it goes and how it comes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from latentkit.errors import LatentkitError
-from latentkit.readable import readable_count
+from latentkit.errors import LatentkitError, UsageError
 from latentkit.sources.files import printable
 from latentkit.sources.item import Source
 from latentkit.sources.library import Library, Survey
+from latentkit.stores.ledger import encoders_begun, read_done
 from latentkit.stores.npy import NpyStore, arrays_below
-from latentkit.stores.trash import Trash
+from latentkit.stores.quarantine import Quarantine
+from latentkit.stores.records import numbered_records
+from latentkit.stores.trash import Entry, Trash
 
 
 class Share(NamedTuple):
@@ -65,13 +68,32 @@ class PrunePlan:
     arrays: dict[str, list[str]]
     shares: list[Share]
 
-    def __len__(self) -> int:
-        """How many things go."""
-        raise NotImplementedError
+    def __bool__(self) -> bool:
+        """Whether anything goes."""
+        return bool(self.counts())
+
+    def counts(self) -> dict[str, int]:
+        """Kind -> how many go, of the kinds that lose any."""
+        counts = {
+            "link": len(self.links),
+            "raw file": len(self.raw),
+            "record": len(self.records),
+            "ledger line": sum(map(len, self.done.values())) + len(self.quarantined),
+            "array": sum(map(len, self.arrays.values())),
+        }
+        return {kind: count for kind, count in counts.items() if count}
 
     def lines(self) -> Iterator[str]:
         """A line for each thing that goes, as the module's table shows; control characters as ``\\xNN``."""
-        raise NotImplementedError
+        if self.library is not None:
+            yield from (f"link {printable(self.library.root / name)}" for name in self.links)
+            yield from (f"raw {printable(self.library.raw / name)}" for name in self.raw)
+        yield from (f"record {_printable_key(key)}" for key in self.records)
+        for encoder, keys in self.done.items():
+            yield from (f"done {encoder} {_printable_key(key)}" for key in keys)
+        yield from (f"quarantine {_printable_key(key)}" for key in self.quarantined)
+        for folder, keys in self.arrays.items():
+            yield from (f"array {printable(Path(self.store.root, folder, key))}.npy" for key in keys)
 
     def check(self, max_share: float) -> None:
         """Hold every kind against the share that may go.
@@ -79,7 +101,14 @@ class PrunePlan:
         Raises:
             LatentkitError: one kind would lose more: which, how many, and how to allow it.
         """
-        raise NotImplementedError
+        over = [share for share in self.shares if share.going > max_share * share.there]
+        if over:
+            words = [f"{share.going:,} of {share.there:,} {share.kind}" for share in over]
+            needed = max(math.ceil(1000 * share.going / share.there) / 1000 for share in over)
+            raise LatentkitError(
+                f"this would remove {', '.join(words)}, over max_share={max_share:g}: nothing was touched; "
+                f"see what with dry_run=true, allow it with max_share={needed:g}"
+            )
 
 
 def plan_prune(store: NpyStore, pictures: Library | Source, withdrawn: Set[str] = frozenset()) -> PrunePlan:
@@ -93,7 +122,34 @@ def plan_prune(store: NpyStore, pictures: Library | Source, withdrawn: Set[str] 
     Raises:
         UsageError: the library's folder of links does not exist.
     """
-    raise NotImplementedError
+    library = pictures if isinstance(pictures, Library) else None
+    found = pictures.survey(withdrawn) if isinstance(pictures, Library) else Survey(set(pictures.keys()))
+    root, keys = Path(store.root), found.keys
+    records = {key for _, key, _ in numbered_records(root / store.records) if key is not None}
+    orphaned = sorted(records - keys)
+    shares = [
+        Share("links", len(found.links), found.there.get("links", 0)),
+        Share("raw files", len(found.raw), found.there.get("raw", 0)),
+        Share("records", len(orphaned), len(records)),
+    ]
+    arrays: dict[str, list[str]] = {}
+    for name, folder in store.array_folders().items():
+        there = [key for key, _ in arrays_below(folder)]
+        if orphans := sorted(key for key in there if key not in keys):
+            arrays[name] = orphans
+            shares.append(Share(f"arrays in {folder}", len(orphans), len(there)))
+    done = {name: sorted(read_done(root, name).keys() - keys) for name in encoders_begun(root)}
+    return PrunePlan(
+        store=store,
+        library=library,
+        links=found.links,
+        raw=found.raw,
+        records=orphaned,
+        done={name: lines for name, lines in done.items() if lines},
+        quarantined=sorted(Quarantine.read(root).keys() - keys),
+        arrays=arrays,
+        shares=shares,
+    )
 
 
 def prune(
@@ -113,17 +169,36 @@ def prune(
         store, pictures, withdrawn: as for `plan_prune`.
         max_share: of the links, the raw files, the records, or the arrays of one folder that may go; 0 to 1.
         dry_run: plan and check only; nothing is touched.
-        say: takes each line of `PrunePlan.lines`, before anything of that plan is touched.
+        say: takes each line of `PrunePlan.lines` before anything of that plan is touched; in a dry run also
+            of a plan that is refused.
 
     Returns:
-        What was removed, or would be; empty when there is nothing to remove, and then the last prune can
-        still be restored.
+        What was removed, or would be. When that is nothing, the last prune can still be restored.
 
     Raises:
-        UsageError: the library's folder of links does not exist.
-        LatentkitError: a kind would lose more than ``max_share``: nothing was touched. Or the disk is full ...
+        UsageError: the library's folder of links does not exist, or ``max_share`` is no share.
+        LatentkitError: a kind would lose more than ``max_share``, and nothing was touched; or as `publish`.
     """
-    raise NotImplementedError
+    if not 0 <= max_share <= 1:
+        raise UsageError(f"max_share={max_share:g}: a share, from 0 to 1")
+    trash = Trash(store, pictures if isinstance(pictures, Library) else None)
+    if not dry_run:
+        store.repair()
+        trash.finish()
+    elif trash.unfinished:
+        raise LatentkitError(
+            "a prune or a restore was stopped halfway: prune without dry_run=true to finish it"
+        )
+    plan = plan_prune(store, pictures, withdrawn)
+    if not dry_run:
+        plan.check(max_share)
+    for line in plan.lines():
+        say(line)
+    if dry_run:
+        plan.check(max_share)
+    elif plan:
+        trash.take(_entries(plan, trash), "\n".join(plan.lines()))
+    return plan
 
 
 def restore(store: NpyStore, library: Library | None) -> int:
@@ -137,4 +212,19 @@ def restore(store: NpyStore, library: Library | None) -> int:
     Raises:
         LatentkitError: something has come to the place of one of them since: which. Nothing was touched.
     """
-    raise NotImplementedError
+    store.repair()
+    return Trash(store, library).restore()
+
+
+def _entries(plan: PrunePlan, trash: Trash) -> Iterator[Entry]:
+    done = {encoder: set(keys) for encoder, keys in plan.done.items()}
+    yield from trash.texts(set(plan.records), done, set(plan.quarantined))
+    for folder, keys in plan.arrays.items():
+        yield from ({"kind": "array", "folder": folder, "name": f"{key}.npy"} for key in keys)
+    yield from ({"kind": "link", "name": name} for name in plan.links)
+    yield from ({"kind": "raw", "name": name} for name in plan.raw)
+
+
+def _printable_key(key: str) -> str:
+    """Keys come out of JSON, where a text need not be one that can be written as UTF-8."""
+    return printable(key.encode("utf-8", "backslashreplace").decode())

@@ -7,7 +7,7 @@ such lines, and ``{"released": key, "encoders": [...]}`` just before a picture's
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -107,6 +107,34 @@ def fold_quarantine(root: Path) -> None:
     else:
         remove_many([ledger])
     remove_many(waiting)
+
+
+def quarantine_lines(root: Path) -> Iterator[tuple[str, bytes]]:
+    """(key, raw line without its newline) of the folded ledger."""
+    path = root / "quarantine.jsonl"
+    for (key, _, _), raw in read_lines(path, _parse, Damage(path)):
+        yield key, raw
+
+
+def forget_quarantined(root: Path, keys: Container[str]) -> None:
+    """Take pictures out of the folded ledger; one with no entry left is removed."""
+    kept: list[bytes] = []
+    taken = False
+    for key, raw in quarantine_lines(root):
+        if key in keys:
+            taken = True
+        else:
+            kept.append(raw)
+    if taken and kept:
+        publish_lines(root / "quarantine.jsonl", kept)
+    elif taken:
+        remove_many([root / "quarantine.jsonl"])
+
+
+def remember_quarantined(root: Path, lines: Iterable[bytes]) -> None:
+    """Put lines of `quarantine_lines` into the ledger; they win over what is there."""
+    append_lines(journal_path(root, "quarantine", 0), lines)
+    fold_quarantine(root)
 
 
 def _lines(entries: Mapping[str, Mapping[str, Held]]) -> list[bytes]:

@@ -10,15 +10,17 @@ known yet is left out. Stage 1 records (no ``image_id``: the stem of ``image_pat
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from latentkit.sources.item import Item, Source
 from latentkit.stores.ledger import Damage, dump, encoders_done, publish_lines, read_facts
+from latentkit.stores.publish import publish
 from latentkit.stores.quarantine import Quarantine
 
 FORMAT_VERSION = 2
@@ -87,6 +89,54 @@ def image_id(record: dict[str, Any]) -> str:
     if not isinstance(key, str) or not key:
         raise TypeError("image_id is not a text")
     return key
+
+
+def numbered_records(path: Path) -> Iterator[tuple[int, str | None, bytes]]:
+    """(number from 1, id, raw line as it is) of every line; the id of a bad line is None."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            key = None
+            with contextlib.suppress(KeyError, TypeError, ValueError, RecursionError):
+                key = image_id(json.loads(raw))
+            yield number, key, raw
+
+
+def drop_records(path: Path, keys: Container[str]) -> None:
+    """Publish the records without some; all other lines stay as they are, bad ones too."""
+    kept = (raw for _, key, raw in numbered_records(path) if key is None or key not in keys)
+    publish(path, lambda file: file.writelines(kept))
+
+
+def insert_records(path: Path, lines: Iterable[tuple[int, bytes]]) -> None:
+    """Publish the records with some put back.
+
+    Args:
+        path: the records file; need not exist.
+        lines: (number, raw line as it was) from `numbered_records`, ascending. After `drop_records` this
+            gives the file as it was; otherwise each comes as near to its number as it can.
+    """
+    there = numbered_records(path)
+
+    def merged() -> Iterator[bytes]:
+        written = 0
+        for number, line in lines:
+            for _, _, raw in itertools.islice(there, max(0, number - 1 - written)):
+                written += 1
+                yield raw
+            written += 1
+            yield line
+        yield from (raw for _, _, raw in there)
+
+    def write(file: BinaryIO) -> None:
+        before = b""
+        for line in merged():
+            file.write(b"\n" if before and not before.endswith(b"\n") else b"")
+            file.write(line)
+            before = line
+
+    publish(path, write)
 
 
 def _offsets(path: Path, damage: Damage) -> list[_Row]:

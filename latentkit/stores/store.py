@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
@@ -128,13 +128,7 @@ class Store(ABC):
             self._check_layout(contracts)
         else:
             self.check(contracts)
-        root = Path(self.root)
-        remove_temporaries(root, below=False)
-        remove_temporaries(root / LEDGERS, below=True)
-        for encoder in contracts:
-            for folder in self._directories(encoder):
-                remove_temporaries(folder, below=folder != root)
-        self._fold()
+        self._repair(folder for encoder in contracts for folder in self._directories(encoder))
         for encoder, contract in contracts.items():
             if overwrite or not self._has_arrays(encoder):
                 self._make_room(encoder, contract)
@@ -183,6 +177,15 @@ class Store(ABC):
     @abstractmethod
     def counts(self, encoder: str) -> Counts:
         """How much is there of one encoder's output."""
+
+    def _repair(self, folders: Iterable[Path]) -> None:
+        """Remove the temporaries of killed processes and fold the ledgers."""
+        root = Path(self.root)
+        remove_temporaries(root, below=False)
+        remove_temporaries(root / LEDGERS, below=True)
+        for folder in folders:
+            remove_temporaries(folder, below=folder != root)
+        self._fold()
 
     def _fold(self) -> None:
         fold_quarantine(Path(self.root))
