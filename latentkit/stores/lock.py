@@ -15,7 +15,7 @@ from types import TracebackType
 from filelock import FileLock, Timeout
 
 from latentkit.errors import LatentkitError
-from latentkit.stores.publish import make_folder, publish_json, remove_many
+from latentkit.stores.publish import make_folder, publish_json, remove_many, remove_temporaries
 
 
 class OutputLock:
@@ -41,6 +41,7 @@ class OutputLock:
         except (OSError, NotImplementedError) as error:
             raise LatentkitError(f"cannot lock {self.root}: {error}: choose another output_dir") from None
         try:
+            remove_temporaries(self._holder.parent, below=False)
             started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             me = {"pid": os.getpid(), "host": socket.gethostname(), "since": started}
             publish_json(self._holder, me | {"command": shlex.join(sys.orig_argv)})
