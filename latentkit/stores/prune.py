@@ -18,6 +18,7 @@ Nothing is deleted: `latentkit.stores.trash` says where it goes and how it comes
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
@@ -197,7 +198,8 @@ def prune(
     if dry_run:
         plan.check(max_share)
     elif plan:
-        trash.take(_entries(plan, trash), "\n".join(plan.lines()))
+        names = [plan.links, plan.raw, plan.records, plan.done, plan.quarantined, plan.arrays]
+        trash.take(_entries(plan, trash), json.dumps(names))
     return plan
 
 

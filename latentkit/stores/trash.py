@@ -78,10 +78,10 @@ class Trash:
 
         Args:
             entries: lines of the plan; those of records in the order of their numbers.
-            name: tells these things from any others.
+            name: ASCII; tells these things from any others.
         """
         before = _head(self._plan)["prune"] if self._plan.exists() else None
-        identity = hashlib.sha256(f"{before}\n{name}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        identity = hashlib.sha256(f"{before}\n{name}".encode()).hexdigest()[:16]
         head = {"prune": identity, "replaces": before}
         publish_lines(self._begun, map(dump, itertools.chain([head], entries)))
         self._carry_out()

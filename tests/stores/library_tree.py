@@ -1,0 +1,82 @@
+"""A small photo library with outputs of three toy encoders, made through the store's own calls."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from store_run import batches, contract, plan
+
+from latentkit.prediction.results import Encoded
+from latentkit.sources import ApprovedSource
+from latentkit.sources.item import Fingerprint
+from latentkit.sources.library import Library
+from latentkit.stores import NpyStore, OutputLock
+
+ENCODERS = ("vae", "text", "dino")
+FOLDERS = {"vae": "vae_latents", "text": "t5_hidden"}
+
+
+@dataclass(kw_only=True, eq=False)
+class Photos(ApprovedSource):
+    """The library as `store_run` wants it; ``broken`` cannot be decoded."""
+
+    broken: tuple[int, ...] = ()
+
+    def fingerprint(self, index: int) -> Fingerprint:
+        content, stat = self.read(index)
+        return Fingerprint(hashlib.sha256(content).hexdigest(), stat)
+
+
+def build(work: Path, count: int = 12) -> Path:
+    """``work/data`` with photos p00, p01 ...: links, raw files, and all outputs. Returns ``data``."""
+    data = work / "data"
+    for folder in ("raw", "approved"):
+        (data / folder).mkdir(parents=True)
+    for number in range(count):
+        (data / "raw" / f"p{number:02d}").write_bytes(b"photo %d" % number)
+        (data / "approved" / f"p{number:02d}.jpg").symlink_to(f"../raw/p{number:02d}")
+    encode(data)
+    return data
+
+
+def library(data: Path) -> Library:
+    return Library(data / "approved", data / "raw", data)
+
+
+def store(data: Path) -> NpyStore:
+    return NpyStore(root=str(data / "derived"), folders=FOLDERS, records="approved_image_dataset.jsonl")
+
+
+def encode(data: Path, broken: tuple[int, ...] = (5,)) -> None:
+    """All that is missing, as a run does it."""
+    source = Photos(
+        root=str(data / "approved"),
+        raw=str(data / "raw"),
+        photos=str(data / "photos.jsonl"),
+        records=str(data / "derived" / "approved_image_dataset.jsonl"),
+        broken=broken,
+    )
+    out, contracts = store(data), {name: contract(name) for name in ENCODERS}
+    units = {name: plan(out, name, source) for name in ENCODERS}
+    with OutputLock(data / "derived"):
+        out.open(contracts)
+        for name in ENCODERS:
+            out.begin(name, units[name], source)
+            for unit in units[name]:
+                for result in batches(name, source, [int(i) for i in unit.indices]):
+                    out.write(result) if isinstance(result, Encoded) else out.fail(result)
+        out.finish(source, complete=True)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file and link below a folder, but for the locks' own files."""
+    found: dict[str, bytes] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            found[str(path.relative_to(folder))] = os.fsencode(path.readlink())
+        elif path.is_file() and path.name not in {"lock", "holder.json"}:
+            found[str(path.relative_to(folder))] = path.read_bytes()
+    return found
