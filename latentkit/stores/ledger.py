@@ -168,11 +168,11 @@ def read_done(root: Path, encoder: str) -> dict[str, Done]:
     return done
 
 
-def read_facts(root: Path, encoder: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(key, facts) of a folded done ledger, sorted by key."""
+def read_facts(root: Path, encoder: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(key, sha256 of what it was made from, facts) of a folded done ledger, sorted by key."""
 
-    def parse(line: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        return line["key"], line["facts"]
+    def parse(line: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+        return line["key"], line["sha256"], line["facts"]
 
     path = done_path(root, encoder)
     for entry, _ in read_lines(path, parse, Damage(path)):

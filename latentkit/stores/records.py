@@ -4,7 +4,8 @@ Fields, in this order: ``image_path``, ``caption``, ``width``, ``height``, ``t5_
 ``image_id``, ``aspect_bucket``, ``format_version`` (2), ``label`` (where the source has classes),
 ``encoders`` (whose outputs are there and belong to the picture as it is now), then every other field that
 the record had, in its old order, and what else the source knows (``metadata``). A field whose value is not
-known yet is left out. Stage 1 records (no ``image_id``: the stem of ``image_path``; an inline
+known yet is left out, and so is ``t5_attention_mask`` where no encoder has read the caption as it is now: a
+record is never half of what it says. Stage 1 records (no ``image_id``: the stem of ``image_path``; an inline
 ``dinov3_embedding``) become these and keep what is theirs.
 """
 
@@ -18,6 +19,7 @@ from collections.abc import Container, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from latentkit.prediction.plan import caption_fingerprint
 from latentkit.sources.item import Item, Source
 from latentkit.stores.ledger import Damage, dump, encoders_done, publish_lines, read_facts
 from latentkit.stores.publish import publish
@@ -58,7 +60,8 @@ def publish_records(path: Path, root: Path, source: Source) -> None:
     def lines(file: BinaryIO | None) -> Iterator[bytes]:
         rows = heapq.merge(*streams, key=lambda row: row[:2])
         for key, group in itertools.groupby(rows, key=lambda row: row[0]):
-            raw, item, facts = None, None, dict[str, dict[str, Any]]()
+            raw, item = None, None
+            facts: dict[str, tuple[str, dict[str, Any]]] = {}
             metadata: dict[str, Any] = {}
             for _, kind, payload in group:
                 if kind == _ITEM:
@@ -67,11 +70,17 @@ def publish_records(path: Path, root: Path, source: Source) -> None:
                     file.seek(payload)
                     raw = file.readline().rstrip(b"\r\n")
                 elif kind == _DONE:
-                    facts[payload[0]] = payload[1]
+                    facts[payload[0]] = payload[1:]
             if item is not None and facts:
-                encoders = [name for name in sorted(facts) if key not in quarantined.get(name, {})]
                 old_fields = (json.loads(raw) if raw else {}) | metadata
-                yield dump(_record(item, old_fields, facts.values(), encoders))
+                encoders = [
+                    name
+                    for name, fact in sorted(facts.items())
+                    if key not in quarantined.get(name, {}) and _is_of(item, *fact)
+                ]
+                yield dump(
+                    _record(item, old_fields, {name: fact for name, (_, fact) in facts.items()}, encoders)
+                )
             elif raw is not None:
                 yield raw
 
@@ -166,19 +175,32 @@ def _line_at(path: Path, offset: int) -> bytes:
 
 
 def _done(root: Path, encoder: str) -> Iterator[_Row]:
-    for key, facts in read_facts(root, encoder):
-        yield key, _DONE, (encoder, facts)
+    for key, sha256, facts in read_facts(root, encoder):
+        yield key, _DONE, (encoder, sha256, facts)
+
+
+def _is_of(item: Item, sha256: str, facts: dict[str, Any]) -> bool:
+    """Whether an output is of the caption that the item has now, if it is of a caption at all.
+
+    One whose caption nobody recorded (an empty sha256) is taken to be of any.
+    """
+    if "attention_mask_length" not in facts:
+        return True
+    return item.caption is not None and sha256 in ("", caption_fingerprint(item.caption).sha256)
 
 
 def _record(
-    item: Item, old: dict[str, Any], facts: Iterable[dict[str, Any]], encoders: list[str]
+    item: Item, old: dict[str, Any], facts: dict[str, dict[str, Any]], encoders: list[str]
 ) -> dict[str, Any]:
     known: dict[str, Any] = {}
-    for fact in facts:
+    for fact in facts.values():
         known |= fact
-    if "attention_mask_length" in known:
-        seen, length = known["attention_mask_length"], known["max_length"]
+    masks = [facts[name] for name in encoders if "attention_mask_length" in facts[name]]
+    if masks:
+        seen, length = masks[-1]["attention_mask_length"], masks[-1]["max_length"]
         known["t5_attention_mask"] = [1] * seen + [0] * (length - seen)
+    else:
+        old = {name: value for name, value in old.items() if name != "t5_attention_mask"}
     known["image_path"] = item.location
     known["caption"] = old.get("caption") if item.caption is None else item.caption
     known |= {"image_id": item.key, "format_version": FORMAT_VERSION}

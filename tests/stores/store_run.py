@@ -51,7 +51,10 @@ class Pictures(Source):
     def stat(self, index: int) -> Stat | None:
         return Stat(len(self.edits.get(index, b"picture %d" % index)), 10**18 + index)
 
-    def fingerprint(self, index: int) -> Fingerprint:
+    def fingerprint(self, index: int, encoder: str = "vae") -> Fingerprint:
+        """What the encoder's output is made from: the picture, or the caption for ``text``."""
+        if encoder == "text":
+            return Fingerprint(hashlib.sha256((self[index].caption or "").encode()).hexdigest())
         content, stat = self.read(index)
         return Fingerprint(hashlib.sha256(content).hexdigest(), stat)
 
@@ -80,11 +83,12 @@ def contract(encoder: str, **changes: object) -> Contract:
 
 
 def numbers(encoder: str, source: Pictures, index: int, output: str) -> np.ndarray:
-    """What the encoder makes of one picture: depends on its bytes alone."""
+    """What the encoder makes of one picture: depends on what it is made from alone."""
     declared = contract(encoder).outputs[output]
     if output == "attention_mask":
         return (np.arange(5) < 1 + index % 5).astype(np.uint8)
-    seed = int.from_bytes(hashlib.sha256(encoder.encode() + source.read(index)[0]).digest()[:4], "little")
+    content = source.fingerprint(index, encoder).sha256
+    seed = int.from_bytes(hashlib.sha256((encoder + content).encode()).digest()[:4], "little")
     return np.random.default_rng(seed).standard_normal(declared["shape"]).astype(declared["dtype"])
 
 
@@ -108,7 +112,7 @@ def batches(encoder: str, source: Pictures, indices: list[int]) -> Iterator[Enco
                 for output in contract(encoder).outputs
             },
             facts,
-            [source.fingerprint(i) for i in rows],
+            [source.fingerprint(i, encoder) for i in rows],
         )
 
 
@@ -133,7 +137,7 @@ def plan(
     held = Quarantine.read(store.root).held(encoder)
 
     def unchanged(index: int, made_from: Fingerprint) -> bool:
-        return not overwrite and made_from == source.fingerprint(index)
+        return not overwrite and made_from == source.fingerprint(index, encoder)
 
     def is_held(index: int) -> bool:
         entry = held.get(source[index].key)

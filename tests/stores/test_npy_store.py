@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from store_run import Pictures, contract, failure, make, missing, numbers, run, 
 
 from latentkit.encoders.contract import ContractError
 from latentkit.errors import LatentkitError, UsageError
+from latentkit.sources import Item
 from latentkit.stores import NpyStore, Quarantine
 
 GOOD = [i for i in range(60) if i not in (7, 33)]
@@ -279,3 +281,34 @@ def test_a_key_cannot_leave_the_folder(tmp_path: Path) -> None:
     run(tmp_path, "npy", Pictures(3))
     with pytest.raises(LatentkitError, match="outside"):
         make("npy", tmp_path).read("vae", "../../etc/passwd")
+
+
+class Recaptioned(Pictures):
+    """Picture 3 has lost its caption, picture 4 has another one."""
+
+    def __getitem__(self, index: int) -> Item:
+        item = super().__getitem__(index)
+        return replace(item, caption={3: None, 4: "another"}.get(index, item.caption))
+
+
+def test_a_record_mentions_no_text_output_of_another_caption(tmp_path: Path) -> None:
+    """Nor does a mask stay that an old record or a quarantined output left."""
+    source = Recaptioned()
+    stage1 = {"image_path": "photos/2.jpg", "image_id": source[2].key, "t5_attention_mask": [1, 1, 1]}
+    (tmp_path / "records.jsonl").write_text(json.dumps(stage1) + "\n")
+    run(tmp_path, "npy", encoders=("vae",))
+    assert not any("t5_attention_mask" in record for record in records(tmp_path))
+    run(tmp_path, "npy", encoders=("text",))
+    store = make("npy", tmp_path)
+    store.open({"vae": contract("vae")})
+    store.begin("vae", [], source)
+    store.fail(failure(source, 5, "text"))
+    store.finish(source, complete=True)
+    found = {record["image_id"]: record for record in records(tmp_path)}
+    for index in (3, 4, 5):
+        record = found[source[index].key]
+        assert record["encoders"] == ["vae"]
+        assert "t5_attention_mask" not in record
+    assert found[source[4].key]["caption"] == "another"
+    assert found[source[2].key]["t5_attention_mask"] == [1, 1, 1, 0, 0]
+    assert found[source[2].key]["encoders"] == ["text", "vae"]
