@@ -23,19 +23,19 @@ def main(cfg: DictConfig) -> int:
 
     from rich.console import Console
 
-    from latentkit.collection import build_store
+    from latentkit.collection import build_npy_store
     from latentkit.report.sharding import announce, summarise
     from latentkit.stores.tars import TarJob
 
     console = Console(stderr=True)
     job = TarJob(
-        store=build_store(cfg),
+        store=build_npy_store(cfg),
         shards_dir=cfg.shards_dir,
         shard_size=cfg.shard_size,
-        buckets=cfg.bucket,
+        buckets=list(cfg.bucket) if cfg.bucket else None,
         shuffle=cfg.shuffle,
         seed=cfg.seed,
-        members=cfg.members,
+        members=dict(cfg.members),
     )
     with nullcontext() if cfg.dry_run else job.locks():
         plan = job.plan()

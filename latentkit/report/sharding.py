@@ -17,6 +17,9 @@ def announce(job: TarJob, plan: TarPlan, console: Console) -> None:
     random = [name for name, contract in job.contracts.items() if not contract.pretrained]
     if random:
         _say(console, f"RANDOM WEIGHTS in {', '.join(random)}: the shapes are real, the numbers mean nothing")
+    unrecorded = [name for name, contract in job.contracts.items() if not contract.recorded]
+    if unrecorded:
+        _say(console, f"nobody recorded what made {', '.join(unrecorded)}; the manifest says so too")
     whole = readable_count(len(plan.samples.complete), "complete picture")
     _say(console, f"{whole} in {job.store.root}, to {job.shards_dir}")
     pictures = sum(len(tar.samples) for tar in plan.todo)

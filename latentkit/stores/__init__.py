@@ -1,4 +1,10 @@
-"""Outputs on disk: published files, ledgers, a `.npy` a picture, and latent shards. Imports no torch."""
+"""Outputs on disk: published files, ledgers, a `.npy` a picture, latent shards, tars; and their readers.
+
+Importing it loads no torch; the readers do, when they are first asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from latentkit.stores.lock import OutputLock
 from latentkit.stores.npy import NpyStore
@@ -6,4 +12,31 @@ from latentkit.stores.quarantine import Held, Quarantine
 from latentkit.stores.shards import ShardStore
 from latentkit.stores.store import Counts, Store
 
-__all__ = ["Counts", "Held", "NpyStore", "OutputLock", "Quarantine", "ShardStore", "Store"]
+if TYPE_CHECKING:
+    from latentkit.stores.reading import BucketBatchSampler, LatentFiles
+    from latentkit.stores.reading_tars import LatentTars
+
+__all__ = [
+    "BucketBatchSampler",
+    "Counts",
+    "Held",
+    "LatentFiles",
+    "LatentTars",
+    "NpyStore",
+    "OutputLock",
+    "Quarantine",
+    "ShardStore",
+    "Store",
+]
+
+_READERS = {
+    "BucketBatchSampler": "latentkit.stores.reading",
+    "LatentFiles": "latentkit.stores.reading",
+    "LatentTars": "latentkit.stores.reading_tars",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _READERS:
+        return getattr(import_module(_READERS[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from latentkit.encoders.contract import Contract
-from latentkit.errors import LatentkitError, UsageError
+from latentkit.errors import UsageError
 from latentkit.stores.arrays import read_npy
 from latentkit.stores.ledger import Done
 from latentkit.stores.npy import IN_RECORD, NpyStore, array_path
@@ -83,29 +83,29 @@ def fields_of(store: NpyStore, contracts: Mapping[str, Contract]) -> dict[str, F
     """Field name -> field, encoder by encoder."""
     fields: dict[str, Field] = {}
     for encoder, contract in contracts.items():
-        folders = store.output_folders(encoder, contract)
-        for name, (output, folder) in zip(field_names(encoder, contract), folders.items(), strict=True):
-            fields[name] = Field(encoder, folder, contract.outputs[output])
-        if reads_captions(contract):
-            fields[f"{encoder}_mask"] = Field(encoder, None, mask_of(contract))
+        folders: list[Path | None] = list(store.output_folders(encoder, contract).values())
+        folders += [None] * reads_captions(contract)
+        declared = declared_fields({encoder: contract})
+        for name, folder in zip(declared, folders, strict=True):
+            fields[name] = Field(encoder, folder, declared[name])
     return fields
 
 
-def field_names(encoder: str, contract: Contract) -> list[str]:
-    """The fields of an encoder's files, in the order of its outputs."""
-    outputs = [name for name in contract.outputs if name != IN_RECORD]
-    return [encoder, *(f"{encoder}_{name}" for name in outputs[1:])]
+def declared_fields(contracts: Mapping[str, Contract]) -> dict[str, Mapping[str, Any]]:
+    """Field name -> ``{"shape": [...], "dtype": ...}``, encoder by encoder, in the order of the outputs."""
+    declared: dict[str, Mapping[str, Any]] = {}
+    for encoder, contract in contracts.items():
+        outputs = [name for name in contract.outputs if name != IN_RECORD]
+        for name in outputs:
+            declared[encoder if name == outputs[0] else f"{encoder}_{name}"] = contract.outputs[name]
+        if reads_captions(contract):
+            declared[f"{encoder}_mask"] = {"shape": [_tokens(contract)], "dtype": "uint8"}
+    return declared
 
 
 def reads_captions(contract: Contract) -> bool:
     """Whether the numbers are a caption's hidden states, [tokens, D], which have a mask."""
     return contract.stored == "hidden"
-
-
-def mask_of(contract: Contract) -> dict[str, Any]:
-    """What a caption encoder's mask is, as a contract would say it."""
-    first = next(iter(contract.outputs.values()))
-    return {"shape": [first["shape"][0]], "dtype": "uint8"}
 
 
 def find_samples(store: NpyStore, contracts: Mapping[str, Contract]) -> Samples:
@@ -146,29 +146,24 @@ def find_samples(store: NpyStore, contracts: Mapping[str, Contract]) -> Samples:
     return Samples(complete, len(found) - len(complete) + unreadable, dict(sorted(lacking.items())))
 
 
-def read_sample(file: BinaryIO, sample: Sample, fields: Mapping[str, Field]) -> tuple[bytes, dict[str, Any]]:
-    """A sample's line of the open records file, without the newline, and its fields as arrays.
+def read_sample(
+    file: BinaryIO, sample: Sample, fields: Mapping[str, Field]
+) -> tuple[bytes, dict[str, Any], dict[str, np.ndarray]]:
+    """A sample's line of the open records file without the newline, the record in it, and its fields.
 
     Raises:
-        LatentkitError: names the file that is missing or damaged, or is not finite.
+        LatentkitError: names the file that is missing or damaged.
     """
     file.seek(sample.offset)
     line = file.readline().rstrip(b"\r\n")
-    arrays: dict[str, np.ndarray] = {}
-    for name, field in fields.items():
-        if field.folder is None:
-            arrays[name] = mask_array(json.loads(line))
-            continue
-        path = array_path(field.folder, sample.key)
-        arrays[name] = read_npy(path, field.declared)
-        if not np.isfinite(arrays[name]).all():
-            raise LatentkitError(f"{path} is damaged: it is not finite: remove it and encode again")
-    return line, arrays
-
-
-def mask_array(record: Mapping[str, Any]) -> np.ndarray:
-    """A complete record's attention mask: uint8 of 0 and 1."""
-    return np.array(record[MASK], np.uint8)
+    record: dict[str, Any] = json.loads(line)
+    arrays = {
+        name: np.array(record[MASK], np.uint8)
+        if field.folder is None
+        else read_npy(array_path(field.folder, sample.key), field.declared)
+        for name, field in fields.items()
+    }
+    return line, record, arrays
 
 
 def _lacking(
@@ -183,12 +178,19 @@ def _lacking(
     texts = [contract for contract in contracts.values() if reads_captions(contract)]
     if texts and not record.get("caption"):
         lacking.append("caption")
-    if any(not _is_mask(record.get(MASK), mask_of(contract)["shape"][0]) for contract in texts):
+    if any(not _is_mask(record.get(MASK), _tokens(contract)) for contract in texts):
         lacking.append("mask")
     bucket = record.get("aspect_bucket")
     if bucket is not None and not _BUCKET.fullmatch(bucket):
         lacking.append("aspect_bucket")
     return lacking
+
+
+def _tokens(contract: Contract) -> int:
+    """How many hidden states a caption encoder stores."""
+    first = next(iter(contract.outputs.values()))
+    tokens: int = first["shape"][0]
+    return tokens
 
 
 def _is_mask(value: Any, length: int) -> bool:

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -32,7 +32,7 @@ from latentkit.stores.lock import OutputLock
 from latentkit.stores.npy import NpyStore
 from latentkit.stores.publish import remove_many, remove_temporaries
 from latentkit.stores.samples import Field, Sample, fields_of, find_samples, read_sample
-from latentkit.stores.store import LEDGERS, Store
+from latentkit.stores.store import LEDGERS
 from latentkit.stores.tar_file import RECORD, publish_tar
 from latentkit.stores.tar_manifest import KIND, NAME, BucketEntry, TarEntry, TarManifest
 from latentkit.stores.tar_plan import (
@@ -45,6 +45,7 @@ from latentkit.stores.tar_plan import (
     size_of,
 )
 
+_T = TypeVar("_T")
 _MEMBER = re.compile(r"[a-z0-9_-]+")
 
 
@@ -64,7 +65,7 @@ class TarJob:
     """The complete samples of a store into tars.
 
     Attributes:
-        store: whose outputs; must be an `NpyStore`.
+        store: whose outputs.
         shards_dir: where the tars go.
         shard_size: samples a tar.
         buckets: only these, the others stay as they are; None: all.
@@ -74,10 +75,10 @@ class TarJob:
             name, its encoder's part of it replaced by that encoder's member.
 
     Raises:
-        UsageError: another kind of store, nothing encoded, or values that cannot be.
+        UsageError: nothing encoded, or values that cannot be.
     """
 
-    store: Store
+    store: NpyStore
     shards_dir: str
     shard_size: int = 1000
     buckets: Sequence[str] | None = None
@@ -86,13 +87,11 @@ class TarJob:
     members: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.store, NpyStore):
-            raise UsageError("tars are made of .npy files: choose store=npy or dataset=crawlr")
         if self.shard_size < 1:
             raise UsageError(f"shard_size={self.shard_size}: give at least 1 picture a tar")
         if not self.shards_dir or Path(self.shards_dir).resolve() == Path(self.store.root).resolve():
             raise UsageError(f"shards_dir={self.shards_dir}: give a folder other than output_dir")
-        self._npy, self._folder = self.store, Path(self.shards_dir)
+        self._folder = Path(self.shards_dir)
         if not self.contracts:
             raise UsageError(f"{self.store.root} holds no encoder's contract.json: encode first")
         names = [*self.member_names.values(), RECORD]
@@ -103,12 +102,12 @@ class TarJob:
     @cached_property
     def contracts(self) -> dict[str, Contract]:
         """Encoder -> contract, of all that goes into the tars."""
-        return self._npy.encoders()
+        return self.store.encoders()
 
     @cached_property
     def fields(self) -> dict[str, Field]:
         """Field name -> field of every sample."""
-        return fields_of(self._npy, self.contracts)
+        return fields_of(self.store, self.contracts)
 
     @cached_property
     def member_names(self) -> dict[str, str]:
@@ -122,7 +121,7 @@ class TarJob:
     @contextmanager
     def locks(self) -> Iterator[None]:
         """Nobody encodes into the store, and nobody else writes the tars."""
-        with OutputLock(self._npy.root), OutputLock(self._folder):
+        with OutputLock(self.store.root), OutputLock(self._folder):
             yield
 
     def plan(self) -> TarPlan:
@@ -132,10 +131,10 @@ class TarJob:
             UsageError: no such bucket, or other buckets' tars that could not lie beside these.
             LatentkitError: no complete record, or no room.
         """
-        found = find_samples(self._npy, self.contracts)
+        found = find_samples(self.store, self.contracts)
         if not found.complete:
             lacking = ", ".join(f"{count:,} lack {name}" for name, count in found.lacking.items())
-            raise LatentkitError(f"{self._npy.root} has no complete record ({lacking}): encode first")
+            raise LatentkitError(f"{self.store.root} has no complete record ({lacking}): encode first")
         grouped: dict[str, list[Sample]] = {}
         for sample in found.complete:
             grouped.setdefault(sample.bucket, []).append(sample)
@@ -181,23 +180,20 @@ class TarJob:
         manifest, pictures, written = plan.manifest, 0, 0
         manifest.publish(self._folder)
         remove_many(plan.stale)
-        for folder in {path.parent for path in plan.stale}:
-            with suppress(OSError):
+        for folder in self._folder.glob("bucket_*"):
+            with suppress(OSError):  # it holds tars
                 folder.rmdir()
         if not plan.todo:
             return TarResult(0, 0, 0, 0.0, 0)
         left = list(plan.todo)
         stopped: list[bool] = []
         report = ProgressReport("shard", sum(len(tar.samples) for tar in left), console)
-        with (
-            report,
-            Interrupts(lambda: stopped.append(True)),
-            Path(self._npy.root, self._npy.records).open("rb") as records,
-        ):
+        with report, Interrupts(lambda: stopped.append(True)):
             while left and not stopped:
                 tar = left.pop(0)
                 left_out: dict[str, str] = {}
-                facts = publish_tar(self._folder / tar.path, self._pack(tar, records, left_out, report))
+                samples = self._load(tar.samples, left_out)
+                facts = publish_tar(self._folder / tar.path, _counted(samples, report))
                 manifest.shards[tar.path] = TarEntry(tar.path, tar.bucket, *facts, tar.inputs, left_out)
                 if all(other.bucket != tar.bucket for other in left):
                     manifest.buckets[tar.bucket] = replace(manifest.buckets[tar.bucket], complete=True)
@@ -225,32 +221,32 @@ class TarJob:
             return False
         if size_of(self._folder / tar.path) != entry.bytes:
             return False
-        left_out = [sample for sample in tar.samples if sample.key in entry.left_out]
-        return not left_out or not any(self._read(left_out))
-
-    def _read(self, samples: Sequence[Sample]) -> Iterator[bool]:
-        """Whether each can be read now."""
-        with Path(self._npy.root, self._npy.records).open("rb") as records:
-            for sample in samples:
-                try:
-                    read_sample(records, sample, self.fields)
-                    yield True
-                except LatentkitError:
-                    yield False
+        again = [sample for sample in tar.samples if sample.key in entry.left_out]
+        return not again or not any(True for _ in self._load(again, {}))
 
     def _stale(self, wanted: Set[str], chosen: Sequence[str]) -> list[Path]:
         names = ["*"] if self.buckets is None else chosen
         tars = [path for name in names for path in self._folder.glob(f"bucket_{name}/shard-*.tar")]
         return sorted(path for path in tars if path.relative_to(self._folder).as_posix() not in wanted)
 
-    def _pack(
-        self, tar: PlannedTar, records: BinaryIO, left_out: dict[str, str], report: ProgressReport
+    def _load(
+        self, samples: Sequence[Sample], left_out: dict[str, str]
     ) -> Iterator[tuple[str, bytes, dict[str, np.ndarray]]]:
-        for sample in tar.samples:
-            try:
-                line, arrays = read_sample(records, sample, self.fields)
-            except LatentkitError as error:
-                left_out[sample.key] = str(error)
-            else:
-                yield sample.key, line, {self.member_names[name]: array for name, array in arrays.items()}
-            report.advance()
+        """(key, line, member name -> array) of those that are sound; the others go into ``left_out``."""
+        with Path(self.store.root, self.store.records).open("rb") as records:
+            for sample in samples:
+                try:
+                    line, _, arrays = read_sample(records, sample, self.fields)
+                    for name, array in arrays.items():
+                        if not np.isfinite(array).all():
+                            raise LatentkitError(f"{name} of {sample.key} is not finite: encode it again")
+                except LatentkitError as error:
+                    left_out[sample.key] = str(error)
+                else:
+                    yield sample.key, line, {self.member_names[name]: array for name, array in arrays.items()}
+
+
+def _counted(samples: Iterator[_T], report: ProgressReport) -> Iterator[_T]:
+    for sample in samples:
+        yield sample
+        report.advance()

@@ -1,0 +1,172 @@
+"""Encoded pictures for training, from a file each: a map-style dataset, batches of one aspect bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset, Sampler
+
+from latentkit.errors import LatentkitError, UsageError
+from latentkit.stores.claim import read_claim
+from latentkit.stores.npy import NpyStore
+from latentkit.stores.samples import UNBUCKETED, fields_of, find_samples, read_sample
+from latentkit.stores.tensors import Asked, Tensors
+
+RECORDS = ("approved_image_dataset.jsonl", "records.jsonl")
+"""What the records of an output are called."""
+
+
+class LatentFiles(Dataset[dict[str, Any]]):
+    """The complete pictures of an output folder (``data/derived``, or any of store=npy), sorted by key.
+
+    ``dataset[i]`` is a dict: ``image_id``; ``caption``; ``aspect_bucket``, ``width``, ``height``, ``label``
+    where the record has them; and tensors: ``dinov3`` float32 [1024], ``flux_vae`` float16 [16, H/8, W/8],
+    ``t5`` float16 [77, 1024], ``t5_mask`` bool [77], ``dinov3_patches`` ..., as the contracts say. Keys,
+    sizes and places of records are in memory, all else is read when it is asked for. Travels to workers,
+    forked or spawned.
+
+    Args:
+        root: the output folder.
+        encoders: read only these, and take a picture that has them for complete; None: all that are there.
+        scaled: give latents as (z - shift_factor) * scaling_factor, float32; never applied twice.
+        require: encoder -> what its contract must say: ``{"flux_vae": {"stored": "posterior_mean"}}``.
+        allow_random: take numbers of random weights, which mean nothing.
+        records: the records' file name; found by default.
+
+    Attributes:
+        contracts: encoder -> `Contract`.
+
+    Raises:
+        ContractError: names the field that is not as asked.
+        LatentkitError: there is nothing complete; or, while reading, names the file that is damaged.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        encoders: Sequence[str] | None = None,
+        scaled: bool = False,
+        require: Asked | None = None,
+        allow_random: bool = False,
+        records: str | None = None,
+    ) -> None:
+        store = _open(Path(root), records)
+        there = store.encoders()
+        for encoder in encoders or ():
+            if encoder not in there:
+                raise UsageError(f"{root} has no {encoder}, there are {', '.join(there)}")
+        self.contracts = {name: there[name] for name in (there if encoders is None else encoders)}
+        self._tensors = Tensors(self.contracts, scaled, require, allow_random)
+        self._fields = fields_of(store, self.contracts)
+        self._records = Path(store.root, store.records)
+        found = find_samples(store, self.contracts)
+        if not found.complete:
+            lacking = ", ".join(f"{count:,} lack {name}" for name, count in found.lacking.items())
+            raise LatentkitError(f"{root} has no complete record ({lacking}): encode first")
+        self._samples = found.complete
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        with self._records.open("rb") as records:
+            _, record, arrays = read_sample(records, self._samples[index], self._fields)
+        return self._tensors.sample(record, self._samples[index].key, arrays)
+
+    def groups(self) -> dict[str, np.ndarray]:
+        """Which pictures can be in one batch: aspect bucket -> their indices, int64, ascending.
+
+        Without buckets it is one group, or, where shapes follow the pictures' (``crop=original``), one for
+        each width and height.
+        """
+        varying = any(
+            isinstance(side, str) for field in self._fields.values() for side in field.declared["shape"]
+        )
+        groups: dict[str, list[int]] = {}
+        for index, sample in enumerate(self._samples):
+            whole = sample.bucket == UNBUCKETED and varying
+            name = "x".join(map(str, sample.size)) if whole else sample.bucket
+            groups.setdefault(name, []).append(index)
+        return {name: np.array(groups[name], np.int64) for name in sorted(groups)}
+
+
+class BucketBatchSampler(Sampler[list[int]]):
+    """Batches whose pictures share an aspect bucket: ``DataLoader(dataset, batch_sampler=...)``.
+
+    At every step all ranks have a batch of the same bucket and, but for a bucket's last, of the same size.
+    Every picture is there once an epoch over all ranks. A bucket's last step divides what is left evenly;
+    where fewer pictures than ranks are left, some of the bucket's (fewer than ``world_size``) come twice,
+    so that every rank has as many batches. Which pictures share a batch, and the order of the batches,
+    follow from ``seed`` and the epoch alone.
+
+    Args:
+        dataset: gives ``groups()``.
+        batch_size: pictures a batch and rank.
+        shuffle: in a new order every epoch (call `set_epoch`); else bucket by bucket, in order.
+        seed: of the order.
+        drop_last: leave out each bucket's last step if it is not full: all batches have one size.
+        rank, world_size: of this process. Trainers that put in samplers of their own have to be told not to
+            (Lightning: ``use_distributed_sampler=False``).
+    """
+
+    def __init__(
+        self,
+        dataset: LatentFiles,
+        batch_size: int,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size < 1 or not 0 <= rank < world_size:
+            raise UsageError(f"batch_size={batch_size}, rank={rank}, world_size={world_size}: cannot be")
+        self._groups = list(dataset.groups().values())
+        self._batch_size, self._shuffle, self._seed, self._drop_last = batch_size, shuffle, seed, drop_last
+        self._rank, self._world_size = rank, world_size
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next pass."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        """Batches of this rank, the same for all."""
+        step = self._batch_size * self._world_size
+        return sum(
+            len(group) // step if self._drop_last else -(-len(group) // step) for group in self._groups
+        )
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng([self._seed, self._epoch])
+        batches: list[np.ndarray] = []
+        for group in self._groups:
+            batches += self._divide(rng.permutation(group) if self._shuffle else group)
+        order = rng.permutation(len(batches)) if self._shuffle else np.arange(len(batches))
+        for number in order:
+            yield batches[number].tolist()
+
+    def _divide(self, group: np.ndarray) -> Iterator[np.ndarray]:
+        """This rank's batches of a bucket."""
+        step = self._batch_size * self._world_size
+        full = len(group) // step * step
+        for start in range(0, full, step):
+            yield group[start + self._rank * self._batch_size :][: self._batch_size]
+        left = group[full:]
+        if len(left) and not self._drop_last:
+            left = np.concatenate([left, np.resize(group, max(0, self._world_size - len(left)))])
+            yield np.array_split(left, self._world_size)[self._rank]
+
+
+def _open(root: Path, records: str | None) -> NpyStore:
+    """The store of an output folder, by what lies there."""
+    folders = {read_claim(path).encoder: path.parent.name for path in sorted(root.glob("*/contract.json"))}
+    if not folders:
+        raise UsageError(f"{root} holds no encoder's contract.json: give the output_dir of an encoding run")
+    found = [name for name in RECORDS if (root / name).exists()]
+    return NpyStore(root=str(root), folders=folders, records=records or (found or RECORDS)[0])

@@ -1,0 +1,88 @@
+"""A sample as a trainer sees it: a dict of tensors, made only when the contracts allow what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from latentkit.encoders.contract import Contract, ContractError
+
+Asked = Mapping[str, Mapping[str, Any]]
+"""Encoder -> what its contract must say, as `Contract.require` takes it."""
+
+_FACTS = ("aspect_bucket", "width", "height", "label")
+"""Fields of a record that go into the sample where the record has them."""
+
+
+class Tensors:
+    """Makes samples: ``image_id``, ``caption`` (empty where there is none), ``aspect_bucket``, ``width`` and
+    ``height`` (of the picture, in pixels) and ``label`` where the record has them, and a tensor a field.
+
+    A field is stored as its contract says; a mask is bool. With ``scaled``, latents are float32 and
+    (z - shift_factor) * scale_factor, applied here unless the contract says that they were stored so.
+
+    Args:
+        contracts: encoder -> contract, of those that are read.
+        scaled: give latents as diffusion models train on them.
+        require: what contracts must say.
+        allow_random: take numbers of random weights, which mean nothing.
+
+    Raises:
+        ContractError: names the encoder and the field that is not as asked.
+    """
+
+    def __init__(
+        self, contracts: Mapping[str, Contract], scaled: bool, require: Asked | None, allow_random: bool
+    ) -> None:
+        for encoder, asked in (require or {}).items():
+            if encoder not in contracts:
+                raise ContractError(f"require: there is no {encoder}, there are {', '.join(contracts)}")
+            contracts[encoder].require(**asked)
+        random = [name for name, contract in contracts.items() if not contract.pretrained]
+        if random and not allow_random:
+            raise ContractError(
+                f"{', '.join(random)}: the contract says pretrained = False, the weights were random and the "
+                "numbers mean nothing: give allow_random=True to read them all the same"
+            )
+        self._scales: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
+        if scaled:
+            self._scales = {
+                name: _scale(contract) for name, contract in contracts.items() if _is_latent(contract)
+            }
+            if not self._scales:
+                raise ContractError(f"scaled=True: none of {', '.join(contracts)} stores latents")
+
+    def sample(self, record: Mapping[str, Any], key: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """One picture's; the tensors share the arrays' memory where nothing was converted."""
+        sample: dict[str, Any] = {"image_id": key, "caption": record.get("caption") or ""}
+        sample |= {name: record[name] for name in _FACTS if name in record}
+        for name, array in arrays.items():
+            tensor = torch.from_numpy(array)
+            if name in self._scales:
+                tensor = self._scales[name](tensor)
+            sample[name] = tensor.bool() if name.endswith("_mask") else tensor
+        return sample
+
+
+def _is_latent(contract: Contract) -> bool:
+    return contract.scaling_factor is not None or contract.stored.startswith(("posterior_", "moments"))
+
+
+def _scale(contract: Contract) -> Callable[[torch.Tensor], torch.Tensor]:
+    if contract.stored == "moments":
+        raise ContractError(
+            f"{contract.encoder}: the contract says stored = 'moments': only latents are scaled"
+        )
+    if contract.scaling_factor is None:
+        raise ContractError(f"{contract.encoder}: the contract says scaling_factor = None: give scaled=False")
+    if contract.scaled:
+        return torch.Tensor.float
+    shift, factor = contract.shift_factor or 0.0, contract.scaling_factor
+
+    def scale(latent: torch.Tensor) -> torch.Tensor:
+        return latent.float().sub_(shift).mul_(factor)
+
+    return scale
