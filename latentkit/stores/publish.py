@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,9 +78,7 @@ def publish_many(files: Sequence[Publication]) -> None:
     try:
         for folder in folders:
             make_folder(folder)
-        temporaries += [
-            file.path.with_name(f".latentkit-{os.getpid()}-{next(_serial)}.tmp") for file in files
-        ]
+        temporaries += [_temporary(file.path) for file in files]
         if len(files) == 1:
             _write(files[0], temporaries[0])
         else:
@@ -107,6 +105,22 @@ def publish_json(path: Path, value: Any) -> None:
             raise ValueError("it reads back differently")
 
     publish(path, lambda file: file.write(content), validate)
+
+
+def publish_links(links: Mapping[Path, str]) -> None:
+    """Publish symbolic links, path -> target, each in place of what is there, and sync their folders."""
+    for path, target in links.items():
+        make_folder(path.parent)
+        temporary = _temporary(path)
+        with _naming(path):
+            temporary.symlink_to(target)
+            try:
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+    for folder in sorted({path.parent for path in links}):
+        sync_folder(folder)
 
 
 def make_folder(folder: Path) -> None:
@@ -209,6 +223,10 @@ def remove_temporaries(folder: Path, *, below: bool) -> int:
         if not below:
             folders.clear()
     return remove_many(found)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".latentkit-{os.getpid()}-{next(_serial)}.tmp")
 
 
 def _write(file: Publication, temporary: Path) -> None:
