@@ -68,6 +68,8 @@ class SyncConfig:
     limit: int | None = None
     prune: bool = False
     max_share: float = 0.2
+    retry_quarantined: bool = False
+    verbose: bool = False
     dry_run: bool = False
 
 
@@ -76,12 +78,14 @@ class CaptionConfig:
     """The root of ``latentkit.caption``."""
 
     dataset: Any = MISSING
-    caption: Any = MISSING
+    caption: Any = None
     store: Any = MISSING
     weights: Any = None
     output_dir: str = MISSING
+    shard_size: int = 10000
     limit: int | None = None
     max_failures: float = 0.01
+    retry_quarantined: bool = False
     overwrite: bool = False
     dry_run: bool = False
 

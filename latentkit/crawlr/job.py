@@ -1,0 +1,156 @@
+"""A sync as its command runs it: from the configuration to the table and the exit status."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from latentkit.collection import build_library, build_npy_store
+from latentkit.command import DONE, FAILED, INTERRUPTED, QUARANTINED
+from latentkit.crawlr.client import Client
+from latentkit.crawlr.folder import PhotoFolder
+from latentkit.crawlr.keeper import Keeper
+from latentkit.crawlr.photo_list import check_base_url, read_list
+from latentkit.crawlr.sync import Sync
+from latentkit.crawlr.tally import print_reasons
+from latentkit.crawlr.watchdog import Stop
+from latentkit.errors import LatentkitError, UsageError
+from latentkit.interrupt import Interrupts
+from latentkit.progress import ProgressReport
+from latentkit.readable import readable_count
+from latentkit.sources.library import Library
+from latentkit.stores import NpyStore, OutputLock
+from latentkit.stores.prune import prune
+from latentkit.stores.publish import publish_json
+
+_WAITING = 4
+"""Threads for each connection: photos that wait for their next attempt hold up no other."""
+
+
+@dataclass
+class SyncJob:
+    """`Sync` with what it needs.
+
+    Attributes:
+        library: the folders of photos and links.
+        store: their outputs, which pruning cleans as well.
+        cfg: as the command had it.
+        console: on stderr.
+    """
+
+    library: Library
+    store: NpyStore
+    cfg: DictConfig
+    console: Console
+
+    @classmethod
+    def from_config(cls, cfg: DictConfig) -> SyncJob:
+        """Hold the configuration against what can be; touches nothing.
+
+        Raises:
+            UsageError, LatentkitError: one line.
+        """
+        check_base_url(cfg.base_url)
+        for key, least in (("connections", 1), ("retries", 0), ("limit", 1)):
+            if cfg[key] is not None and cfg[key] < least:
+                raise UsageError(f"{key}={cfg[key]}: must be at least {least}")
+        if not cfg.deadline > 0:
+            raise UsageError(f"deadline={cfg.deadline:g}: must be over 0 seconds")
+        library = build_library(cfg)
+        if library is None:
+            raise UsageError("this dataset is no photo library with a list: give dataset=crawlr")
+        store = build_npy_store(cfg)
+        if Path(store.root).resolve() == library.home.resolve():
+            raise UsageError(f"output_dir={store.root} is where the photo ledger lies: choose another")
+        if cfg.prune and cfg.limit is not None:
+            raise LatentkitError("prune=true needs the whole list: leave out limit; nothing was touched")
+        return cls(library, store, cfg, Console(stderr=True))
+
+    @contextmanager
+    def locks(self) -> Iterator[None]:
+        """One writer at a time for the library, and for the outputs when these are pruned."""
+        homes = [self.library.home, *([Path(self.store.root)] if self.cfg.prune else [])]
+        with ExitStack() as stack:
+            for home in homes if not self.cfg.dry_run else ():
+                stack.enter_context(OutputLock(home))
+            yield
+
+    def run(self) -> int:
+        """Sync, summarise, prune; the exit status.
+
+        Raises:
+            LatentkitError: pruning was refused, or failed.
+        """
+        began = time.monotonic()
+        cfg, stop = self.cfg, Stop()
+        client = Client(connections=cfg.connections, retries=cfg.retries, deadline=cfg.deadline, stop=stop)
+        keeper = Keeper(self.library, Path(cfg.dataset.photos).expanduser(), dry_run=cfg.dry_run)
+        with Interrupts(stop.set), client, ProgressReport("sync", None, self.console, "photos") as progress:
+
+            def settled(name: str, outcome: str) -> None:
+                progress.advance()
+                if cfg.verbose:
+                    self._say(f"{name}: {outcome}")
+
+            sync = Sync(
+                keeper,
+                PhotoFolder(self.library.raw, client),
+                threads=cfg.connections * _WAITING,
+                stop=stop,
+                retry_quarantined=cfg.retry_quarantined,
+                dry_run=cfg.dry_run,
+                settled=settled,
+            )
+            sync.run(read_list(client, cfg.base_url), cfg.limit)
+        interrupted = bool(stop) and sync.error is None
+        self._summarise(keeper, time.monotonic() - began, "interrupted" if interrupted else _word(sync))
+        if interrupted:
+            self._say(f"interrupted after {keeper.tally.processed:,} entries; the same command goes on")
+            return INTERRUPTED
+        if sync.error is not None:
+            raise sync.error
+        if cfg.prune:
+            self._prune(keeper.withdrawn())
+        if keeper.tally.failures:
+            return FAILED
+        return QUARANTINED if keeper.reasons() else DONE
+
+    def _summarise(self, keeper: Keeper, seconds: float, status: str) -> None:
+        tally, dry_run = keeper.tally, bool(self.cfg.dry_run)
+        title = "sync: dry run, nothing was touched" if dry_run else f"sync: {status}"
+        tally.print(self.console, title, dry_run=dry_run)
+        print_reasons(self.console, "in quarantine.jsonl", keeper.reasons())
+        print_reasons(self.console, "failed, to be tried again by the next sync", tally.failures)
+        if not dry_run:
+            head = {"status": status, "base_url": self.cfg.base_url, "seconds": round(seconds, 3)}
+            publish_json(self.library.home / "summary.json", head | tally.to_dict())
+
+    def _prune(self, withdrawn: set[str]) -> None:
+        """Only after a list that was read to its end."""
+        if not self.library.root.is_dir():
+            self._say("nothing to prune")
+            return
+        plan = prune(
+            self.store,
+            self.library,
+            withdrawn=withdrawn,
+            max_share=self.cfg.max_share,
+            dry_run=self.cfg.dry_run,
+            say=print if self.cfg.dry_run or self.cfg.verbose else lambda line: None,
+        )
+        words = ", ".join(readable_count(count, kind) for kind, count in plan.counts().items())
+        verb = "would go" if self.cfg.dry_run else "removed; latentkit.prune restore=true puts them back"
+        self._say(f"{words}: {verb}" if words else "nothing to prune")
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _word(sync: Sync) -> str:
+    return "done" if sync.error is None else "failed"

@@ -1,0 +1,80 @@
+"""The links: ``<root>/<filename>.<type>`` to the raw file, by a relative path."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from latentkit.sources import files
+from latentkit.sources.files import folded
+
+
+class ForeignError(Exception):
+    """Something that no sync made is where a link or a photo should be; the text is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What makes a photo's link right.
+
+    Attributes:
+        path: the link.
+        target: what it leads to, relative to its folder.
+        change: what becomes of it.
+        stale: links to the photo under other names, which go.
+    """
+
+    path: Path
+    target: str
+    change: Literal["created", "updated", "unchanged"]
+    stale: tuple[Path, ...]
+
+
+class Links:
+    """The folder of links as it was when this was made. Changes nothing.
+
+    Args:
+        root: the folder; need not exist.
+        raw: the folder of the photos.
+    """
+
+    def __init__(self, root: Path, raw: Path) -> None:
+        self._root = root
+        self._raw = raw
+        self._to_raw = PurePosixPath(os.path.relpath(raw.resolve(), root.resolve()))
+        self._names: dict[str, list[str]] = {}
+        if root.is_dir():
+            for name in sorted(os.listdir(root)):  # noqa: PTH208 - names, not 60,000 paths
+                if files.has_picture_suffix(name):
+                    self._names.setdefault(folded(files.key_of(name)), []).append(name)
+
+    def change(self, filename: str, suffix: str) -> Change:
+        """What the photo's link needs.
+
+        Raises:
+            ForeignError: a file, or a link that leads elsewhere, has its name or would share its key.
+        """
+        right = self._root / f"{filename}.{suffix}"
+        target = str(self._to_raw / filename)
+        names = self._names.get(folded(filename), ())
+        ours = {self._root / name: self._target(name, filename) for name in names}
+        stale = tuple(path for path in ours if path != right)
+        if not ours:
+            change: Literal["created", "updated", "unchanged"] = "created"
+        else:
+            change = "updated" if stale or ours[right] != target else "unchanged"
+        return Change(right, target, change, stale)
+
+    def _target(self, name: str, filename: str) -> str:
+        """Where a link leads, when it is one to this photo, wherever the library once lay."""
+        path = self._root / name
+        try:
+            target = os.readlink(path)  # noqa: PTH115 - the text itself
+        except OSError:
+            raise ForeignError(f"{files.printable(path)} is there and no link: left as it is") from None
+        if PurePosixPath(target).parts[-2:] != (self._raw.name, filename):
+            where = files.printable(target)
+            raise ForeignError(f"{files.printable(path)} leads to {where}: left as it is")
+        return target

@@ -1,0 +1,111 @@
+"""The crawler's list: ``<base_url>?page=N`` from 1 until a page is an empty array."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+from latentkit.crawlr.body import FetchError
+from latentkit.crawlr.client import Client
+from latentkit.errors import LatentkitError, UsageError
+
+MAX_PAGE_BYTES = 2**26
+
+
+class ListError(LatentkitError):
+    """The list cannot be read to its end. What is not on it cannot be told, so nothing may be removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One entry of the list.
+
+    Attributes:
+        filename: as the list has it: any text.
+        url: its ``exportable_url``; None when it has none.
+        metadata: every other field, as JSON in ASCII.
+    """
+
+    filename: str
+    url: str | None
+    metadata: bytes
+
+
+def check_base_url(base_url: str) -> None:
+    """Raises UsageError when it is no http or https URL."""
+    try:
+        parts = urlsplit(base_url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise UsageError(f"base_url={base_url}: give an http or https URL")
+
+
+def read_list(client: Client, base_url: str) -> Iterator[list[Listed]]:
+    """The pages, one by one. It ends after the last only when the list was read to its end.
+
+    Raises:
+        ListError: a page cannot be had, is not what a page is, or comes again; or the first is empty.
+        Stopped: the run ends.
+    """
+    seen: dict[bytes, int] = {}
+    for number in itertools.count(1):
+        url = page_url(base_url, number)
+        body = io.BytesIO()
+        try:
+            client.fetch(url, body, MAX_PAGE_BYTES)
+        except FetchError as error:
+            raise ListError(f"the list cannot be read to its end: {url}: {error}") from None
+        page = _parse(body.getvalue(), url)
+        if not page:
+            if number == 1:
+                raise ListError(f"the list is empty: {url}: that is taken for a fault of the server")
+            return
+        names = hashlib.sha256(json.dumps([listed.filename for listed in page]).encode()).digest()
+        if (first := seen.setdefault(names, number)) != number:
+            raise ListError(f"the list has no end: {url} has the photos of page {first} again")
+        yield page
+
+
+def page_url(base_url: str, number: int) -> str:
+    """The URL of a page, from 1."""
+    parts = urlsplit(base_url)
+    query = "&".join(filter(None, (parts.query, urlencode({"page": number}))))
+    return urlunsplit(parts._replace(query=query, fragment=""))
+
+
+def _parse(body: bytes, url: str) -> list[Listed]:
+    try:
+        page = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ListError(f"the list cannot be read: {url} is not JSON: {error}") from None
+    if not isinstance(page, list):
+        raise ListError(f"the list cannot be read: {url} is {_kind(page)}, not an array")
+    return [_entry(entry, f"entry {number} of {url}") for number, entry in enumerate(page, 1)]
+
+
+def _entry(entry: Any, where: str) -> Listed:
+    if not isinstance(entry, dict):
+        raise ListError(f"the list cannot be read: {where} is {_kind(entry)}, not an object")
+    filename, url = entry.pop("filename", None), entry.pop("exportable_url", None)
+    if not isinstance(filename, str):
+        raise ListError(f"the list cannot be read: {where} has no filename")
+    if not isinstance(url, str | None):
+        raise ListError(f"the list cannot be read: the exportable_url of {where} is {_kind(url)}")
+    return Listed(filename, url or None, json.dumps(entry).encode("ascii"))
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "an array", str: "a text", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")

@@ -1,0 +1,32 @@
+"""The approved photos of a crawler's list: originals to data/raw, links with a suffix to data/approved.
+
+    python -m latentkit.sync                             what is missing, sixteen downloads at a time
+    python -m latentkit.sync dry_run=true                what would be done; touches nothing
+    python -m latentkit.sync limit=100                   only the first 100 entries of the list
+    python -m latentkit.sync prune=true                  also remove what a list read to its end no longer has
+    python -m latentkit.sync retry_quarantined=true      fetch again what was no whole picture
+    python -m latentkit.sync base_url=URL dataset.raw=DIR dataset.root=DIR
+
+Exit status: 0 done; 1 the list could not be read to its end, or downloads failed; 2 wrong usage; 3 done, with
+photos, names or conflicts in quarantine.jsonl; 130 interrupted. The same command goes on.
+"""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from latentkit.command import command
+
+
+@command("sync")
+def main(cfg: DictConfig) -> int:
+    """Compose, sync, summarise, prune; the exit status."""
+    from latentkit.crawlr.job import SyncJob
+
+    job = SyncJob.from_config(cfg)
+    with job.locks():
+        return job.run()
+
+
+if __name__ == "__main__":
+    main()
