@@ -17,6 +17,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from latentkit.caption_job import CaptionJob
+from latentkit.caption_run import CAPTIONING
 from latentkit.collection import Collection
 from latentkit.command import DONE, INTERRUPTED, QUARANTINED
 from latentkit.config import build
@@ -27,11 +29,12 @@ from latentkit.prediction.plan import Plan, check_room, make_plan
 from latentkit.provenance import provenance
 from latentkit.quiet import quiet_libraries
 from latentkit.readable import readable_bytes, readable_count, readable_seconds
-from latentkit.report.account import encoder_summaries, quarantine_entries, quarantined_keys
+from latentkit.report.account import run_summary
 from latentkit.report.preview import contact_sheet
 from latentkit.report.summary import Summary, print_summary
 from latentkit.sources import First, Source
-from latentkit.stores import OutputLock, ShardStore, Store
+from latentkit.stores import NpyStore, OutputLock, ShardStore, Store
+from latentkit.stores.adopt import adopt
 from latentkit.stores.publish import publish, publish_json
 from latentkit.stores.quarantine import Quarantine
 
@@ -46,11 +49,13 @@ class EncodingJob:
     """Everything that one run needs, built and checked; no network is loaded yet.
 
     Attributes:
+        captions: writes missing captions first; None where nobody was chosen to.
         rank: this process's number among those of one run; only process 0 plans aloud, locks and sums up.
     """
 
     dataset: str
     source: Source
+    captions: CaptionJob | None
     encoders: list[Encoder]
     store: Store
     contracts: dict[str, Contract]
@@ -81,15 +86,21 @@ class EncodingJob:
         source, store = collection.source, collection.store
         if cfg.limit is not None:
             source = First(source, cfg.limit)
+        rank = process_rank() if cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1 else 0
+        console = Console(stderr=True, quiet=rank > 0)
+        captions = CaptionJob.before_encoding(cfg, collection, source, console)
+        if captions is not None and cfg.trainer.devices != 1 and launched_externally():
+            raise UsageError("only one process captions: run latentkit.caption first, then this without it")
         device = find_device(cfg.trainer.accelerator)
         fill_vram(cfg.vram, device)
         encoders = [_build_encoder(cfg, str(name), device) for name in cfg.encoders]
         contracts = {encoder.name: encoder.contract(orient=source.orient) for encoder in encoders}
+        if cfg.adopt and (cfg.overwrite or cfg.limit is not None or not isinstance(store, NpyStore)):
+            raise UsageError("adopt=true goes with store=npy or store=crawlr, and without overwrite or limit")
         if not cfg.overwrite:
-            store.check(contracts)
+            store.check(contracts, adopt=cfg.adopt)
         if cfg.limit is not None and (cfg.overwrite or isinstance(store, ShardStore)):
             _check_limit(store, contracts, cfg.limit)
-        rank = process_rank() if cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1 else 0
         if (
             cfg.trainer.devices != 1
             and HydraConfig.get().mode == RunMode.MULTIRUN
@@ -98,8 +109,9 @@ class EncodingJob:
             raise UsageError(
                 "a sweep over several devices has to be started by torchrun or srun, or one job at a time"
             )
-        console = Console(stderr=True, quiet=rank > 0)
-        return cls(collection.name, source, encoders, store, contracts, cfg, device, rank, console, began)
+        return cls(
+            collection.name, source, captions, encoders, store, contracts, cfg, device, rank, console, began
+        )
 
     @property
     def dry_run(self) -> bool:
@@ -111,26 +123,33 @@ class EncodingJob:
         locks = self.rank == 0 and not self.dry_run
         return OutputLock(self.cfg.output_dir) if locks else nullcontext()
 
+    def caption(self) -> bool:
+        """Write the captions that are missing, where a captioner was chosen; False when interrupted."""
+        return self.captions is None or self.rank > 0 or self.captions.fill()
+
     def plan(self) -> Plan:
         """What is left to do. Makes the output folder ready for it, unless this is a dry run."""
+        if self.cfg.adopt and self.rank == 0 and isinstance(self.store, NpyStore):
+            for encoder in self.encoders:
+                asked = self.contracts[encoder.name]
+                adopt(self.store, encoder, asked, self.source, self.console, dry_run=self.dry_run)
         if not self.dry_run:
             self.store.open(self.contracts, self.rank, overwrite=self.cfg.overwrite)
+        plan = self._plan()
+        check_room(Path(self.cfg.output_dir), plan.bytes)
+        return plan
+
+    def _plan(self) -> Plan:
         ledger = Quarantine.read(self.cfg.output_dir)
         retry = self.cfg.retry_quarantined or self.cfg.overwrite
         quarantined = {
             name: {key: held.fingerprint for key, held in ledger.held(name).items()}
             for name in (() if retry else self.contracts)
         }
-        plan = make_plan(
-            self.source,
-            self.encoders,
-            self.contracts,
-            self.store,
-            quarantined,
-            overwrite=self.cfg.overwrite,
+        overwrite = self.cfg.overwrite
+        return make_plan(
+            self.source, self.encoders, self.contracts, self.store, quarantined, overwrite=overwrite
         )
-        check_room(Path(self.cfg.output_dir), plan.bytes)
-        return plan
 
     def announce(self, plan: Plan) -> None:
         """Say what will be done, before anything is loaded."""
@@ -234,32 +253,18 @@ class EncodingJob:
         publish(notes / "config.yaml", lambda file: file.write(resolved.encode()))
 
     def _summary(self, plan: Plan, result: RunResult | None) -> Summary:
-        ledger = Quarantine.read(self.cfg.output_dir)
-        keys = quarantined_keys(self.source, ledger)
-        parts = encoder_summaries(
-            plan.encoders,
+        return run_summary(
+            plan,
             result,
-            self.encoders,
-            list(self.contracts.values()),
-            self.store,
-            ledger,
-            keys,
-            len(self.source),
-        )
-        encoded = sum(part.done for part in parts) / len(parts)
-        seconds = result.seconds if result else 0.0
-        return Summary(
+            self._plan() if result is not None and result.interrupted else None,
             dataset=self.dataset,
-            output_dir=str(self.cfg.output_dir),
-            status="interrupted" if result and result.interrupted else "done",
-            pictures=len(self.source),
-            seconds=round(time.monotonic() - self.began, 3),
-            pictures_per_second=round(encoded / seconds, 3) if encoded and seconds else None,
-            device=result.device if result else self.device.kind,
-            encoders=parts,
-            quarantine=quarantine_entries(ledger, self.contracts, keys),
-            conversions=dict(result.notes) if result else {},
-            ignored_files=self.source.ignored,
+            source=self.source,
+            encoders=self.encoders,
+            contracts=self.contracts,
+            store=self.store,
+            held_for=[*self.contracts, *([CAPTIONING] if self.captions else [])],
+            device=self.device.kind,
+            seconds=time.monotonic() - self.began,
         )
 
     def _publish_preview(self, path: Path, *, random: bool) -> None:

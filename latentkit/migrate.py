@@ -23,11 +23,12 @@ def main(cfg: DictConfig) -> int:
     """Compose, migrate, say what was done; the exit status."""
     from rich.console import Console
 
-    from latentkit.collection import build_store
-    from latentkit.crawlr.migration import migrate, records_of
+    from latentkit.collection import build_npy_store
+    from latentkit.crawlr.migration import migrate, require_records
     from latentkit.stores import OutputLock
 
-    store, console = records_of(build_store(cfg)), Console(stderr=True)
+    store, console = build_npy_store(cfg), Console(stderr=True)
+    require_records(store)
     with nullcontext() if cfg.dry_run else OutputLock(cfg.output_dir):
         migrated = migrate(store, console, dry_run=cfg.dry_run)
     migrated.say(console, dry_run=cfg.dry_run)

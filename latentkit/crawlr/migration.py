@@ -33,7 +33,7 @@ from latentkit.interrupt import Interrupts
 from latentkit.prediction.plan import check_room
 from latentkit.progress import ProgressReport
 from latentkit.sources.item import Fingerprint
-from latentkit.stores import NpyStore, Store
+from latentkit.stores import NpyStore
 from latentkit.stores.arrays import npy_publication
 from latentkit.stores.claim import claim
 from latentkit.stores.ledger import append_lines, done_line, fold_done, journal_path, publish_lines
@@ -59,24 +59,17 @@ class _StopError(Exception):
     """The user asked for an end."""
 
 
-def records_of(store: Store) -> NpyStore:
-    """The store, when it has a records file.
-
-    Raises:
-        UsageError: it has none, or is of another kind.
-    """
-    if not isinstance(store, NpyStore):
-        raise UsageError("only outputs of store=crawlr and store=npy have records")
+def require_records(store: NpyStore) -> None:
+    """Raise UsageError unless the store has a records file."""
     if not (path := Path(store.root, store.records)).is_file():
         raise UsageError(f"{path} is not there: give output_dir=FOLDER, where the records lie")
-    return store
 
 
 def migrate(store: NpyStore, console: Console, *, dry_run: bool = False) -> Migrated:
     """Bring a library's records to Stage 2. The caller holds the output's lock, unless this is a dry run.
 
     Args:
-        store: of `records_of`.
+        store: where the records and arrays lie.
         console: for the progress.
         dry_run: count only, change nothing.
 

@@ -150,10 +150,9 @@ def array_facts(encoder: str, fields: Mapping[str, Field], shape: Sequence[int])
 
 def _size(fields: Mapping[str, Field]) -> tuple[int, int]:
     """(width, height) in pixels; zeros when the record does not know them."""
-    sides = [fields[name].value if name in fields else None for name in ("width", "height")]
-    if all(type(side) is int and side > 0 for side in sides):
-        return sides[0], sides[1]
-    return 0, 0
+    width, height = (fields[name].value if name in fields else 0 for name in ("width", "height"))
+    known = type(width) is int and type(height) is int and min(width, height) > 0
+    return (width, height) if known else (0, 0)
 
 
 def aspect_bucket(fields: Mapping[str, Field]) -> str | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from latentkit.errors import LatentkitError
-
 
 UNRECORDED = "unrecorded"
 """Stands in a contract for what nobody wrote down when the numbers were made."""
@@ -79,6 +78,11 @@ class Contract:
         """Whether it is known what made the numbers; if not, only `stored` and `outputs` say anything."""
         return self.model != UNRECORDED
 
+    def fits(self, other: Contract) -> bool:
+        """Whether arrays of one could be the other's: what is stored, output names, shapes and types."""
+        ours, theirs = self.to_dict(), other.to_dict()
+        return all(ours[name] == theirs[name] for name in ("stored", "outputs", "scaled"))
+
     def difference(self, other: Contract) -> list[tuple[str, Any, Any]]:
         """(field, ours, theirs) for every leaf that differs, in order of the fields' names."""
         ours, theirs = dict(_leaves(self.to_dict())), dict(_leaves(other.to_dict()))
@@ -104,6 +108,15 @@ class Contract:
                 raise ContractError(
                     f"{self.encoder}: the contract says {dotted} = {have[dotted]!r}, asked for {value!r}"
                 )
+
+
+def resolve_shape(shape: Sequence[int | str], height: int, width: int) -> list[int]:
+    """A declared shape in numbers, for a picture that was prepared to so many pixels: H/8 -> height // 8."""
+    sides = {"H": height, "W": width}
+    return [
+        dimension if isinstance(dimension, int) else sides[dimension[0]] // int(dimension[2:] or 1)
+        for dimension in shape
+    ]
 
 
 def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -44,7 +44,7 @@ class NpyStore(Store):
     """One file for each picture and output; any shape, aspect buckets included.
 
     A picture is done when the ledger says so, its files are there with the recorded size, and what it was
-    made from is unchanged.
+    made from is unchanged. None is under a contract that does not say what made the arrays.
 
     Attributes:
         records: the records' file name under the root; see `latentkit.stores.records`.
@@ -62,7 +62,7 @@ class NpyStore(Store):
         held: Callable[[int], bool],
     ) -> list[Unit]:
         contract = self._readable(encoder)
-        whole = {} if contract is None else self.whole(encoder, contract)
+        whole = self.whole(encoder, contract) if contract and contract.recorded else {}
 
         def is_done(index: int, key: str) -> bool:
             entry = whole.get(key)
@@ -141,6 +141,10 @@ class NpyStore(Store):
         done = read_done(Path(self.root), encoder)
         return {key: entry for key, entry in done.items() if sizes.get(key) == entry.bytes}
 
+    def claim_path(self, encoder: str) -> Path:
+        """Where an encoder's contract lies."""
+        return self._folder(encoder) / "contract.json"
+
     def output_folders(self, encoder: str, contract: Contract) -> dict[str, Path]:
         """Output name -> folder, for the outputs that have files."""
         folder = self._folder(encoder)
@@ -183,7 +187,7 @@ class NpyStore(Store):
             raise UsageError(f"store.folders.{encoder}=.: only shards may lie in {self.root} itself")
 
     def _claims(self, encoder: str) -> list[Path]:
-        return [self._folder(encoder) / "contract.json"]
+        return [self.claim_path(encoder)]
 
     def _has_arrays(self, encoder: str) -> bool:
         return next(arrays_below(self._folder(encoder)), None) is not None

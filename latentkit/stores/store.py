@@ -65,8 +65,12 @@ class Store(ABC):
                 return read_claim(path)
         return None
 
-    def check(self, contracts: Mapping[str, Contract]) -> None:
+    def check(self, contracts: Mapping[str, Contract], *, adopt: bool = False) -> None:
         """Hold what is there against what is asked. Changes nothing.
+
+        Args:
+            contracts: encoder -> what its numbers will mean.
+            adopt: let arrays pass of which nobody recorded what made them, where they fit.
 
         Raises:
             UsageError: this store cannot hold such outputs, or two of them would lie in one folder.
@@ -80,7 +84,14 @@ class Store(ABC):
             place = self._folder(encoder)
             arrays = self._has_arrays(encoder)
             differences = self._differences(encoder, there, asked) if there and arrays else []
-            if differences and there:
+            if there and arrays and not there.recorded and there.fits(asked):
+                if not adopt:
+                    lines.append(
+                        f"{place} holds {self.counts(encoder).items:,} arrays of which nobody recorded what "
+                        f"made them: adopt=true takes them for {encoder}'s own, encoder=[others] leaves "
+                        "them, overwrite=true encodes them again"
+                    )
+            elif differences and there:
                 lines.append(f"{place} holds other numbers than {encoder} would write: {_CHOICE}")
                 lines += [f"  {name}: there {ours}, asked {theirs}" for name, ours, theirs in differences]
             elif there is None and arrays:
