@@ -10,9 +10,10 @@ from omegaconf import DictConfig
 
 from latentkit.config import build
 from latentkit.errors import UsageError
-from latentkit.sources import Source
+from latentkit.sources import Captioned, Captions, Source
 from latentkit.sources.library import Library
 from latentkit.stores import NpyStore, Store
+from latentkit.stores.captions import captions_path
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,14 @@ class Collection:
 
     Attributes:
         name: of the dataset, as it was chosen.
-        source: the pictures.
+        source: the pictures, with the captions that a model wrote where they have none of their own.
+        captions: those that a model wrote, as the source gives them.
         store: their outputs; nothing is opened.
     """
 
     name: str
     source: Source
+    captions: Captions
     store: Store
 
     @classmethod
@@ -37,7 +40,9 @@ class Collection:
             UsageError, LatentkitError: one line each.
         """
         source: Source = build(cfg.dataset, "dataset")
-        return cls(dataset_name(), source, build_store(cfg))
+        store = build_store(cfg)
+        captioned = Captioned(source, captions_path(store.root))
+        return cls(dataset_name(), captioned, captioned.captions, store)
 
 
 def dataset_name() -> str:

@@ -55,6 +55,7 @@ class EncoderPlan:
     Attributes:
         units: the work, without pictures that are done, held or have no caption.
         quarantined: keys of the pictures that are held.
+        uncaptioned: keys of those that it cannot read, for want of a caption.
         todo, done, held, captionless: pictures; they sum to the source's length.
         bytes: upper bound of what will be written.
     """
@@ -62,14 +63,18 @@ class EncoderPlan:
     encoder: str
     units: list[Unit]
     quarantined: frozenset[str]
+    uncaptioned: frozenset[str]
     todo: int
     done: int
-    captionless: int
     bytes: int
 
     @property
     def held(self) -> int:
         return len(self.quarantined)
+
+    @property
+    def captionless(self) -> int:
+        return len(self.uncaptioned)
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ def make_plan(
             what is to be tried again.
         overwrite: take nothing as done.
     """
-    compare = _Comparison(source)
+    compare = Comparison(source)
     plans = []
     for encoder in encoders:
         unchanged = compare.caption if encoder.geometry is None else compare.picture
@@ -130,9 +135,9 @@ def make_plan(
                 encoder=encoder.name,
                 units=units,
                 quarantined=frozenset(held.quarantined),
+                uncaptioned=frozenset(held.uncaptioned),
                 todo=todo,
-                done=len(source) - todo - len(held.quarantined) - len(held.captionless),
-                captionless=len(held.captionless),
+                done=len(source) - todo - len(held.quarantined) - len(held.uncaptioned),
                 bytes=todo * bytes_per_item(encoder, contracts[encoder.name]),
             )
         )
@@ -154,14 +159,14 @@ class _Held:
         self._ledger = ledger
         self._unchanged = unchanged
         self.quarantined: set[str] = set()
-        self.captionless: set[int] = set()
+        self.uncaptioned: set[str] = set()
 
     def __call__(self, index: int) -> bool:
         if not (self._ledger or self._reads_caption):
             return False
         item = self._source[index]
         if self._reads_caption and item.caption is None:
-            self.captionless.add(index)
+            self.uncaptioned.add(item.key)
             return True
         if item.key not in self._ledger:
             return False
@@ -177,7 +182,7 @@ def _never(index: int, before: Fingerprint) -> bool:
     return False
 
 
-class _Comparison:
+class Comparison:
     """Whether a picture is still what an output was made from; every picture is read at most once."""
 
     def __init__(self, source: Source) -> None:
@@ -185,6 +190,7 @@ class _Comparison:
         self._hashed: dict[int, str | None] = {}
 
     def picture(self, index: int, before: Fingerprint) -> bool:
+        """Equal size and mtime, or else equal sha256."""
         now: Stat | None = self._source.stat(index)
         if now is not None and now == before.stat:
             return True

@@ -1,6 +1,7 @@
 """Where pictures come from. Importing it loads no torch."""
 
 from latentkit.sources.approved import ApprovedSource
+from latentkit.sources.captioned import Captioned, Captions, Written
 from latentkit.sources.demo import DemoSource
 from latentkit.sources.folder import FolderSource
 from latentkit.sources.imagenet import ImageNetTree
@@ -9,6 +10,8 @@ from latentkit.sources.subset import First
 
 __all__ = [
     "ApprovedSource",
+    "Captioned",
+    "Captions",
     "DemoSource",
     "Fingerprint",
     "First",
@@ -18,4 +21,5 @@ __all__ = [
     "Source",
     "SourceError",
     "Stat",
+    "Written",
 ]

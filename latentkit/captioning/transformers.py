@@ -1,0 +1,180 @@
+"""Captions from an image-text-to-text model of transformers (Gemma 3, Qwen-VL ...) on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latentkit.captioning.captioner import Answer, Captioner, Describe, judge
+from latentkit.errors import LatentkitError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+PATTERNS = ("*.json", "*.jinja", "*.txt", "*.model", "model*.safetensors")
+"""The hub files that a model, its tokenizer and its image processor are made of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformersCaptioner(Captioner):
+    """A model that is loaded whole on one device, asked about a batch at a time, decoded greedily.
+
+    The same batch gives the same captions. A batch that does not fit in memory is halved.
+
+    Attributes:
+        model: hub id or local folder.
+        revision: the hub revision; None takes the newest.
+        local_files_only: use what the hub's cache holds, and never the network.
+        dtype: of the weights; auto is bfloat16 on a GPU, float32 on a CPU.
+        device: ``cpu``, ``cuda``, ``cuda:1`` ...; auto is the GPU when there is one.
+        batch_size: pictures of one batch.
+    """
+
+    revision: str | None = None
+    local_files_only: bool = False
+    dtype: str = "auto"
+    device: str = "auto"
+    batch_size: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dtype not in DTYPES:
+            raise UsageError(f"caption.dtype={self.dtype}: choose one of {', '.join(DTYPES)}")
+        self.require_at_least("batch_size", 1)
+
+    @property
+    def name(self) -> str:
+        """See `Captioner.name`: ``<hub id>``, ``<hub id>@<revision>`` or ``local:<folder>``."""
+        if (folder := Path(self.model).expanduser()).is_dir():
+            return f"local:{folder.resolve().name}"
+        return self.model if self.revision is None else f"{self.model}@{self.revision}"
+
+    @contextmanager
+    def open(self) -> Iterator[Describe]:
+        """See `Captioner.open`. Downloads the model unless it is there."""
+        from latentkit.encoders.weights import locate
+
+        folder = locate(
+            self.model,
+            self.revision,
+            PATTERNS,
+            where="caption",
+            otherwise="pass caption.model=FOLDER, or caption=openai for a server",
+            local_files_only=self.local_files_only,
+        )
+        import torch
+        from transformers import AutoModelForImageTextToText
+
+        from latentkit.encoders.loading import from_folder, quiet
+
+        device = self._device()
+        precision = torch.bfloat16 if device.type == "cuda" else torch.float32
+        dtype: torch.dtype = precision if self.dtype == "auto" else getattr(torch, self.dtype)
+        with quiet("transformers"):
+            processor = _processor(folder)
+            network = from_folder(AutoModelForImageTextToText, folder, dtype).eval().to(device)
+            try:
+                yield lambda pictures: self._describe(network, processor, pictures)
+            finally:
+                network.to("meta")
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
+
+    def _device(self) -> torch.device:
+        import torch
+
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise UsageError(f"caption.device={self.device}: {' '.join(str(error).split())[:200]}") from None
+        return device
+
+    def _describe(
+        self, network: Any, processor: Any, pictures: Iterable[tuple[int, Image]]
+    ) -> Iterator[Answer]:
+        import torch
+
+        size = self.batch_size
+        for batch in _batches(pictures, size):
+            left = batch
+            while left:
+                part = left[:size]
+                try:
+                    answers = self._generate(network, processor, part)
+                except torch.OutOfMemoryError:
+                    torch.cuda.empty_cache()
+                    if len(part) > 1:
+                        size = len(part) // 2
+                        continue
+                    answers = [Answer(part[0][0], reason="out of memory")]
+                yield from answers
+                left = left[len(part) :]
+
+    def _generate(self, network: Any, processor: Any, batch: Sequence[tuple[int, Image]]) -> list[Answer]:
+        import torch
+
+        content = [{"type": "image"}, {"type": "text", "text": self.prompt}]
+        chat = processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        inputs = processor(
+            images=[[image] for _, image in batch],
+            text=[chat] * len(batch),
+            padding=True,
+            padding_side="left",
+            add_special_tokens=False,  # the chat template has them
+            return_tensors="pt",
+        ).to(network.device, network.dtype)
+        with torch.inference_mode():
+            tokens = network.generate(
+                **inputs,
+                do_sample=False,
+                num_beams=1,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                max_new_tokens=self.max_new_tokens,
+            )[:, inputs["input_ids"].shape[1] :]
+        texts = processor.batch_decode(tokens, skip_special_tokens=True)
+        ends = network.generation_config.eos_token_id
+        whole = torch.isin(tokens, torch.tensor(ends, device=tokens.device)).any(dim=1).tolist()
+        return [
+            judge(number, text, whole=ended)
+            for (number, _), text, ended in zip(batch, texts, whole, strict=True)
+        ]
+
+
+def _processor(folder: Path) -> Any:
+    """The model's processor, its pictures prepared by Pillow and numpy: torchvision is not needed."""
+    from transformers import AutoProcessor
+
+    try:
+        processor: Any = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+            folder, local_files_only=True, backend="pil"
+        )
+        if processor.chat_template is None:
+            raise ValueError("it has no chat template; choose a model that was tuned to follow instructions")
+    # The processors' readers raise whatever they meet; the user is to see one line in any case.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise LatentkitError(f"{folder}: the processor cannot be loaded: {reason}") from error
+    return processor
+
+
+def _batches(pictures: Iterable[tuple[int, Image]], size: int) -> Iterator[list[tuple[int, Image]]]:
+    batch: list[tuple[int, Image]] = []
+    for picture in pictures:
+        batch.append(picture)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,133 @@
+"""Captions that a model wrote, for pictures that have none of their own: ``<output_dir>/captions.jsonl``.
+
+One JSON object a line, sorted by key once a run has ended::
+
+    {"key": "abc123", "caption": "A red fox ...", "model": "gemma3:27b", "prompt_sha256": "...",
+     "sha256": "...", "size": 183402, "mtime_ns": 1763800000000000000, "time": "2025-11-22T10:00:00Z"}
+
+``sha256`` (hex), ``size`` and ``mtime_ns`` are of the picture that the model saw; the last two are null where
+a source has nothing to stat. Of several lines of a key the last counts; those before it are what it replaced.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from latentkit.sources.item import Fingerprint, Item, Source, Stat
+
+
+class Written(NamedTuple):
+    """A caption, who wrote it (`model`, and the sha256 of the prompt in hex), and of which bytes."""
+
+    caption: str
+    model: str
+    prompt_sha256: str
+    picture: Fingerprint
+
+
+class Captions:
+    """The captions of one file, by key; in memory are the last of each key and what it replaced.
+
+    Args:
+        path: ``captions.jsonl``; need not exist. Lines that are no captions are left out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._last: dict[str, Written] = {}
+        self._replaced: dict[str, set[str]] = {}
+        if not path.exists():
+            return
+        with path.open("rb") as lines:
+            for line in lines:
+                try:
+                    self.add(*parse_caption(json.loads(line)))
+                except (KeyError, TypeError, ValueError, RecursionError):
+                    continue
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def get(self, key: str) -> Written | None:
+        """What counts for a key; None when no model wrote a caption for it."""
+        return self._last.get(key)
+
+    def add(self, key: str, written: Written) -> None:
+        """Take in one more; it counts from now on."""
+        if (before := self._last.get(key)) is not None and before.caption != written.caption:
+            self._replaced.setdefault(key, set()).add(before.caption)
+        self._last[key] = written
+
+    def own(self, key: str, caption: str | None) -> str | None:
+        """The caption, when it is the picture's own.
+
+        None when there is none, and for one that a model wrote, now or before: records repeat the captions
+        that were encoded, and the photo library reads its captions from the records.
+        """
+        last = self._last.get(key)
+        if last is None or caption is None:
+            return caption
+        return None if caption == last.caption or caption in self._replaced.get(key, ()) else caption
+
+
+@dataclass(eq=False)
+class Captioned(Source):
+    """A source whose pictures have the captions that a model wrote where they have none of their own.
+
+    A picture whose bytes have changed keeps the caption until it is captioned again; captioning notices
+    the change, encoding does not read the picture for it.
+
+    Attributes:
+        source: the pictures, and their own captions, which always win.
+        path: of the captions; need not exist.
+        captions: what is there (not a field: read, not set). Additions to it are seen at once.
+    """
+
+    source: Source
+    path: Path
+
+    def __post_init__(self) -> None:
+        self.orient, self.strict = self.source.orient, self.source.strict
+        self.classes, self.ignored = self.source.classes, self.source.ignored
+        self.captions = Captions(self.path)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def keys(self) -> Iterable[str]:
+        return self.source.keys()
+
+    def __getitem__(self, index: int) -> Item:
+        item = self.source[index]
+        written = self.captions.get(item.key)
+        if written is None or self.captions.own(item.key, item.caption) is not None:
+            return item
+        return dataclasses.replace(item, caption=written.caption)
+
+    def read(self, index: int) -> tuple[bytes, Stat | None]:
+        return self.source.read(index)
+
+    def stat(self, index: int) -> Stat | None:
+        return self.source.stat(index)
+
+    def metadata(self, index: int) -> dict[str, Any]:
+        return self.source.metadata(index)
+
+
+def parse_caption(line: dict[str, Any]) -> tuple[str, Written]:
+    """(key, caption) of a line's object. Raises KeyError, TypeError or ValueError when it is no such line."""
+    texts = [line[name] for name in ("key", "caption", "model", "prompt_sha256", "sha256", "time")]
+    if not all(isinstance(text, str) and text for text in texts):
+        raise TypeError("wrong fields")
+    key, caption, model, prompt, sha256, _ = texts
+    size, mtime_ns = line["size"], line["mtime_ns"]
+    stat = None
+    if size is not None or mtime_ns is not None:
+        stat = Stat(int(size), int(mtime_ns))
+    return key, Written(caption, sys.intern(model), sys.intern(prompt), Fingerprint(sha256, stat))

@@ -1,0 +1,52 @@
+"""Writing captions down: ``captions.jsonl`` grows by a line for each, and is sorted when a run ends.
+
+The lines are those of `latentkit.sources.captioned`. A killed run leaves an unsorted file whose last line may
+be cut; folding it later gives what folding it then would have given. For the holder of the output's lock.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from latentkit.sources.captioned import Written, parse_caption
+from latentkit.stores.ledger import (
+    Damage,
+    append_lines,
+    dump,
+    publish_lines,
+    read_lines,
+    source_fields,
+)
+
+
+def captions_path(root: str | Path) -> Path:
+    """Where an output's captions lie."""
+    return Path(root, "captions.jsonl")
+
+
+def append_caption(path: Path, key: str, written: Written) -> None:
+    """Write one caption down; it is on the disk when this returns. The file must have been folded before.
+
+    Raises:
+        LatentkitError: one line with the path and the cause.
+    """
+    line = {
+        "key": key,
+        "caption": written.caption,
+        "model": written.model,
+        "prompt_sha256": written.prompt_sha256,
+        **source_fields(written.picture),
+        "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    append_lines(path, [dump(line)])
+
+
+def fold_captions(path: Path) -> None:
+    """Sort by key, the lines of one key staying in their order; trim a cut line, keep bad ones aside."""
+    damage = Damage(path)
+    lines = [(key, raw) for (key, _), raw in read_lines(path, parse_caption, damage)]
+    damage.report(keep_cut=False)
+    ordered = sorted(lines, key=lambda line: line[0])
+    if damage.lines or ordered != lines:
+        publish_lines(path, (raw for _, raw in ordered))
