@@ -5,6 +5,7 @@
     python -m latentkit.encode dataset=folder dataset.root=PHOTOS encoder=sd_vae store=shards output_dir=OUT
     python -m latentkit.encode dataset=crawlr vram=high                  the photo library
     python -m latentkit.encode dataset=imagenet vram=low                 ImageNet, an extracted tree
+    python -m latentkit.encode dataset=crawlr caption=openai             first captions for what has none
     python -m latentkit.encode -m dataset=imagenet dataset.split=train,val
     python -m latentkit.encode dry_run=true ...                          what would be done; touches nothing
 
@@ -15,16 +16,18 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from latentkit.command import command
+from latentkit.command import INTERRUPTED, command
 
 
 @command("encode")
 def main(cfg: DictConfig) -> int:
-    """Compose, plan, encode, summarise; the exit status."""
+    """Compose, caption, plan, encode, summarise; the exit status."""
     from latentkit.encoding import EncodingJob
 
     job = EncodingJob.from_config(cfg)
     with job.output_lock():
+        if not job.caption():
+            return INTERRUPTED
         plan = job.plan()
         job.announce(plan)
         if job.dry_run:

@@ -135,18 +135,17 @@ class EncodingJob:
                 adopt(self.store, encoder, asked, self.source, self.console, dry_run=self.dry_run)
         if not self.dry_run:
             self.store.open(self.contracts, self.rank, overwrite=self.cfg.overwrite)
-        plan = self._plan()
+        plan = self._plan(overwrite=self.cfg.overwrite)
         check_room(Path(self.cfg.output_dir), plan.bytes)
         return plan
 
-    def _plan(self) -> Plan:
+    def _plan(self, *, overwrite: bool) -> Plan:
         ledger = Quarantine.read(self.cfg.output_dir)
         retry = self.cfg.retry_quarantined or self.cfg.overwrite
         quarantined = {
             name: {key: held.fingerprint for key, held in ledger.held(name).items()}
             for name in (() if retry else self.contracts)
         }
-        overwrite = self.cfg.overwrite
         return make_plan(
             self.source, self.encoders, self.contracts, self.store, quarantined, overwrite=overwrite
         )
@@ -256,7 +255,7 @@ class EncodingJob:
         return run_summary(
             plan,
             result,
-            self._plan() if result is not None and result.interrupted else None,
+            self._plan(overwrite=False) if result is not None and result.interrupted else None,
             dataset=self.dataset,
             source=self.source,
             encoders=self.encoders,

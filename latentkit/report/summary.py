@@ -13,6 +13,7 @@ from rich.table import Table
 from latentkit.readable import readable_bytes, readable_count
 
 REASONS_SHOWN = 8
+CUT = "caption cut"
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,23 @@ class EncoderSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """A whole run. `seconds` runs from the command's start; `pictures_per_second` over the passes alone."""
+    """A whole run.
+
+    Attributes:
+        pictures: in the collection.
+        incomplete: of these, how many lack the output of one of the run's encoders: quarantined, without a
+            caption, or not reached.
+        seconds: from the command's start.
+        pictures_per_second: over the passes alone.
+        conversions: what this run's pictures went through, and under `CUT` how many captions of the whole
+            collection are longer than the text encoder's limit.
+    """
 
     dataset: str
     output_dir: str
     status: str
     pictures: int
+    incomplete: int
     seconds: float
     pictures_per_second: float | None
     device: str
@@ -112,9 +124,13 @@ def print_summary(summary: Summary, console: Console) -> None:
 
 def _remarks(summary: Summary) -> list[str]:
     lines = []
-    if summary.conversions:
-        counts = ", ".join(f"{name} {count:,}" for name, count in sorted(summary.conversions.items()))
-        lines.append(f"on the way: {counts}")
+    if summary.incomplete:
+        lines.append(f"incomplete: {readable_count(summary.incomplete, 'picture')} lack some output")
+    counts = [f"{name} {count:,}" for name, count in sorted(summary.conversions.items()) if name != CUT]
+    if counts:
+        lines.append(f"on the way: {', '.join(counts)}")
+    if cut := summary.conversions.get(CUT):
+        lines.append(f"cut: {readable_count(cut, 'caption')} longer than the text encoder's max_length")
     if summary.ignored_files:
         lines.append(f"left out: {readable_count(summary.ignored_files, 'other file')}")
     reasons = Counter(f"{entry['stage']}: {entry['reason']}" for entry in summary.quarantine)
