@@ -145,6 +145,28 @@ class ShardConfig:
     dry_run: bool = False
 
 
+@dataclass
+class ArchivesConfig:
+    """Where ImageNet's archives are: a folder to look in, and paths that win over it."""
+
+    folder: str = "data"
+    train: str | None = None
+    val: str | None = None
+    devkit: str | None = None
+
+
+@dataclass
+class PrepareConfig:
+    """The root of ``latentkit.prepare``."""
+
+    archives: ArchivesConfig = field(default_factory=ArchivesConfig)
+    output_dir: str = MISSING
+    extract_dir: str = MISSING
+    extract: bool = False
+    allow_variant: bool = False
+    dry_run: bool = False
+
+
 ROOTS: dict[str, type] = {
     "encode": EncodeConfig,
     "sync": SyncConfig,
@@ -153,5 +175,6 @@ ROOTS: dict[str, type] = {
     "verify": VerifyConfig,
     "prune": PruneConfig,
     "shard": ShardConfig,
+    "prepare": PrepareConfig,
 }
 """Verb -> schema; ``conf/<verb>.yaml`` begins its defaults with ``<verb>_schema``."""

@@ -4,7 +4,7 @@ from latentkit.sources.approved import ApprovedSource
 from latentkit.sources.captioned import Captioned, Captions, Written
 from latentkit.sources.demo import DemoSource
 from latentkit.sources.folder import FolderSource
-from latentkit.sources.imagenet import ImageNetTree
+from latentkit.sources.imagenet import ImageNetArchive, ImageNetTree
 from latentkit.sources.item import Fingerprint, Item, Source, SourceError, Stat
 from latentkit.sources.subset import First
 
@@ -16,6 +16,7 @@ __all__ = [
     "Fingerprint",
     "First",
     "FolderSource",
+    "ImageNetArchive",
     "ImageNetTree",
     "Item",
     "Source",

@@ -94,7 +94,8 @@ class Captioned(Source):
 
     def __post_init__(self) -> None:
         self.orient, self.strict = self.source.orient, self.source.strict
-        self.classes, self.ignored = self.source.classes, self.source.ignored
+        self.classes, self.class_names = self.source.classes, self.source.class_names
+        self.ignored = self.source.ignored
         self.captions = Captions(self.path)
 
     def __len__(self) -> int:

@@ -133,6 +133,12 @@ def stat_of(descriptor: int) -> Stat:
     return Stat(now.st_size, now.st_mtime_ns)
 
 
+def stat_of_path(path: Path) -> Stat:
+    """Size and mtime of what a path leads to."""
+    now = path.stat()
+    return Stat(now.st_size, now.st_mtime_ns)
+
+
 def read_whole(descriptor: int, name: str | Path, limit: int = MAX_FILE_BYTES) -> tuple[bytes, Stat]:
     """All bytes of an open file, and the stat that belongs to exactly these bytes.
 

@@ -58,12 +58,14 @@ class Source(ABC):
         orient: whether EXIF orientation is to be applied to its pictures.
         strict: whether a JPEG that libjpeg had to guess at is refused (True) or only counted (False).
         classes: class names in the order of their indices; empty when the source has none.
+        class_names: the same in words, where ``classes`` are identifiers; empty else.
         ignored: files found in the collection that are no pictures.
     """
 
     orient: bool
     strict: bool
     classes: tuple[str, ...]
+    class_names: tuple[str, ...] = ()
     ignored: int
 
     @abstractmethod

@@ -28,7 +28,8 @@ class First(Source):
         if self.n < 1:
             raise UsageError(f"limit={self.n}: must be at least 1, or null for all pictures")
         self.orient, self.strict = self.source.orient, self.source.strict
-        self.classes, self.ignored = self.source.classes, self.source.ignored
+        self.classes, self.class_names = self.source.classes, self.source.class_names
+        self.ignored = self.source.ignored
 
     def __len__(self) -> int:
         return min(self.n, len(self.source))

@@ -230,6 +230,7 @@ class ShardStore(Store):
             "dataset": self.dataset,
             "split": self.split,
             "classes": list(source.classes),
+            **({"class_names": list(source.class_names)} if source.class_names else {}),
             "total": sum(head.count for head in heads),
             "quarantined": sum(head.items - head.count for head in heads),
             "shard_size": self.shard_size,

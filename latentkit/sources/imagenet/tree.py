@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from latentkit.errors import UsageError
 from latentkit.sources import files
+from latentkit.sources.imagenet.names import SUFFIX, TRAIN_PICTURE, VAL_PICTURE, WNID, check_split
 from latentkit.sources.item import Item, Source, Stat
-
-SPLITS = ("train", "val")
-
-_WNID = re.compile(r"n\d{8}", re.ASCII)
-_NAME = re.compile(r"(?:n\d{8}_\d+|ILSVRC2012_val_\d{8})\.JPEG", re.ASCII)
-_SUFFIX = ".JPEG"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -27,6 +23,9 @@ class ImageNetTree(Source):
     Taken are ``n01440764_10026.JPEG`` and ``ILSVRC2012_val_00000293.JPEG``, nothing else. A key is
     ``<split>/<wnid>/<stem>``. A class index is the position of the wnid among the sorted wnids of the split:
     for the whole of ImageNet-1k the labels that every published model uses.
+
+    A tree that ``latentkit.prepare`` is extracting, or stopped extracting, is refused; one that it extracted
+    has class names. Any other is taken as it is.
 
     Orientation is off and a JPEG that libjpeg had to guess at is kept, because the published statistics and
     models were made so.
@@ -38,7 +37,7 @@ class ImageNetTree(Source):
         strict: refuse a JPEG that libjpeg had to guess at.
 
     Raises:
-        UsageError: another split, no folder, or no picture in it.
+        UsageError: another split, no folder, no picture in it, or an extraction that has not ended.
     """
 
     root: str = "outputs/datasets/imagenet1k_raw"
@@ -47,17 +46,24 @@ class ImageNetTree(Source):
     strict: bool = False
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise UsageError(f"ImageNet has no split {self.split!r}: choose from {', '.join(SPLITS)}")
+        check_split(self.split)
         example = "n01440764_10026.JPEG" if self.split == "train" else "ILSVRC2012_val_00000293.JPEG"
         expected = f"expected {self.split}/<wnid>/*.JPEG in it, named as {self.split}/n01440764/{example}"
         root = files.existing_folder(self.root, expected)
         self._folder = files.existing_folder(root / self.split, expected)
+        marker = read_marker(root, self.split)
+        if marker is not None and marker.get("complete") is not True:
+            raise UsageError(
+                f"{files.printable(self._folder)} is not all of the archive: "
+                "run python -m latentkit.prepare extract=true to the end"
+            )
         entries = _names(self._folder)
-        wnids = sorted(name for name in entries if _WNID.fullmatch(name))
+        wnids = sorted(name for name in entries if WNID.fullmatch(name))
         self.ignored = len(entries) - len(wnids)
         listings = [self._list(wnid) for wnid in wnids]
         self.classes = tuple(wnids)
+        names = marker.get("class_names", {}) if marker else {}
+        self.class_names = tuple(names[wnid] for wnid in wnids) if names.keys() >= set(wnids) else ()
         self._ends = np.cumsum([len(stems) for stems in listings], dtype=np.int64)
         if not wnids or self._ends[-1] == 0:
             raise UsageError(f"{files.printable(self._folder)}: no ImageNet picture in it; {expected}")
@@ -66,7 +72,11 @@ class ImageNetTree(Source):
     def _list(self, wnid: str) -> np.ndarray:
         """Sorted stems of a class's pictures, bytes [n]."""
         names = _names(files.existing_folder(self._folder / wnid, "a class's pictures lie in a folder"))
-        stems = sorted(name.removesuffix(_SUFFIX) for name in names if _NAME.fullmatch(name))
+        stems = sorted(
+            name.removesuffix(SUFFIX)
+            for name in names
+            if TRAIN_PICTURE.fullmatch(name) or VAL_PICTURE.fullmatch(name)
+        )
         self.ignored += len(names) - len(stems)
         return np.array(stems, dtype=np.bytes_)
 
@@ -81,7 +91,7 @@ class ImageNetTree(Source):
 
     def __getitem__(self, index: int) -> Item:
         label, place = self._place(index)
-        return Item(f"{self.split}/{place}", f"{self._folder}/{place}{_SUFFIX}", None, label)
+        return Item(f"{self.split}/{place}", f"{self._folder}/{place}{SUFFIX}", None, label)
 
     def read(self, index: int) -> tuple[bytes, Stat | None]:
         path = self[index].location
@@ -94,6 +104,22 @@ class ImageNetTree(Source):
         except OSError:
             return None
         return Stat(now.st_size, now.st_mtime_ns)
+
+
+def marker_path(root: Path, split: str) -> Path:
+    """Where ``latentkit.prepare`` says how far the extraction of a split is."""
+    return root / ".latentkit" / f"{split}.json"
+
+
+def read_marker(root: Path, split: str) -> dict[str, Any] | None:
+    """What it says; None for a tree that it did not extract, empty where it is damaged."""
+    try:
+        marker: dict[str, Any] = json.loads(marker_path(root, split).read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return {}
+    return marker
 
 
 def _names(folder: Path) -> list[str]:

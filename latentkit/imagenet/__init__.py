@@ -1,0 +1,1 @@
+"""ImageNet's archives, made ready: found, told apart, checked, indexed, extracted."""

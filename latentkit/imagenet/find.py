@@ -1,0 +1,57 @@
+"""Where the archives are: under their own names, or those that downloads make of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from latentkit.errors import UsageError
+from latentkit.imagenet.official import ROLES, Official
+from latentkit.sources import files
+
+
+def find_archives(
+    folder: Path, given: Mapping[str, str | None], official: Mapping[str, Official]
+) -> dict[str, Path]:
+    """Role -> path, of those that are there.
+
+    ``NAME.tar``, ``NAME.tar.1`` and ``NAME (1).tar`` are names of one archive. Of several the one that has
+    the official size is taken.
+
+    Args:
+        folder: where to look.
+        given: role -> path that was given, None to look for it.
+
+    Raises:
+        UsageError: a path that was given leads to no file, one cannot be told from another, or none is there.
+    """
+    found: dict[str, Path] = {}
+    for role in ROLES:
+        path = given.get(role)
+        if path is not None:
+            if not Path(path).expanduser().is_file():
+                raise UsageError(f"archives.{role}={path} is not a file")
+            found[role] = Path(path).expanduser()
+        elif (there := _look(folder, role, official[role])) is not None:
+            found[role] = there
+    if not found:
+        names = ", ".join(official[role].filename for role in ROLES)
+        raise UsageError(
+            f"no ImageNet archive in {files.printable(folder)}: expected {names} from image-net.org, "
+            "or give archives.train=FILE archives.val=FILE archives.devkit=FILE"
+        )
+    return found
+
+
+def _look(folder: Path, role: str, official: Official) -> Path | None:
+    stem, suffix = re.fullmatch(r"(.*?)((?:\.tar)(?:\.gz)?)", official.filename).groups()  # type: ignore[union-attr]
+    name = re.compile(rf"{re.escape(stem)}(?: ?\(\d+\))?{re.escape(suffix)}(?:\.\d+)?")
+    candidates = sorted(
+        path for path in (folder.iterdir() if folder.is_dir() else ()) if name.fullmatch(path.name)
+    )
+    whole = [path for path in candidates if path.is_file() and path.stat().st_size == official.size]
+    if len(candidates) > 1 and not whole:
+        names = ", ".join(files.printable(path.name) for path in candidates)
+        raise UsageError(f"{files.printable(folder)} holds {names}: give archives.{role}=FILE")
+    return next(iter(whole or candidates), None)

@@ -1,0 +1,72 @@
+"""What was read: ``imagenet1k_provenance.json``, for papers and for the next run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from latentkit.sources.item import Stat
+from latentkit.stores.publish import publish_json
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive that was read whole.
+
+    Attributes:
+        role: ``train``, ``val`` or ``devkit``.
+        path, filename: where it is, as the user named it.
+        size: bytes.
+        mtime_ns: with path and size what saves reading it again.
+        md5, sha256: hex.
+        official: whether the md5 is the one that image-net.org publishes.
+        classes, pictures: in it; None for the devkit.
+        deviations: from the official one, in words; accepted by ``allow_variant=true``.
+    """
+
+    role: str
+    path: str
+    filename: str
+    size: int
+    mtime_ns: int
+    md5: str
+    sha256: str
+    official: bool
+    classes: int | None = None
+    pictures: int | None = None
+    deviations: list[str] = field(default_factory=list)
+
+    @property
+    def stat(self) -> Stat:
+        return Stat(self.size, self.mtime_ns)
+
+
+def provenance_path(output_dir: Path) -> Path:
+    return output_dir / "imagenet1k_provenance.json"
+
+
+def index_path(output_dir: Path, split: str) -> Path:
+    return output_dir / f"imagenet1k_{split}_index.safetensors"
+
+
+def read_provenance(output_dir: Path) -> dict[str, Archive]:
+    """Role -> archive; empty where there is no such file, or a damaged one: all is read again."""
+    try:
+        content = json.loads(provenance_path(output_dir).read_bytes())
+        archives = [Archive(**values) for values in content["archives"]]
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    return {archive.role: archive for archive in archives}
+
+
+def publish_provenance(output_dir: Path, archives: dict[str, Archive]) -> None:
+    """Publish it, with the time; a file that says the same already is left as it is."""
+    if archives == read_provenance(output_dir):
+        return
+    content = {
+        "generated_at_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "archives": [asdict(archives[role]) for role in sorted(archives)],
+    }
+    publish_json(provenance_path(output_dir), content)

@@ -1,0 +1,56 @@
+"""What preparing will do and has done, for people. On stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from latentkit.imagenet.job import Preparation
+from latentkit.imagenet.provenance import Archive, index_path, provenance_path
+from latentkit.readable import readable_bytes, readable_seconds
+from latentkit.sources.files import printable
+
+HASHED_A_SECOND = 500e6
+"""Bytes; what md5 does on one core. For the estimate alone."""
+
+
+def announce(job: Preparation, console: Console) -> None:
+    """Say what will be read, before anything is."""
+    noted = job.noted()
+    for role, path in job.archives.items():
+        size = path.stat().st_size
+        todo = f"to read, about {readable_seconds(size / HASHED_A_SECOND)} if the disk keeps up"
+        console.print(
+            f"{role}: {printable(path)}, {readable_bytes(size)}, "
+            + ("read before and unchanged" if role in noted else todo)
+        )
+    for line in job.lacking():
+        console.print(line)
+
+
+def summarise(archives: Sequence[Archive], output_dir: Path, console: Console) -> None:
+    """Print the table, how variants differ, and what to do next."""
+    table = Table(title="prepare: done", title_justify="left", title_style="bold")
+    for heading in ("archive", "md5"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("size", "classes", "pictures"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for archive in archives:
+        table.add_row(
+            archive.role,
+            "official" if archive.official else "not official",
+            readable_bytes(archive.size),
+            "" if archive.classes is None else f"{archive.classes:,}",
+            "" if archive.pictures is None else f"{archive.pictures:,}",
+        )
+    console.print(table)
+    for archive in archives:
+        if archive.deviations:
+            console.print(f"VARIANT {printable(archive.path)}: {'; '.join(archive.deviations)}")
+    console.print(f"noted in {provenance_path(output_dir)}")
+    for archive in archives:
+        if archive.role != "devkit":
+            console.print(f"index: {index_path(output_dir, archive.role)}")

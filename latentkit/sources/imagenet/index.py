@@ -1,0 +1,124 @@
+"""Where every picture of an archive lies: a safetensors file with four columns, mapped and never loaded.
+
+Rows are in the order of the keys: by class index, then by the picture's name. ``offset`` (int64) and
+``length`` (int32) are bytes in the archive itself, ``label`` (int16) is the class index, ``number`` (int32)
+the number in the picture's name. The metadata's field ``imagenet_index`` is JSON: ``split``, ``archive``,
+``devkit``, ``classes``, ``class_names``. `latentkit.prepare` writes it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from latentkit.errors import LatentkitError, UsageError
+from latentkit.sources.item import Stat
+
+METADATA = "imagenet_index"
+
+COLUMNS: dict[str, np.dtype[Any]] = {
+    "offset": np.dtype(np.int64),
+    "length": np.dtype(np.int32),
+    "label": np.dtype(np.int16),
+    "number": np.dtype(np.int32),
+}
+_NAMES = {np.dtype(np.int64): "I64", np.dtype(np.int32): "I32", np.dtype(np.int16): "I16"}
+
+
+@dataclass(frozen=True)
+class IndexedArchive:
+    """The archive that an index belongs to, as it was when it was read whole."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    md5: str
+    sha256: str
+
+    @property
+    def stat(self) -> Stat:
+        return Stat(self.size, self.mtime_ns)
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index; `read_index` maps one, and `content` makes the file's bytes.
+
+    Attributes:
+        split: ``train`` or ``val``.
+        archive: what it is an index of.
+        devkit: sha256 of the devkit that labels and names are from; None where there was none.
+        classes: wnids, sorted.
+        class_names: of each class, such as ``tench, Tinca tinca``; empty without a devkit.
+        offset, length, label, number: the columns, [N].
+    """
+
+    split: str
+    archive: IndexedArchive
+    devkit: str | None
+    classes: tuple[str, ...]
+    class_names: tuple[str, ...]
+    offset: np.ndarray
+    length: np.ndarray
+    label: np.ndarray
+    number: np.ndarray
+
+    def content(self) -> bytes:
+        """The file, byte for byte."""
+        about = {
+            "split": self.split,
+            "archive": asdict(self.archive),
+            "devkit": self.devkit,
+            "classes": self.classes,
+            "class_names": self.class_names,
+        }
+        columns = {name: np.ascontiguousarray(getattr(self, name), dtype) for name, dtype in COLUMNS.items()}
+        return save(columns, {METADATA: json.dumps(about)})
+
+
+def read_index(path: Path) -> Index:
+    """Map an index.
+
+    Raises:
+        UsageError: there is none.
+        LatentkitError: it is damaged.
+    """
+    try:
+        with safe_open(path, "numpy") as file:  # checks that header and size fit
+            about = json.loads(file.metadata()[METADATA])
+        with path.open("rb") as raw:
+            length = int.from_bytes(raw.read(8), "little")
+            tensors = json.loads(raw.read(length))
+        columns = {name: _mapped(path, dtype, tensors[name], 8 + length) for name, dtype in COLUMNS.items()}
+        if len({len(column) for column in columns.values()}) != 1:
+            raise ValueError("its columns are not equally long")
+        return Index(
+            split=about["split"],
+            archive=IndexedArchive(**about["archive"]),
+            devkit=about["devkit"],
+            classes=tuple(about["classes"]),
+            class_names=tuple(about["class_names"]),
+            **columns,
+        )
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist: run python -m latentkit.prepare first") from None
+    except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
+        raise LatentkitError(
+            f"{path} is no index of ImageNet: {error}: remove it and run python -m latentkit.prepare"
+        ) from None
+
+
+def _mapped(path: Path, dtype: np.dtype[Any], tensor: dict[str, Any], data: int) -> np.ndarray:
+    if tensor["dtype"] != _NAMES[dtype] or len(tensor["shape"]) != 1:
+        raise ValueError(f"a column of it is {tensor['dtype']} {tensor['shape']}")
+    begin, _ = tensor["data_offsets"]
+    if not tensor["shape"][0]:
+        raise ValueError("it has no picture")
+    column = np.memmap(path, dtype, "r", data + begin, tuple(tensor["shape"]))
+    return column.view(np.ndarray)  # the mapping stays; a memmap's own indexing is slow
