@@ -19,7 +19,10 @@ from scipy.io import savemat
 
 CLASSES, PER_CLASS, VAL_PER_CLASS = 20, 30, 3
 WNIDS = [f"n{1440764 + 137 * position:08d}" for position in range(CLASSES)]
-IDS = {wnid: int(number) for wnid, number in zip(WNIDS, np.random.default_rng(0).permutation(CLASSES) + 1)}
+IDS = {
+    wnid: int(number)
+    for wnid, number in zip(WNIDS, np.random.default_rng(0).permutation(CLASSES) + 1, strict=True)
+}
 WORDS = {wnid: f"thing {position}, Res exempli {position}" for position, wnid in enumerate(WNIDS)}
 
 CMYK, PNG, GREY = 3, 4, 5
