@@ -17,7 +17,9 @@ from latentkit.sources.item import Stat
 
 _T = TypeVar("_T")
 
-CHUNK = 1 << 23
+# What is in flight should fit into the processor's cache. Of md5's own speed, on two cores with a page cache
+# that holds the file: 95% with 4 x 4 MiB, 96% with 16 x 1 MiB, 82% with 4 x 8 MiB.
+CHUNK = 1 << 22
 _CHUNKS_AHEAD = 4
 
 

@@ -1,0 +1,229 @@
+"""The tar parsers: what Python's own tarfile finds in good archives, and a refusal of all others."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from miniature_imagenet import WNIDS, Miniature, add, tar_bytes, write_miniature
+
+from latentkit.imagenet.members import Members, train_members, val_members
+from latentkit.imagenet.reading import CHUNK, read_archive
+from latentkit.imagenet.tar import CutError, Feed, ForeignError, TarError
+
+
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Miniature:
+    return write_miniature(tmp_path_factory.mktemp("miniature"))
+
+
+def parsed(content: bytes, parsers=train_members, piece: int = 512) -> Members:
+    feed = Feed(parsers(len(content)))
+    for start in range(0, len(content), piece):
+        feed.feed(start, memoryview(content)[start : start + piece])
+    assert feed.result is not None
+    return feed.result
+
+
+def rows(members: Members) -> list[tuple[str, int, int, int]]:
+    wnids = [members.wnids[k] for k in members.of_class] if members.wnids else [""] * len(members.number)
+    return list(zip(wnids, members.number, members.offset, members.length, strict=True))
+
+
+def test_offsets_are_those_of_the_pictures_in_the_outer_file(miniature: Miniature) -> None:
+    content = miniature.train_tar.read_bytes()
+    expected = []
+    with tarfile.open(miniature.train_tar) as outer:
+        for class_tar in outer:
+            with tarfile.open(fileobj=outer.extractfile(class_tar)) as inner:
+                for member in inner:
+                    number = int(member.name.split("_")[1].removesuffix(".JPEG"))
+                    offset = class_tar.offset_data + member.offset_data
+                    expected.append((class_tar.name[:9], number, offset, member.size))
+    assert len(expected) == 600
+    for piece in (512, 1536, len(content)):
+        assert rows(parsed(content, piece=piece)) == expected
+    for wnid, number, offset, length in expected[::50]:
+        assert content[offset : offset + length] == miniature.train[wnid][f"{wnid}_{number}.JPEG"]
+    with tarfile.open(miniature.val_tar) as tar:
+        expected = [("", int(m.name[15:23]), m.offset_data, m.size) for m in tar]
+    assert rows(parsed(miniature.val_tar.read_bytes(), val_members)) == expected
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_plain_tars_of_every_format(format: int) -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=format) as tar:
+        add(tar, "ILSVRC2012_val_00000007.JPEG", b"x" * 512)
+        add(tar, "ILSVRC2012_val_00000003.JPEG", b"")
+    assert rows(parsed(file.getvalue(), val_members)) == [("", 7, 512, 512), ("", 3, 1536, 0)]
+
+
+def test_one_pass_gives_hashes_and_members_however_long_the_file(tmp_path: Path) -> None:
+    import hashlib
+
+    rng = np.random.default_rng(0)
+    names = {f"ILSVRC2012_val_{k:08d}.JPEG": rng.bytes(CHUNK // 3 + 1000 * k) for k in range(1, 20)}
+    path = tmp_path / "val.tar"
+    path.write_bytes(tar_bytes(names))
+    read = []
+    reading = read_archive(path, val_members(path.stat().st_size), read.append)
+    content = path.read_bytes()
+    assert sum(read) == len(content)
+    assert len(read) > 5
+    assert reading.md5 == hashlib.md5(content).hexdigest()
+    assert reading.sha256 == hashlib.sha256(content).hexdigest()
+    assert [content[o : o + n] for _, _, o, n in rows(reading.found)] == list(names.values())
+
+
+def cuts(content: bytes) -> dict[str, int]:
+    """Where a training archive may be cut, of every kind."""
+    members = parsed(content)
+    first, later = members.offset[0], members.offset[31]
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        second = tar.getmembers()[1].offset
+        end = tar.getmembers()[-1]
+    after = end.offset_data + end.size
+    return {
+        "nothing": 0,
+        "in the first header": 300,
+        "after the first header": 512,
+        "in a picture's header": first - 200,
+        "in a picture": first + 10,
+        "between pictures": members.offset[1] - 512,
+        "between classes": second,
+        "in a later picture": later + 100,
+        "before the end blocks": after,
+        "within the end blocks": after + 512,
+    }
+
+
+def test_cut_anywhere(miniature: Miniature) -> None:
+    content = miniature.train_tar.read_bytes()
+    for where, length in cuts(content).items():
+        with pytest.raises(CutError, match="ends at byte"):
+            parsed(content[:length])
+            pytest.fail(f"cut {where}")
+
+
+def test_a_class_tar_that_was_cut_before_it_was_packed() -> None:
+    whole = tar_bytes({f"{WNIDS[0]}_1.JPEG": b"x" * 600})
+    for length in (512, 1536, 2000):
+        with pytest.raises(CutError, match=f"{WNIDS[0]}.tar ends at byte"):
+            parsed(tar_bytes({f"{WNIDS[0]}.tar": whole[:length]}))
+
+
+def special(kind: bytes, name: str = f"{WNIDS[0]}_2.JPEG", link: str = "") -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        add(tar, f"{WNIDS[0]}_1.JPEG", b"picture")
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname = kind, link
+        tar.addfile(info)
+    return file.getvalue()
+
+
+SPECIAL = {
+    "a hard link": special(tarfile.LNKTYPE, link="../../etc/passwd"),
+    "a symbolic link": special(tarfile.SYMTYPE, link="/etc/passwd"),
+    "a character device": special(tarfile.CHRTYPE),
+    "a block device": special(tarfile.BLKTYPE),
+    "a folder": special(tarfile.DIRTYPE),
+    "a FIFO": special(tarfile.FIFOTYPE),
+    "a sparse file": special(tarfile.GNUTYPE_SPARSE),
+    "of the unknown kind b'7'": special(tarfile.CONTTYPE),
+    "a GNU long name": special(tarfile.REGTYPE, "x" * 120),
+}
+
+
+@pytest.mark.parametrize("what", SPECIAL)
+def test_what_is_no_plain_file_is_refused_by_name(what: str) -> None:
+    with pytest.raises(ForeignError) as refused:
+        parsed(tar_bytes({f"{WNIDS[0]}.tar": SPECIAL[what]}))
+    assert what in str(refused.value)
+    assert f"{WNIDS[0]}_2.JPEG" in str(refused.value) or "LongLink" in str(refused.value)
+
+
+def test_pax_headers_that_rename_are_refused() -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo(f"{WNIDS[0]}_1.JPEG")
+        info.pax_headers = {"path": "../../etc/passwd"}
+        tar.addfile(info)
+    with pytest.raises(ForeignError, match="a PAX header"):
+        parsed(tar_bytes({f"{WNIDS[0]}.tar": file.getvalue()}))
+
+
+NAMES = [
+    "../n01440764_1.JPEG",
+    "/n01440764_1.JPEG",
+    "n01440764/n01440764_1.JPEG",
+    "n01443537_1.JPEG",  # of another class
+    "n01440764_1.jpeg",
+    "n01440764_01.JPEG",  # the same number as n01440764_1
+    "n01440764_1.JPEG\n",
+    "n01440764_99999999999.JPEG",
+    "ILSVRC2012_val_00000001.JPEG",
+    "n01440764_١.JPEG",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_other_names_are_refused_whatever_else_is_there(name: str) -> None:
+    content = tar_bytes({"n01440764_7.JPEG": b"picture", name: b"picture"})
+    with pytest.raises(ForeignError, match=r"n01440764\.tar holds .* no name of a picture"):
+        parsed(tar_bytes({"n01440764.tar": content}))
+
+
+def test_names_of_the_outer_archives() -> None:
+    inner = tar_bytes({"n01440764_7.JPEG": b"picture"})
+    for name in ("../n01440764.tar", "n01440764.tar.gz", "n0144076.tar", "val/n01440764.tar", "README"):
+        with pytest.raises(ForeignError, match="which is no class of ImageNet"):
+            parsed(tar_bytes({name: inner}))
+    for name in ("val/ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_1.JPEG", "ILSVRC2012_test_00000001.JPEG"):
+        with pytest.raises(ForeignError, match="no name of a picture"):
+            parsed(tar_bytes({name: b""}), val_members)
+
+
+def doubled(members: dict[str, bytes]) -> bytes:
+    """A tar that holds its members twice."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for name, content in [*members.items(), *members.items()]:
+            add(tar, name, content)
+    return file.getvalue()
+
+
+def test_duplicates_are_refused() -> None:
+    inner = {"n01440764_7.JPEG": b"picture"}
+    with pytest.raises(ForeignError, match=r"holds n01440764\.tar twice"):
+        parsed(doubled({"n01440764.tar": tar_bytes(inner)}))
+    with pytest.raises(ForeignError, match=r"holds n01440764_7\.JPEG twice"):
+        parsed(tar_bytes({"n01440764.tar": doubled(inner)}))
+    with pytest.raises(ForeignError, match="00000001.JPEG twice"):
+        parsed(doubled({"ILSVRC2012_val_00000001.JPEG": b""}), val_members)
+
+
+def test_a_flipped_bit_in_any_field_of_a_header_is_noticed() -> None:
+    content = bytearray(tar_bytes({"ILSVRC2012_val_00000001.JPEG": b"picture"}))
+    for at in (0, 20, 99, 100, 124, 130, 150, 156, 257, 300, 400, 511):
+        damaged = bytearray(content)
+        damaged[at] ^= 4
+        with pytest.raises(TarError, match="no tar header at byte 0"):
+            parsed(bytes(damaged), val_members)
+
+
+def test_ends() -> None:
+    content = tar_bytes({"ILSVRC2012_val_00000001.JPEG": b"picture"})
+    with pytest.raises(TarError, match="a block of zeros among its members"):
+        parsed(bytes(512) + content, val_members)
+    with pytest.raises(TarError, match="goes on after its end"):
+        parsed(content + bytes(2**20), val_members)
+    with pytest.raises(ForeignError, match="bytes, which is no picture"):
+        header = tarfile.TarInfo("ILSVRC2012_val_00000001.JPEG")
+        header.size = 2**31
+        feed = Feed(val_members(2**32))
+        feed.feed(0, memoryview(header.tobuf(tarfile.GNU_FORMAT)))
