@@ -44,7 +44,9 @@ def extract(sources: Iterable[ImageNetArchive], root: Path, console: Console) ->
     """
     extractions = [Extraction(source, root) for source in sources]
     check_room(root, sum(extraction.bytes for extraction in extractions))
-    return all(extraction.run(console) for extraction in extractions)
+    stopped: list[bool] = []
+    with Interrupts(lambda: stopped.append(True)):
+        return all(extraction.run(console, stopped) for extraction in extractions)
 
 
 class Extraction:
@@ -70,18 +72,14 @@ class Extraction:
         blocks = sum(-(-source.length(index) // _FILE_SYSTEM_BLOCK) for index in self.missing)
         self.bytes = blocks * _FILE_SYSTEM_BLOCK
 
-    def run(self, console: Console) -> bool:
-        """Write what is missing; whether all is there now."""
+    def run(self, console: Console, stopped: list[bool]) -> bool:
+        """Write what is missing until it is `stopped`; whether all is there now."""
         split = self._source.split
         marker = marker_path(self._root, split)
         if not self.missing and read_marker(self._root, split) == self._marker(complete=True):
             return True
         publish_json(marker, self._marker(complete=False))
-        stopped: list[bool] = []
-        with (
-            ProgressReport(f"extracting {split}", len(self.missing), console) as report,
-            Interrupts(lambda: stopped.append(True)),
-        ):
+        with ProgressReport(f"extracting {split}", len(self.missing), console) as report:
             for start in range(0, len(self.missing), BATCH):
                 if stopped:
                     return False

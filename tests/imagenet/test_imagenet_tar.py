@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 from pathlib import Path
@@ -53,18 +54,16 @@ def test_offsets_are_those_of_the_pictures_in_the_outer_file(miniature: Miniatur
     assert rows(parsed(miniature.val_tar.read_bytes(), val_members)) == expected
 
 
-@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_plain_tars_of_every_format(format: int) -> None:
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_plain_tars_of_every_format(kind: int) -> None:
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w", format=format) as tar:
+    with tarfile.open(fileobj=file, mode="w", format=kind) as tar:
         add(tar, "ILSVRC2012_val_00000007.JPEG", b"x" * 512)
         add(tar, "ILSVRC2012_val_00000003.JPEG", b"")
     assert rows(parsed(file.getvalue(), val_members)) == [("", 7, 512, 512), ("", 3, 1536, 0)]
 
 
 def test_one_pass_gives_hashes_and_members_however_long_the_file(tmp_path: Path) -> None:
-    import hashlib
-
     rng = np.random.default_rng(0)
     names = {f"ILSVRC2012_val_{k:08d}.JPEG": rng.bytes(CHUNK // 3 + 1000 * k) for k in range(1, 20)}
     path = tmp_path / "val.tar"
@@ -103,10 +102,9 @@ def cuts(content: bytes) -> dict[str, int]:
 
 def test_cut_anywhere(miniature: Miniature) -> None:
     content = miniature.train_tar.read_bytes()
-    for where, length in cuts(content).items():
+    for length in cuts(content).values():
         with pytest.raises(CutError, match="ends at byte"):
             parsed(content[:length])
-            pytest.fail(f"cut {where}")
 
 
 def test_a_class_tar_that_was_cut_before_it_was_packed() -> None:
@@ -183,7 +181,11 @@ def test_names_of_the_outer_archives() -> None:
     for name in ("../n01440764.tar", "n01440764.tar.gz", "n0144076.tar", "val/n01440764.tar", "README"):
         with pytest.raises(ForeignError, match="which is no class of ImageNet"):
             parsed(tar_bytes({name: inner}))
-    for name in ("val/ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_1.JPEG", "ILSVRC2012_test_00000001.JPEG"):
+    for name in (
+        "val/ILSVRC2012_val_00000001.JPEG",
+        "ILSVRC2012_val_1.JPEG",
+        "ILSVRC2012_test_00000001.JPEG",
+    ):
         with pytest.raises(ForeignError, match="no name of a picture"):
             parsed(tar_bytes({name: b""}), val_members)
 
@@ -203,7 +205,7 @@ def test_duplicates_are_refused() -> None:
         parsed(doubled({"n01440764.tar": tar_bytes(inner)}))
     with pytest.raises(ForeignError, match=r"holds n01440764_7\.JPEG twice"):
         parsed(tar_bytes({"n01440764.tar": doubled(inner)}))
-    with pytest.raises(ForeignError, match="00000001.JPEG twice"):
+    with pytest.raises(ForeignError, match=r"00000001\.JPEG twice"):
         parsed(doubled({"ILSVRC2012_val_00000001.JPEG": b""}), val_members)
 
 
@@ -222,8 +224,8 @@ def test_ends() -> None:
         parsed(bytes(512) + content, val_members)
     with pytest.raises(TarError, match="goes on after its end"):
         parsed(content + bytes(2**20), val_members)
+    header = tarfile.TarInfo("ILSVRC2012_val_00000001.JPEG")
+    header.size = 2**31
+    feed = Feed(val_members(2**32))
     with pytest.raises(ForeignError, match="bytes, which is no picture"):
-        header = tarfile.TarInfo("ILSVRC2012_val_00000001.JPEG")
-        header.size = 2**31
-        feed = Feed(val_members(2**32))
         feed.feed(0, memoryview(header.tobuf(tarfile.GNU_FORMAT)))

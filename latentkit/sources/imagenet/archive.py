@@ -57,7 +57,6 @@ class ImageNetArchive(Source):
             raise UsageError(f"{self.index} is the index of {self._index.split}, not of {self.split}")
         self.classes, self.class_names, self.ignored = self._index.classes, self._index.class_names, 0
         self._descriptor: int | None = None
-        self._close: weakref.finalize[Any, Any] | None = None
         try:
             self._open()
         except SourceError as error:
@@ -65,7 +64,7 @@ class ImageNetArchive(Source):
 
     def __getstate__(self) -> dict[str, Any]:
         """What travels to a worker: neither the descriptor nor the columns, which it maps itself."""
-        return self.__dict__ | {"_descriptor": None, "_close": None, "_index": None}
+        return self.__dict__ | {"_descriptor": None, "_index": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -78,7 +77,7 @@ class ImageNetArchive(Source):
         if self._descriptor is None:
             with files.opened_file(self.archive.path, follow=True) as descriptor:
                 self._descriptor = os.dup(descriptor)
-            self._close = weakref.finalize(self, os.close, self._descriptor)
+            weakref.finalize(self, os.close, self._descriptor)
             self._check(self._descriptor)
         return self._descriptor
 
