@@ -3,76 +3,22 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from encode_process import Ended, run_verb
+from stage1_library import MASK, RECORDS, embedding, migrate, numbers, records, stage1, times, tree, write
 
 from latentkit.encoders import Contract
 from latentkit.prediction.results import Encoded
 from latentkit.sources.item import Fingerprint
 from latentkit.stores import NpyStore, OutputLock
 
-RECORDS = "data/derived/approved_image_dataset.jsonl"
-MASK = [1] * 5 + [0] * 72
-
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
     (tmp_path / "work" / "data" / "derived").mkdir(parents=True)
     return tmp_path / "work"
-
-
-def migrate(work: Path, *arguments: str, **how: int) -> Ended:
-    return run_verb("migrate", *arguments, cwd=work, **how)
-
-
-def numbers(seed: int) -> list[float]:
-    """1024 values that float32 holds, as Stage 1 wrote them."""
-    return np.random.default_rng(seed).standard_normal(1024).astype(np.float32).tolist()
-
-
-def stage1(key: str, seed: int, **more: Any) -> bytes:
-    record = {
-        "image_path": f"data/approved/{key}.jpg",
-        "dinov3_embedding": numbers(seed),
-        "caption": f"is {key}",
-    }
-    return json.dumps(record | {"t5_attention_mask": MASK} | more).encode()
-
-
-def write(work: Path, *lines: bytes) -> bytes:
-    content = b"".join(line + b"\n" for line in lines)
-    (work / RECORDS).write_bytes(content)
-    return content
-
-
-def records(work: Path) -> dict[str, dict[str, Any]]:
-    lines = (work / RECORDS).read_text().splitlines()
-    return {Path(record["image_path"]).stem: record for record in map(json.loads, lines)}
-
-
-def tree(work: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(work)): path.read_bytes()
-        for path in sorted(work.rglob("*"))
-        if path.is_file() and path.name != "lock"
-    }
-
-
-def times(work: Path) -> dict[Path, int]:
-    return {
-        path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file() and path.name != "lock"
-    }
-
-
-def embedding(work: Path, key: str) -> np.ndarray:
-    return np.load(work / "data/derived/dinov3" / f"{key}.npy", allow_pickle=False)
 
 
 def test_embeddings_become_files_and_all_else_survives(work: Path) -> None:
@@ -269,65 +215,6 @@ def test_under_a_recorded_contract_what_was_encoded_stays(work: Path) -> None:
     assert not (root / "dinov3" / "b.npy").exists()
     assert "line 2: 'b': data/derived/dinov3 has a recorded contract" in ended.stderr
     assert (root / "dinov3" / "contract.json").read_bytes() == claim
-
-
-def test_killed_or_interrupted_anywhere_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    def prepare(name: str) -> Path:
-        work = tmp_path / name / "work"
-        folder = work / "data/derived/vae_latents"
-        folder.mkdir(parents=True)
-        np.save(folder / "k1.npy", np.zeros((16, 8, 8), np.float16))
-        write(work, b"{bad", *(stage1(f"k{7 * n % 11}", n) for n in range(11)), stage1("z", 0)[:3000])
-        return work
-
-    work = prepare("clean")
-    first = migrate(work)
-    assert first.returncode == 3, first.stderr
-    assert first.changes is not None
-    clean = tree(work)
-    for point in sorted({*range(0, first.changes, 6), first.changes - 3, first.changes - 2}):
-        work = prepare(f"kill{point}")
-        assert migrate(work, kill_at=point).returncode == -signal.SIGKILL
-        assert len(records_anywhere(work)) == 11, f"killed at call {point}"
-        assert migrate(work).returncode in (0, 3)
-        assert tree(work) == clean, f"killed at call {point}"
-    work = prepare("interrupted")
-    before = (work / RECORDS).read_bytes()
-    ended = migrate(work, interrupt_at=first.changes // 2)
-    assert ended.returncode == 130, ended.stderr
-    assert "the same command goes on" in ended.stderr
-    assert (work / RECORDS).read_bytes() == before
-    assert migrate(work).returncode == 3
-    assert tree(work) == clean
-
-
-def records_anywhere(work: Path) -> set[str]:
-    """The ids that have their embedding, in their record or in a file."""
-    found = set()
-    for line in (work / RECORDS).read_bytes().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        key = Path(record["image_path"]).stem
-        if "dinov3_embedding" in record or (work / "data/derived/dinov3" / f"{key}.npy").exists():
-            found.add(key)
-    return found
-
-
-def test_a_full_disk_is_one_line_and_the_next_run_goes_on(work: Path) -> None:
-    old = write(work, *(stage1(f"k{n:02d}", n, note="x" * 900) for n in range(20)))
-    # 12 KiB: an array fits, the records do not.
-    command = ["bash", "-c", 'ulimit -f 12; exec "$0" -m latentkit.migrate', sys.executable]
-    ended = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
-    assert ended.returncode == 1, ended.stderr
-    assert ended.stderr.splitlines()[-1].startswith(f"latentkit: cannot write {RECORDS}: ")
-    assert "Traceback" not in ended.stderr
-    assert (work / RECORDS).read_bytes() == old
-    assert not [path for path in work.rglob("*") if path.name.startswith(".latentkit-")]
-    assert migrate(work).returncode == 0
-    assert len(records(work)) == 20
-    assert (work / f"{RECORDS}.stage1").read_bytes() == old
 
 
 def test_no_records_is_wrong_usage(work: Path) -> None:
