@@ -9,7 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import library_tree
@@ -22,7 +23,6 @@ from latentkit.errors import LatentkitError
 from latentkit.stores import OutputLock
 from latentkit.stores.prune import plan_prune, prune, restore
 
-FOLDERS = ("store.folders.vae=vae_latents", "+store.folders.text=t5_hidden")
 VERB = ("dataset=crawlr", "store=npy", "store.records=approved_image_dataset.jsonl")
 NAMES = ("+store.folders.vae=vae_latents", "+store.folders.text=t5_hidden")
 
@@ -38,8 +38,8 @@ def data(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "work" / "data", symlinks=True))
 
 
-def verb(data: Path, *arguments: str, kill_at: int | None = None) -> Ended:
-    return run_verb("prune", *VERB, *NAMES, *arguments, cwd=data.parent, kill_at=kill_at)
+def verb(data: Path, *arguments: str, **options: int) -> Ended:
+    return run_verb("prune", *VERB, *NAMES, *arguments, cwd=data.parent, **options)
 
 
 def lose(data: Path, *keys: str) -> None:
@@ -323,6 +323,45 @@ def test_the_verb_killed_and_repeated(data: Path) -> None:
         assert verb(copy, kill_at=point).returncode == -signal.SIGKILL
         assert verb(copy).returncode == 0
         assert tree(copy) == tree(clean)
+
+
+def test_an_interrupted_prune_is_finished_by_the_next(data: Path) -> None:
+    lose(data, "p03", "p05")
+    clean = Path(shutil.copytree(data, data.parent.parent / "clean" / "data", symlinks=True))
+    ended = verb(clean)
+    assert ended.changes is not None
+    stopped = verb(data, interrupt_at=ended.changes // 2)
+    assert stopped.returncode == 130
+    assert "interrupted" in stopped.stderr
+    assert verb(data).returncode == 0
+    assert tree(data) == tree(clean)
+
+
+@pytest.fixture
+def other_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system other than that of ``tmp_path``."""
+    shared = Path("/dev/shm")
+    if not os.access(shared, os.W_OK) or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is one file system only")
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        yield Path(folder)
+
+
+def test_folders_on_another_disk_have_a_trash_of_their_own(data: Path, other_disk: Path) -> None:
+    for folder in (data / "derived" / "vae_latents", data / "raw"):
+        shutil.move(folder, other_disk / folder.name)
+        folder.symlink_to(other_disk / folder.name)
+    latents, raw = (other_disk / name for name in ("vae_latents", "raw"))
+    before = [tree(folder) for folder in (data, latents, raw)]
+    pruned(data)
+    assert not (latents / "p04.npy").exists()
+    assert not (raw / "p04").exists()
+    assert len(list(latents.rglob(".latentkit/pruned/*/arrays/vae_latents/p04.npy"))) == 1
+    assert len(list(raw.rglob(".latentkit/pruned/*/raw/p04"))) == 1
+    encode(data)  # what lies in the trash is no array
+    assert plan_prune(store(data), library(data)).counts() == {}
+    restored(data)
+    assert [tree(folder) for folder in (data, latents, raw)] == before
 
 
 def test_a_dry_run_after_a_kill_says_what_to_do(data: Path) -> None:

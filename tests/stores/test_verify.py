@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from encode_process import Ended, run_verb
 from library_tree import encode, tree
+from PIL import Image
+from recipes import photo
 
 from latentkit.stores import OutputLock
 
@@ -318,3 +320,37 @@ def test_an_output_that_is_not_there(data: Path) -> None:
     assert "nowhere does not exist" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
     assert not (data.parent / "nowhere").exists()
+
+
+def test_the_real_encoders_outputs(tmp_path: Path) -> None:
+    """Encoded, verified, spoilt, mended and encoded again: the same bytes."""
+    data = tmp_path / "work" / "data"
+    for folder in ("raw", "approved"):
+        (data / folder).mkdir(parents=True)
+    for number, size in enumerate([(64, 64), (48, 80), (80, 48)]):
+        Image.fromarray(photo(number, *size)).save(data / "raw" / f"p{number}", "png")
+        (data / "approved" / f"p{number}.png").symlink_to(f"../raw/p{number}")
+        (data / "approved" / f"p{number}.txt").write_text(f"photo number {number}")
+    run = ("dataset=crawlr", "weights=random")
+    assert run_verb("encode", *run, cwd=data.parent).returncode == 0
+    assert run_verb("verify", "report=findings.json", cwd=data.parent).returncode == 0
+    clean = {path: path.read_bytes() for path in (data / "derived").rglob("*.npy")}
+    assert len(clean) == 9
+    latents, hidden = data / "derived" / "vae_latents", data / "derived" / "t5_hidden"
+    shutil.copy(latents / "p1.npy", latents / "p2.npy")  # whole, but of another picture's bucket
+    content = (hidden / "p0.npy").read_bytes()
+    (hidden / "p0.npy").write_bytes(content[:4096] + bytes(len(content) - 4096))
+    embedding = np.load(data / "derived" / "dinov3" / "p1.npy")
+    embedding[1000] = np.nan
+    np.save(data / "derived" / "dinov3" / "p1.npy", embedding)
+    assert run_verb("verify", "fix=true", "report=findings.json", cwd=data.parent).returncode == 0
+    assert findings(data) == {
+        ("shape", "flux_vae", "p2"),
+        ("zeros", "t5", "p0"),
+        ("non-finite", "dinov3", "p1"),
+    }
+    assert run_verb("encode", *run, cwd=data.parent).returncode == 0
+    summary = json.loads((data / "derived" / "summary.json").read_text())
+    assert [encoder["done"] for encoder in summary["encoders"]] == [1, 1, 1]
+    assert run_verb("verify", cwd=data.parent).returncode == 0
+    assert {path: path.read_bytes() for path in clean} == clean
