@@ -66,6 +66,7 @@ class Sync:
         self._dry_run = dry_run
         self._settled = settled
         self._urls: dict[str, str | None] = {}
+        self._missing: set[str] = set()
         self._further: list[tuple[Photo, str]] = []
         self._pending: dict[Future[Any], tuple[str, Callable[[], str]]] = {}
         self._failed_in_a_row = 0
@@ -140,11 +141,14 @@ class Sync:
             photo.forget()
             photo.quarantine = None
             self.tally.missing += 1
+            self._missing.add(photo.filename)
             self._settled(photo.filename, "missing: no URL and no file")
         elif there is None and held:
             self._settled(photo.filename, "in quarantine")
         else:
             photo.forget()
+            if not held:
+                photo.quarantine = None  # to be fetched, by the next sync if this one does not come to it
             self._obtain(photo, None if held else url, there=there is not None)
 
     def _obtain(self, photo: Photo, url: str | None, *, there: bool) -> None:
@@ -189,8 +193,10 @@ class Sync:
         if self._dry_run:
             self._settled(photo.filename, "listed again, with another URL")
         elif photo.sha256 is None:
-            self.tally.missing -= photo.url is None and photo.quarantine is None
-            self._judge(photo, url, changed=True)
+            if photo.filename in self._missing:
+                self._missing.remove(photo.filename)
+                self.tally.missing -= 1
+            self._judge(photo, url, changed=False)
         elif url in photo.other_urls:
             self._settled(photo.filename, self._hold_against(photo, url))
         else:

@@ -91,6 +91,9 @@ def test_a_quarantined_photo_waits_for_another_url_or_to_be_asked_for(
     assert time == [entry["quarantine"]["time"] for entry in ledger(work).values()]
 
     server.entries[1]["exportable_url"] = server.url("elsewhere")
+    server.behaviours["/photo/elsewhere"] = lambda answer, number: answer.send(404)
+    assert sync(server, work).returncode == 1
+    server.behaviours.clear()
     assert sync(server, work).returncode == 3
     assert raw(work) == {"b": picture(1)}
     assert reasons(work).keys() == {"a"}
