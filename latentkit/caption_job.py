@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,10 +21,10 @@ from latentkit.prediction.failures import FailureLimit
 from latentkit.prediction.plan import Comparison
 from latentkit.quiet import quiet_libraries
 from latentkit.readable import readable_count
-from latentkit.sources import Captions, First, Source
+from latentkit.sources import Captions, Fingerprint, First, Source
 from latentkit.stores.captions import fold_captions
 from latentkit.stores.publish import remove_temporaries
-from latentkit.stores.quarantine import Quarantine, fold_quarantine, quarantine, release
+from latentkit.stores.quarantine import Held, Quarantine, fold_quarantine, quarantine, release
 from latentkit.stores.store import LEDGERS
 
 
@@ -152,30 +153,35 @@ class CaptionJob:
         for index in range(len(self.source)):
             item = self.source[index]
             written = self.captions.get(item.key)
-            if self.captions.own(item.key, item.caption) is not None:
-                plan.own += 1
-            elif written is not None and unchanged(index, written.picture):
-                other = asked != (written.model, written.prompt_sha256)
-                if other and self.overwrite:
-                    plan.todo.append(index)
-                    continue
-                plan.written += 1
+            own = self.captions.own(item.key, item.caption) is not None
+            stays = not own and written is not None and unchanged(index, written.picture)
+            other = stays and written is not None and asked != (written.model, written.prompt_sha256)
+            if own or (stays and not (other and self.overwrite)):
+                plan.own += own
+                plan.written += stays
                 plan.others += other
+                if item.key in ledger:
+                    plan.settled.add(item.key)
+            elif not self.retry_quarantined and self._is_held(index, ledger.get(item.key), unchanged):
+                plan.held.add(item.key)
             else:
-                held = ledger.get(item.key)
-                if held is not None and not self.retry_quarantined:
-                    failed = held.fingerprint
-                    if self.source.stat(index) is None if failed is None else unchanged(index, failed):
-                        plan.held.add(item.key)
-                        continue
                 plan.todo.append(index)
-                continue
-            if item.key in ledger:
-                plan.settled.add(item.key)
         return plan
+
+    def _is_held(self, index: int, held: Held | None, unchanged: Callable[[int, Fingerprint], bool]) -> bool:
+        """Whether a picture failed with these very bytes."""
+        if held is None:
+            return False
+        failed = held.fingerprint
+        return self.source.stat(index) is None if failed is None else unchanged(index, failed)
 
     def announce(self, plan: CaptionPlan) -> None:
         """Say what will be done, before anything is loaded."""
+        self._announce(plan)
+        if self.dry_run:
+            self._say("dry_run=true: nothing was touched")
+
+    def _announce(self, plan: CaptionPlan) -> None:
         words = [f"{len(plan.todo):,} to write by {self.captioner.name}"] * bool(plan.todo)
         words += [f"{plan.own:,} of the pictures' own"] * bool(plan.own)
         words += [f"{plan.written:,} written before"] * bool(plan.written)
@@ -214,7 +220,7 @@ class CaptionJob:
     def fill(self) -> bool:
         """Plan, and unless this is a dry run write what is missing; False when it was interrupted."""
         plan = self.plan()
-        self.announce(plan)
+        self._announce(plan)
         if self.dry_run or not (plan.todo or plan.settled):
             return True
         return self.summarise(plan, self.run(plan)) != INTERRUPTED

@@ -122,6 +122,7 @@ class PruneConfig:
     store: Any = MISSING
     weights: Any = None
     output_dir: str = MISSING
+    shard_size: int = 10000
     max_share: float = 0.2
     restore: bool = False
     dry_run: bool = False

@@ -135,7 +135,7 @@ class OpenAICaptioner(Captioner):
             try:
                 return self._answer(number, *self._post(pool, body, until))
             except _TryAgainError as problem:
-                pause = max(problem.after, wait * random.uniform(0.5, 1))
+                pause = problem.after + wait * random.uniform(0.5, 1)
                 wait = min(2 * wait, LONGEST_WAIT)
                 if not tries_left or time.monotonic() + pause > until:
                     if not problem.reached:

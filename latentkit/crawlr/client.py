@@ -15,7 +15,7 @@ from typing import Self, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, LocationParseError
+from urllib3.exceptions import HTTPError, IncompleteRead, LocationParseError, ProtocolError
 
 from latentkit import __version__
 from latentkit.crawlr.body import Body, FetchError, Sink
@@ -29,7 +29,7 @@ _FIRST_WAIT = 0.5
 _TIMEOUT = urllib3.Timeout(connect=10, read=30)
 _CHUNK = 1 << 16
 _REDIRECTS = {301, 302, 303, 307, 308}
-_TRANSIENT = {408, 425, 429}
+_TRANSIENT = {408, 416, 425, 429}
 _T = TypeVar("_T")
 
 
@@ -74,8 +74,8 @@ class Client:
         """Write the body of a URL into a sink that is empty.
 
         Connection errors, timeouts, 408, 425, 429, 5xx and bodies that end early are tried again after a
-        growing, jittered wait or what ``Retry-After`` asks for; a body that ended early is resumed by
-        ``Range`` when the server named it by a strong ``ETag``.
+        growing, jittered wait or what ``Retry-After`` asks for. A body that ended early is resumed by
+        ``Range`` when the server named it by a strong ``ETag``; after 416 it begins again.
 
         Args:
             url: http or https. Redirects stay within its scheme.
@@ -161,7 +161,7 @@ class Client:
         except (HTTPError, HTTPException, OSError, ValueError) as error:
             if watched.cut:
                 raise self._too_slow() from None
-            raise FetchError(str(error) or type(error).__name__) from None
+            raise FetchError(_reason(error)) from None
 
     def _too_slow(self) -> FetchError:
         return FetchError(f"not done within {self._deadline:g} s")
@@ -184,6 +184,14 @@ def _judge(response: urllib3.BaseHTTPResponse, body: Body) -> None:
         transient = status in _TRANSIENT or status >= 500
         wait = _retry_after(response.headers.get("Retry-After"))
         raise FetchError(f"HTTP {status} {response.reason or ''}", final=not transient, wait=wait)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong on the way, without urllib3's wrapping."""
+    cause = error.args[-1] if isinstance(error, ProtocolError) and error.args else error
+    if isinstance(cause, IncompleteRead):
+        return f"{cause.partial:,} of {cause.partial + cause.expected:,} bytes"
+    return str(cause) or type(cause).__name__
 
 
 def _scheme(url: str) -> str | None:

@@ -109,27 +109,37 @@ class SyncJob:
             )
             sync.run(read_list(client, cfg.base_url), cfg.limit)
         interrupted = bool(stop) and sync.error is None
-        self._summarise(keeper, time.monotonic() - began, "interrupted" if interrupted else _word(sync))
+        error = self._summarise(
+            sync, time.monotonic() - began, "interrupted" if interrupted else _status(sync)
+        )
+        if cfg.prune and (interrupted or error):
+            self._say("nothing was pruned: that needs a sync that comes to its end")
+        if error:
+            raise error
         if interrupted:
-            self._say(f"interrupted after {keeper.tally.processed:,} entries; the same command goes on")
+            self._say(f"interrupted after {sync.tally.processed:,} entries; the same command goes on")
             return INTERRUPTED
-        if sync.error is not None:
-            raise sync.error
         if cfg.prune:
             self._prune(keeper.withdrawn())
-        if keeper.tally.failures:
+        if sync.tally.failures:
             return FAILED
         return QUARANTINED if keeper.reasons() else DONE
 
-    def _summarise(self, keeper: Keeper, seconds: float, status: str) -> None:
-        tally, dry_run = keeper.tally, bool(self.cfg.dry_run)
+    def _summarise(self, sync: Sync, seconds: float, status: str) -> LatentkitError | None:
+        """Print the table and publish summary.json; what ended the sync, or else kept this from the disk."""
+        tally, dry_run = sync.tally, bool(self.cfg.dry_run)
         title = "sync: dry run, nothing was touched" if dry_run else f"sync: {status}"
         tally.print(self.console, title, dry_run=dry_run)
-        print_reasons(self.console, "in quarantine.jsonl", keeper.reasons())
+        print_reasons(self.console, "in quarantine.jsonl", sync.keeper.reasons())
         print_reasons(self.console, "failed, to be tried again by the next sync", tally.failures)
-        if not dry_run:
-            head = {"status": status, "base_url": self.cfg.base_url, "seconds": round(seconds, 3)}
+        if dry_run:
+            return sync.error
+        head = {"status": status, "base_url": self.cfg.base_url, "seconds": round(seconds, 3)}
+        try:
             publish_json(self.library.home / "summary.json", head | tally.to_dict())
+        except LatentkitError as error:
+            return sync.error or error
+        return sync.error
 
     def _prune(self, withdrawn: set[str]) -> None:
         """Only after a list that was read to its end."""
@@ -152,5 +162,8 @@ class SyncJob:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _word(sync: Sync) -> str:
-    return "done" if sync.error is None else "failed"
+def _status(sync: Sync) -> str:
+    """In a word; of one that was not interrupted."""
+    if sync.error is not None:
+        return "failed"
+    return "done, with failures" if sync.tally.failures else "done"

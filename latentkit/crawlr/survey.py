@@ -53,6 +53,7 @@ class Survey:
         rows: image id -> what is to be done; of several lines the last counts.
         damage: lines that are no record.
         folders: encoder -> where its arrays lie.
+        claimed: the encoders whose folder has a contract.
         recorded: the encoders whose folder has a contract of latentkit's own.
         there: encoder -> image ids that have an array.
         done: encoder -> image ids that the ledger knows.

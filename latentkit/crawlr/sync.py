@@ -41,6 +41,7 @@ class Sync:
         settled: is told of each entry, (name, what became of it), in the thread that runs the sync.
 
     Attributes:
+        keeper, tally: as given; the keeper's.
         error: what ended the sync before its end; None when nothing did, or `stop`.
     """
 
@@ -56,8 +57,8 @@ class Sync:
         settled: Callable[[str, str], object],
     ) -> None:
         self.error: LatentkitError | None = None
-        self._keeper = keeper
-        self._tally = keeper.tally
+        self.keeper = keeper
+        self.tally = keeper.tally
         self._folder = folder
         self._threads = threads
         self._stop = stop
@@ -65,6 +66,7 @@ class Sync:
         self._dry_run = dry_run
         self._settled = settled
         self._urls: dict[str, str | None] = {}
+        self._missing: set[str] = set()
         self._further: list[tuple[Photo, str]] = []
         self._pending: dict[Future[Any], tuple[str, Callable[[], str]]] = {}
         self._failed_in_a_row = 0
@@ -88,7 +90,7 @@ class Sync:
                 self._stop.set()
                 raise
         try:
-            self._keeper.publish(self._urls.keys(), complete=self._tally.complete)
+            self.keeper.publish(self._urls.keys(), complete=self.tally.complete)
         except LatentkitError as error:
             self.error = self.error or error
 
@@ -97,17 +99,17 @@ class Sync:
             for page in pages:
                 for listed in page:
                     self._take(listed)
-                    if self._stop or self._tally.processed == limit:
+                    if self._stop or self.tally.processed == limit:
                         return
-            self._tally.complete = limit is None
+            self.tally.complete = limit is None
         except Stopped:
             pass
         except ListError as error:
             self.error = error
 
     def _take(self, listed: Listed) -> None:
-        self._tally.processed += 1
-        photo = self._keeper.admit(listed.filename)
+        self.tally.processed += 1
+        photo = self.keeper.admit(listed.filename)
         if photo is None:
             self._settled(shown(listed.filename), "refused")
         elif listed.filename not in self._urls:
@@ -116,7 +118,7 @@ class Sync:
             photo.listed, photo.metadata = True, listed.metadata
             self._judge(photo, photo.url, changed=changed)
         elif listed.url is None or listed.url == self._urls[listed.filename]:
-            self._tally.duplicates += 1
+            self.tally.duplicates += 1
             self._settled(photo.filename, "listed again")
         else:
             self._further.append((photo, listed.url))
@@ -127,29 +129,32 @@ class Sync:
             there = self._folder.look(photo.filename)
         except ForeignError as error:
             photo.forget()
-            self._keeper.conflict(photo, str(error))
+            self.keeper.conflict(photo, str(error))
             self._settled(photo.filename, str(error))
             return
         held = photo.quarantine is not None and not changed and not self._retry
         if there is not None and photo.sha256 is not None and photo.stat == there:
-            self._tally.present += 1
-            self._keeper.link(photo)
+            self.tally.present += 1
+            self.keeper.link(photo)
             self._settled(photo.filename, "unchanged")
         elif there is None and url is None:
             photo.forget()
             photo.quarantine = None
-            self._tally.missing += 1
+            self.tally.missing += 1
+            self._missing.add(photo.filename)
             self._settled(photo.filename, "missing: no URL and no file")
         elif there is None and held:
             self._settled(photo.filename, "in quarantine")
         else:
             photo.forget()
+            if not held:
+                photo.quarantine = None  # to be fetched, by the next sync if this one does not come to it
             self._obtain(photo, None if held else url, there=there is not None)
 
     def _obtain(self, photo: Photo, url: str | None, *, there: bool) -> None:
         if self._dry_run:
-            self._tally.decoded += there
-            self._tally.downloaded += not there
+            self.tally.decoded += there
+            self.tally.downloaded += not there
             self._settled(photo.filename, "to decode" if there else "to download")
             return
         work = partial(self._folder.obtain, photo.filename, url, there=there)
@@ -162,15 +167,15 @@ class Sync:
             known = photo.quarantine
             if known is None or (known.stage, known.reason) != (rejected.stage, str(rejected)):
                 photo.quarantine = Reason.now(rejected.stage, str(rejected))
-            self._tally.failures.pop(photo.filename, None)
-            self._keeper.note(photo)
+            self.tally.failures.pop(photo.filename, None)
+            self.keeper.note(photo)
             return f"quarantined: {rejected}"
         photo.type, photo.sha256, photo.stat, photo.quarantine = whole.type, whole.sha256, whole.stat, None
-        self._tally.failures.pop(photo.filename, None)
-        self._tally.downloaded += whole.fetched
-        self._tally.decoded += not whole.fetched
-        self._keeper.link(photo)
-        self._keeper.note(photo)
+        self.tally.failures.pop(photo.filename, None)
+        self.tally.downloaded += whole.fetched
+        self.tally.decoded += not whole.fetched
+        self.keeper.link(photo)
+        self.keeper.note(photo)
         return f"{'downloaded' if whole.fetched else 'decoded'}: {whole.type}"
 
     def _compare(self) -> None:
@@ -182,14 +187,16 @@ class Sync:
                 self._take_further(photo, url)
             self._drain()
             further = [pair for pair in further if now[pair[0].filename] is not pair]
-        self._tally.left += len(further)
+        self.tally.left += len(further)
 
     def _take_further(self, photo: Photo, url: str) -> None:
         if self._dry_run:
             self._settled(photo.filename, "listed again, with another URL")
         elif photo.sha256 is None:
-            self._tally.missing -= photo.url is None and photo.quarantine is None
-            self._judge(photo, url, changed=True)
+            if photo.filename in self._missing:
+                self._missing.remove(photo.filename)
+                self.tally.missing -= 1
+            self._judge(photo, url, changed=False)
         elif url in photo.other_urls:
             self._settled(photo.filename, self._hold_against(photo, url))
         else:
@@ -198,14 +205,14 @@ class Sync:
 
     def _compared(self, photo: Photo, url: str, ask: Callable[[], str]) -> str:
         photo.other_urls[url] = ask()
-        self._keeper.note(photo)
+        self.keeper.note(photo)
         return self._hold_against(photo, url)
 
     def _hold_against(self, photo: Photo, url: str) -> str:
         if photo.other_urls[url] == photo.sha256:
-            self._tally.duplicates += 1
+            self.tally.duplicates += 1
             return "listed again, with the same bytes"
-        self._keeper.conflict(photo, f"listed again, with other bytes, at {url}: not taken")
+        self.keeper.conflict(photo, f"listed again, with other bytes, at {url}: not taken")
         return "listed again, with other bytes"
 
     def _submit(self, name: str, work: Callable[[], _T], handle: Callable[[Callable[[], _T]], str]) -> None:
@@ -231,11 +238,11 @@ class Sync:
             try:
                 outcome = handle()
             except Stopped:
-                self._tally.left += 1
+                self.tally.left += 1
                 outcome = "not reached"
             except FetchError as error:
                 outcome = f"failed: {error}"
-                self._tally.failures[name] = str(error)
+                self.tally.failures[name] = str(error)
                 self._failed_in_a_row += not error.final
             else:
                 self._failed_in_a_row = 0

@@ -61,7 +61,7 @@ class Tally:
         return {**counts, "failed": len(listed), "failures": listed}
 
     def print(self, console: Console, title: str, *, dry_run: bool) -> None:
-        """The table: always what every sync does, the rest where there is any."""
+        """A line and the table: always what every sync does, the rest where there is any."""
         always = {
             "processed": self.processed,
             "to download" if dry_run else "downloaded": self.downloaded,
@@ -81,11 +81,12 @@ class Tally:
             "no longer listed": self.withdrawn,
             "not reached": self.left,
         }
-        table = Table(title=title, title_justify="left", title_style="bold")
+        table = Table()
         table.add_column("photos", no_wrap=True)
         table.add_column("", justify="right", no_wrap=True)
         for name, count in (always | {name: count for name, count in sometimes.items() if count}).items():
             table.add_row(name, f"{count:,}")
+        console.print(title, style="bold", highlight=False, markup=False, soft_wrap=True)
         console.print(table)
 
 

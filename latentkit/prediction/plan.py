@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from latentkit.encoders.contract import Contract
+from latentkit.encoders.contract import Contract, resolve_shape
 from latentkit.encoders.encoder import Encoder
 from latentkit.errors import LatentkitError
 from latentkit.readable import readable_bytes
@@ -216,16 +217,9 @@ def caption_fingerprint(caption: str) -> Fingerprint:
 def bytes_per_item(encoder: Encoder, contract: Contract) -> int:
     """Upper bound of a picture's stored bytes, from the contract's shapes; 256 for headers and records."""
     height, width = (encoder.geometry.largest() if encoder.geometry else None) or (1024, 1024)
-    sides = {"H": height, "W": width}
     total = 256
     for output in contract.outputs.values():
-        elements = 1
-        for dimension in output["shape"]:
-            if isinstance(dimension, str):
-                side, _, divisor = dimension.partition("/")
-                elements *= sides[side] // int(divisor or 1)
-            else:
-                elements *= int(dimension)
+        elements = math.prod(resolve_shape(output["shape"], height, width))
         total += elements * np.dtype(output["dtype"]).itemsize
     return total
 

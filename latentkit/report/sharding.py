@@ -23,10 +23,8 @@ def announce(job: TarJob, plan: TarPlan, console: Console) -> None:
     whole = readable_count(len(plan.samples.complete), "complete picture")
     _say(console, f"{whole} in {job.store.root}, to {job.shards_dir}")
     pictures = sum(len(tar.samples) for tar in plan.todo)
-    words = [
-        f"{len(plan.todo):,} tars to write ({pictures:,} pictures, at most {readable_bytes(plan.bytes)})"
-    ]
-    words = words * bool(plan.todo)
+    todo, size = readable_count(len(plan.todo), "tar"), readable_bytes(plan.bytes)
+    words = [f"{todo} to write ({pictures:,} pictures, at most {size})"] * bool(plan.todo)
     words += [f"{readable_count(len(plan.manifest.shards), 'tar')} done"] * bool(plan.manifest.shards)
     words += [f"{len(plan.stale):,} to remove"] * bool(plan.stale)
     _say(console, f"  {', '.join(words)}")

@@ -17,6 +17,8 @@ from latentkit.errors import LatentkitError
 from latentkit.stores.publish import Publication
 
 _MAX_HEADER = 4096
+_SECTOR = 512
+_FEWEST_ZEROS = 16
 
 
 def npy_publication(path: Path, array: np.ndarray) -> tuple[Publication, int]:
@@ -90,6 +92,61 @@ def read_npy(path: Path, declared: Mapping[str, Any]) -> np.ndarray:
         return array
 
 
+def inspect_npy(path: Path, declared: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What is wrong with an array's file: a kind of `latentkit.stores.findings` and a detail; None: nothing.
+
+    The numbers are read once, and only when shape, dtype and the file's size agree. Zeros are what a power
+    cut leaves of a file that was not synced: whole sectors (512 bytes) to its end. Only floating numbers are
+    held against that, and at least 16 of them; fewer, or zeros within the last sector, pass for numbers.
+
+    Args:
+        path: the file.
+        declared: as for `read_npy`.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            try:
+                shape, dtype = _read_header(file)
+            except ValueError as error:
+                return "unreadable", "it is empty" if size == 0 else _one_line(error)
+            try:
+                match(shape, dtype, declared)
+            except ValueError as error:
+                return "shape", str(error)
+            if size != file.tell() + math.prod(shape) * dtype.itemsize:
+                expected = file.tell() + math.prod(shape) * dtype.itemsize
+                return "size", f"it has {size} bytes and its header says {expected}"
+            array = np.empty(math.prod(shape), dtype)
+            if file.readinto(array.view(np.uint8).data) != array.nbytes:
+                return "size", "it became shorter while it was read"
+    except OSError as error:
+        return "unreadable", _one_line(error)
+    return _inspect_numbers(array, size) if array.dtype.kind == "f" else None
+
+
+def _inspect_numbers(array: np.ndarray, file_bytes: int) -> tuple[str, str] | None:
+    tail = (file_bytes - 1) % _SECTOR + 1
+    tail += _SECTOR * (tail < _FEWEST_ZEROS * array.itemsize)
+    last = array[-(tail // array.itemsize) :]
+    if last.size >= _FEWEST_ZEROS and not last.any():
+        zeros = array.size if not array.any() else int(np.argmax(array[::-1] != 0))
+        return "zeros", f"its last {zeros:,} of {array.size:,} numbers are 0"
+    # The bits of an infinity or a NaN are no less than infinity's; float16 has no fast isfinite.
+    bits = array.view(f"u{array.itemsize}")
+    infinity = np.array(np.inf, array.dtype).view(bits.dtype)
+    magnitude = bits & np.array(
+        ~(1 << (8 * array.itemsize - 1)) & (2 ** (8 * array.itemsize) - 1), bits.dtype
+    )
+    if array.size and magnitude.max() >= infinity:
+        return "non-finite", f"{int((magnitude >= infinity).sum()):,} of {array.size:,} numbers"
+    return None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
 def npy_shape(path: Path, declared: Mapping[str, Any]) -> tuple[int, ...]:
     """The shape of an array, held against its contract and its file's size; the numbers are not read.
 
@@ -117,8 +174,7 @@ def _opened(
     except FileNotFoundError:
         raise LatentkitError(f"{path} is missing: encode it again") from None
     except (OSError, ValueError) as error:
-        text = " ".join(str(error).split())
-        raise LatentkitError(f"{path} is damaged: {text}: remove it and encode again") from None
+        raise LatentkitError(f"{path} is damaged: {_one_line(error)}: remove it and encode again") from None
 
 
 def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:

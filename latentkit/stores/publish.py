@@ -217,12 +217,17 @@ def remove_temporaries(folder: Path, *, below: bool) -> int:
     Returns:
         How many there were.
     """
+    return remove_many(find_temporaries(folder, below=below))
+
+
+def find_temporaries(folder: Path, *, below: bool) -> list[Path]:
+    """What `remove_temporaries` would remove."""
     found: list[Path] = []
     for name, folders, files in os.walk(folder):
         found += [Path(name, file) for file in files if _TEMPORARY.fullmatch(file)]
         if not below:
             folders.clear()
-    return remove_many(found)
+    return found
 
 
 def _temporary(path: Path) -> Path:

@@ -109,6 +109,11 @@ def fold_quarantine(root: Path) -> None:
     remove_many(waiting)
 
 
+def bad_lines(root: Path) -> list[int]:
+    """Numbers of the ledger's lines that are no entries; changes nothing."""
+    return [number for damage in _read(root)[1] for number, _, _ in damage.lines]
+
+
 def quarantine_lines(root: Path) -> Iterator[tuple[str, bytes]]:
     """(key, raw line without its newline) of the folded ledger."""
     path = root / "quarantine.jsonl"

@@ -41,7 +41,7 @@ _Row = tuple[str, int, Any]
 def publish_records(path: Path, root: Path, source: Source) -> None:
     """Merge the source's items and all done ledgers of ``root`` into the records, and publish them.
 
-    A record of a picture that is not in the source, or that no encoder has done, stays as it is. Bad lines,
+    A record of a picture that is not in the source, or that no encoder ever did, stays as it is. Bad lines,
     a cut last line, and all but the last record of one id are reported and kept aside in ``<name>.bad``. In
     memory are the keys, never the records.
 
@@ -71,8 +71,9 @@ def publish_records(path: Path, root: Path, source: Source) -> None:
                     raw = file.readline().rstrip(b"\r\n")
                 elif kind == _DONE:
                     facts[payload[0]] = payload[1:]
-            if item is not None and facts:
-                old_fields = (json.loads(raw) if raw else {}) | metadata
+            old_fields = json.loads(raw) if raw else {}
+            if item is not None and (facts or old_fields.get("encoders")):
+                old_fields |= metadata
                 encoders = [
                     name
                     for name, fact in sorted(facts.items())

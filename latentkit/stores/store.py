@@ -277,4 +277,10 @@ class Store(ABC):
         """Remove all outputs made under another contract: what mentions them first, their contract last."""
 
 
+def hidden_folder(folder: Path, home: Path) -> Path:
+    """The ``.latentkit`` that a folder's files can be renamed into: its home's, on another disk its own."""
+    same = not folder.exists() or folder.stat().st_dev == home.stat().st_dev
+    return (home if same else folder) / LEDGERS
+
+
 _CHOICE = "choose another output_dir, or give overwrite=true to encode again"

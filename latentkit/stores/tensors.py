@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ class Tensors:
     ``height`` (of the picture, in pixels) and ``label`` where the record has them, and a tensor a field.
 
     A field is stored as its contract says; a mask is bool. With ``scaled``, latents are float32 and
-    (z - shift_factor) * scale_factor, applied here unless the contract says that they were stored so.
+    (z - shift_factor) * scaling_factor, applied here unless the contract says that they were stored so.
 
     Args:
         contracts: encoder -> contract, of those that are read.
@@ -47,7 +47,7 @@ class Tensors:
                 f"{', '.join(random)}: the contract says pretrained = False, the weights were random and the "
                 "numbers mean nothing: give allow_random=True to read them all the same"
             )
-        self._scales: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
+        self._scales: dict[str, tuple[float, float]] = {}
         if scaled:
             self._scales = {
                 name: _scale(contract) for name, contract in contracts.items() if _is_latent(contract)
@@ -62,7 +62,8 @@ class Tensors:
         for name, array in arrays.items():
             tensor = torch.from_numpy(array)
             if name in self._scales:
-                tensor = self._scales[name](tensor)
+                shift, factor = self._scales[name]
+                tensor = tensor.float().sub_(shift).mul_(factor)
             sample[name] = tensor.bool() if name.endswith("_mask") else tensor
         return sample
 
@@ -71,18 +72,13 @@ def _is_latent(contract: Contract) -> bool:
     return contract.scaling_factor is not None or contract.stored.startswith(("posterior_", "moments"))
 
 
-def _scale(contract: Contract) -> Callable[[torch.Tensor], torch.Tensor]:
+def _scale(contract: Contract) -> tuple[float, float]:
+    """(shift, factor) that are still to be applied."""
     if contract.stored == "moments":
         raise ContractError(
-            f"{contract.encoder}: the contract says stored = 'moments': only latents are scaled"
+            f"{contract.encoder}: the contract says stored = 'moments', only latents can be scaled: "
+            "give scaled=False"
         )
     if contract.scaling_factor is None:
         raise ContractError(f"{contract.encoder}: the contract says scaling_factor = None: give scaled=False")
-    if contract.scaled:
-        return torch.Tensor.float
-    shift, factor = contract.shift_factor or 0.0, contract.scaling_factor
-
-    def scale(latent: torch.Tensor) -> torch.Tensor:
-        return latent.float().sub_(shift).mul_(factor)
-
-    return scale
+    return (0.0, 1.0) if contract.scaled else (contract.shift_factor or 0.0, contract.scaling_factor)

@@ -33,7 +33,7 @@ from latentkit.stores.npy import NpyStore
 from latentkit.stores.publish import move_many, remove_many, remove_tree
 from latentkit.stores.quarantine import forget_quarantined, quarantine_lines, remember_quarantined
 from latentkit.stores.records import drop_records, insert_records, numbered_records
-from latentkit.stores.store import LEDGERS
+from latentkit.stores.store import LEDGERS, hidden_folder
 
 Entry = dict[str, Any]
 """A line of the plan: ``kind`` and what that kind needs."""
@@ -187,19 +187,12 @@ class Trash:
         homes = dict.fromkeys(self._store.array_folders().values(), self._root)
         if self._library is not None:
             homes |= dict.fromkeys((self._library.root, self._library.raw), self._library.home)
-        return {
-            folder: (home if _same_disk(folder, home) else folder) / LEDGERS / "pruned"
-            for folder, home in homes.items()
-        }
+        return {folder: hidden_folder(folder, home) / "pruned" for folder, home in homes.items()}
 
     def _remove(self, identity: str) -> None:
         """Remove for good what a prune took."""
         for site in sorted({self._folder, *self._sites().values()}):
             remove_tree(site / identity)
-
-
-def _same_disk(folder: Path, home: Path) -> bool:
-    return not folder.exists() or folder.stat().st_dev == home.stat().st_dev
 
 
 def _head(plan: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from store_run import batches, contract, plan
 
+from latentkit.prediction.plan import caption_fingerprint
 from latentkit.prediction.results import Encoded
 from latentkit.sources import ApprovedSource
 from latentkit.sources.item import Fingerprint
@@ -25,7 +27,9 @@ class Photos(ApprovedSource):
 
     broken: tuple[int, ...] = ()
 
-    def fingerprint(self, index: int) -> Fingerprint:
+    def fingerprint(self, index: int, encoder: str = "") -> Fingerprint:
+        if encoder == "text":
+            return caption_fingerprint(self[index].caption or "")
         content, stat = self.read(index)
         return Fingerprint(hashlib.sha256(content).hexdigest(), stat)
 
@@ -38,6 +42,7 @@ def build(work: Path, count: int = 12) -> Path:
     for number in range(count):
         (data / "raw" / f"p{number:02d}").write_bytes(b"photo %d" % number)
         (data / "approved" / f"p{number:02d}.jpg").symlink_to(f"../raw/p{number:02d}")
+        (data / "approved" / f"p{number:02d}.txt").write_text(f"photo number {number}")
     encode(data)
     return data
 
@@ -51,18 +56,12 @@ def store(data: Path) -> NpyStore:
 
 
 def encode(data: Path, broken: tuple[int, ...] = (5,)) -> None:
-    """All that is missing, as a run does it."""
-    source = Photos(
-        root=str(data / "approved"),
-        raw=str(data / "raw"),
-        photos=str(data / "photos.jsonl"),
-        records=str(data / "derived" / "approved_image_dataset.jsonl"),
-        broken=broken,
-    )
-    out, contracts = store(data), {name: contract(name) for name in ENCODERS}
-    units = {name: plan(out, name, source) for name in ENCODERS}
-    with OutputLock(data / "derived"):
+    """All that is missing, as a run in ``work`` does it."""
+    with contextlib.chdir(data.parent), OutputLock("data/derived"):
+        source, out = Photos(broken=broken), store(Path("data"))
+        contracts = {name: contract(name) for name in ENCODERS}
         out.open(contracts)
+        units = {name: plan(out, name, source) for name in ENCODERS}
         for name in ENCODERS:
             out.begin(name, units[name], source)
             for unit in units[name]:

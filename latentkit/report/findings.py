@@ -1,0 +1,64 @@
+"""What a verification found, as a table on stderr and as JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from latentkit.readable import readable_bytes, readable_count
+from latentkit.stores.findings import KINDS, Finding
+from latentkit.stores.verification import Verified
+
+_NAMES_SHOWN = 3
+
+
+def as_json(verified: Verified, mended: int | None) -> dict[str, Any]:
+    """JSON values: ``counts`` by kind, ``encoders``, every finding; ``set_aside`` is null without a fix."""
+    return {
+        "ok": not verified.findings,
+        "pictures": verified.pictures,
+        "records": verified.records,
+        "arrays": verified.arrays,
+        "bytes": verified.bytes,
+        "encoders": [state._asdict() for state in verified.encoders],
+        "counts": dict(Counter(found.kind for found in verified.findings)),
+        "findings": [asdict(found) for found in verified.findings],
+        "set_aside": mended,
+    }
+
+
+def print_findings(verified: Verified, console: Console) -> None:
+    """A row for each kind that was found, and a line of what was looked at."""
+    console.print(
+        f"{readable_count(verified.pictures, 'picture')}, {readable_count(verified.records, 'record')}, "
+        f"{readable_count(verified.arrays, 'array')} read, {readable_bytes(verified.bytes)}"
+    )
+    for state in verified.encoders:
+        words = [f"{state.done:,} whole"]
+        words += [f"{state.bad:,} bad"] * bool(state.bad)
+        words += [f"{state.quarantined:,} in quarantine"] * bool(state.quarantined)
+        words += [f"{state.incomplete:,} incomplete"] * bool(state.incomplete)
+        console.print(f"  {state.encoder}: {', '.join(words)}")
+    if not verified.findings:
+        console.print("nothing is wrong")
+        return
+    table = Table(title="what is wrong", title_justify="left", title_style="bold")
+    for heading in ("what", "mended by", "where"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("count", justify="right", no_wrap=True)
+    counts = Counter(found.kind for found in verified.findings)
+    for kind in (kind for kind in KINDS if counts[kind]):
+        where = [_place(found) for found in verified.findings if found.kind == kind]
+        shown = where[:_NAMES_SHOWN] + ["..."] * (len(where) > _NAMES_SHOWN)
+        meaning, remedy = KINDS[kind]
+        table.add_row(f"{kind}: {meaning}", remedy, "\n".join(shown), f"{counts[kind]:,}")
+    console.print(table, soft_wrap=False)
+
+
+def _place(found: Finding) -> str:
+    """The file; in a file of lines, whose line or which."""
+    return f"{found.path}: {found.key or found.detail}" if found.path.endswith(".jsonl") else found.path

@@ -1,0 +1,62 @@
+"""What can be wrong with an `NpyStore`, by name, and what mends it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Kind(NamedTuple):
+    """A kind of finding: what it means, and what mends it."""
+
+    meaning: str
+    remedy: str
+
+
+FIX, PRUNE = "fix=true", "latentkit.prune"
+
+KINDS: dict[str, Kind] = {
+    "contract": Kind(
+        "no contract, a damaged one, or another encoder's", "restore it, or encode overwrite=true"
+    ),
+    "missing": Kind("the ledger lists an array that is not there", FIX),
+    "unreadable": Kind("no .npy file, or one with Python objects", FIX),
+    "shape": Kind("not the shape or type of its contract and picture", FIX),
+    "size": Kind("shorter or longer than its header says", FIX),
+    "changed": Kind("another size than the ledger lists", FIX),
+    "zeros": Kind("ends in zeros, as after a power cut", FIX),
+    "non-finite": Kind("NaN or infinity among its numbers", FIX),
+    "unlisted": Kind("an array that no ledger lists", FIX),
+    "line": Kind("a line that is no JSON object of its kind", FIX),
+    "duplicate": Kind("a second record of one picture", FIX),
+    "record": Kind("a record's field is wrong", FIX),
+    "mask": Kind("a record's attention mask is wrong", FIX),
+    "claim": Kind("a record lists an output that is not there", FIX),
+    "unrecorded": Kind("outputs that no record lists", FIX),
+    "temporary": Kind("left behind by a killed process", FIX),
+    "stage1": Kind("a Stage 1 record, with its embedding inline", "latentkit.migrate"),
+    "orphan": Kind("belongs to no picture", PRUNE),
+    "link": Kind("a link that leads to nothing", PRUNE),
+}
+"""In the order in which they are shown."""
+
+ARRAYS = frozenset({"missing", "unreadable", "shape", "size", "changed", "zeros", "non-finite", "unlisted"})
+"""Kinds that cost a picture its output of one encoder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        kind: one of `KINDS`.
+        path: the file that it is about.
+        detail: what is wrong, in a few words.
+        encoder, key: whose output of which picture; None where that means nothing.
+    """
+
+    kind: str
+    path: str
+    detail: str
+    encoder: str | None = None
+    key: str | None = None

@@ -1,0 +1,79 @@
+"""Reading every array of some folders once, in threads, a few chunks at a time."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from latentkit.encoders.contract import Contract
+from latentkit.sources.files import printable
+from latentkit.stores.arrays import inspect_npy
+from latentkit.stores.findings import Finding
+from latentkit.stores.npy import array_path
+from latentkit.stores.record_checks import Listed
+
+_CHUNK = 64
+_THREADS = min(8, os.cpu_count() or 1)
+_SIDE = re.compile(r"([HW])/(\d+)")
+
+
+class Output(NamedTuple):
+    """One folder of arrays to be read: the keys that its ledger lists, that are there and have a picture."""
+
+    encoder: str
+    folder: Path
+    contract: Contract
+    name: str
+    keys: list[str]
+
+    def declared(self, entry: Listed) -> dict[str, Any]:
+        """Shape and dtype of one picture's array, ``H/8`` and ``W/8`` in numbers where that is known."""
+        declared = self.contract.outputs[self.name]
+        sides = None
+        if entry.bucket is not None:
+            width, height = map(int, entry.bucket.split("x"))
+            sides = {"W": width, "H": height}
+        elif self.contract.recorded and entry.width is not None and entry.height is not None:
+            sides = {"W": entry.width, "H": entry.height}
+
+        def number(side: Any) -> Any:
+            match = _SIDE.fullmatch(side) if isinstance(side, str) else None
+            return sides[match[1]] // int(match[2]) if match and sides else side
+
+        return {"shape": [number(side) for side in declared["shape"]], "dtype": declared["dtype"]}
+
+
+def inspect_all(
+    outputs: list[Output], listed: Mapping[str, Mapping[str, Listed]]
+) -> Iterator[tuple[int, list[Finding]]]:
+    """(arrays read, findings) of one chunk after the other; a few chunks are under way at a time."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        waiting: deque[tuple[int, Future[list[Finding]]]] = deque()
+        try:
+            for output in outputs:
+                for start in range(0, len(output.keys), _CHUNK):
+                    keys = output.keys[start : start + _CHUNK]
+                    waiting.append((len(keys), pool.submit(_inspect, output, keys, listed[output.encoder])))
+                    if len(waiting) > 2 * _THREADS:
+                        count, found = waiting.popleft()
+                        yield count, found.result()
+            while waiting:
+                count, found = waiting.popleft()
+                yield count, found.result()
+        finally:
+            for _, rest in waiting:
+                rest.cancel()
+
+
+def _inspect(output: Output, keys: list[str], ledger: Mapping[str, Listed]) -> list[Finding]:
+    found: list[Finding] = []
+    for key in keys:
+        path = array_path(output.folder, key)
+        if problem := inspect_npy(path, output.declared(ledger[key])):
+            found.append(Finding(problem[0], printable(path), problem[1], output.encoder, key))
+    return found

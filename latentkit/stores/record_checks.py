@@ -1,0 +1,108 @@
+"""What a record may say: the types of its fields, its mask, and what the ledgers know of its picture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from latentkit.stores.records import FORMAT_VERSION
+
+_BUCKET = re.compile(r"[1-9]\d*x[1-9]\d*")
+
+
+class Listed(NamedTuple):
+    """What a done ledger says of one output, compact, for many.
+
+    Attributes:
+        bytes: of its files.
+        width, height, bucket: of the picture, and its aspect bucket; None where an encoder has no use for it.
+        seen, length: tokens that a text encoder saw, and those that it stored; None for a picture's.
+    """
+
+    bytes: int
+    width: int | None
+    height: int | None
+    bucket: str | None
+    seen: int | None
+    length: int | None
+
+
+def listed_facts(size: int, facts: Mapping[str, Any]) -> Listed:
+    """From a ledger's line; facts of another type than theirs are as if they were absent."""
+    width, height, seen, length = (
+        value if type(value) is int else None
+        for value in map(facts.get, ("width", "height", "attention_mask_length", "max_length"))
+    )
+    bucket = facts.get("aspect_bucket")
+    known = isinstance(bucket, str) and _BUCKET.fullmatch(bucket)
+    return Listed(size, width, height, bucket if known else None, seen, length)
+
+
+def check_record(record: Mapping[str, Any], listed: Mapping[str, Listed]) -> Iterator[tuple[str, str]]:
+    """What is wrong with a record.
+
+    Args:
+        record: has an ``image_id``, or an ``image_path`` with a stem.
+        listed: encoder -> what its ledger says of this picture.
+
+    Yields:
+        Kind and detail, as in `latentkit.stores.findings`: ``stage1``, ``record``, ``mask``, ``claim``.
+    """
+    if "dinov3_embedding" in record:
+        yield "stage1", "its embedding is inline"
+    for name, (fits, expected) in _FIELDS.items():
+        if name in record and not fits(record[name]):
+            yield "record", f"{name} is {_short(record[name])}, not {expected}"
+    for name in ("width", "height", "aspect_bucket"):
+        attribute = "bucket" if name == "aspect_bucket" else name
+        known = {value for entry in listed.values() if (value := getattr(entry, attribute)) is not None}
+        if known and record.get(name) not in known:
+            yield "record", f"{name} is {_short(record.get(name))}, the ledger says {min(known)}"
+    encoders = record.get("encoders", [])
+    encoders = [name for name in encoders if isinstance(name, str)] if isinstance(encoders, list) else []
+    yield from (("claim", f"lists {name}") for name in encoders if name not in listed)
+    texts = [listed[name] for name in encoders if name in listed and listed[name].length is not None]
+    if "t5_attention_mask" in record:
+        yield from _check_mask(record["t5_attention_mask"], texts)
+    elif texts:
+        yield "mask", "there is none"
+
+
+def _check_mask(mask: Any, texts: Iterable[Listed]) -> Iterator[tuple[str, str]]:
+    if not isinstance(mask, list) or any(type(bit) is not int or bit not in (0, 1) for bit in mask):
+        yield "mask", "it is no list of 0 and 1"
+    elif sorted(mask, reverse=True) != mask:
+        yield "mask", "it has a 1 behind a 0"
+    else:
+        for entry in texts:
+            if (sum(mask), len(mask)) != (entry.seen, entry.length):
+                yield (
+                    "mask",
+                    f"{sum(mask)} of {len(mask)} tokens, the ledger says {entry.seen} of {entry.length}",
+                )
+
+
+def _is_positive(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "image_path": (lambda value: isinstance(value, str) and value != "", "a path"),
+    "image_id": (lambda value: isinstance(value, str) and value != "", "a text"),
+    "caption": (lambda value: value is None or isinstance(value, str), "a text"),
+    "width": (_is_positive, "a number of pixels"),
+    "height": (_is_positive, "a number of pixels"),
+    "aspect_bucket": (lambda value: isinstance(value, str) and bool(_BUCKET.fullmatch(value)), "WxH"),
+    "format_version": (lambda value: value == FORMAT_VERSION, str(FORMAT_VERSION)),
+    "label": (lambda value: type(value) is int and value >= 0, "a class"),
+    "encoders": (
+        lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
+        "a list of names",
+    ),
+}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."

@@ -1,0 +1,273 @@
+"""Holding an `NpyStore` against its contracts, ledgers, records and pictures, every array read once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from latentkit.encoders.contract import Contract
+from latentkit.errors import LatentkitError
+from latentkit.progress import ProgressReport
+from latentkit.sources.files import printable
+from latentkit.sources.item import Source
+from latentkit.sources.library import Library
+from latentkit.stores.claim import read_claim
+from latentkit.stores.findings import ARRAYS, Finding
+from latentkit.stores.inspection import Output, inspect_all
+from latentkit.stores.ledger import Damage, done_path, encoders_begun, journals, read_lines
+from latentkit.stores.npy import NpyStore, array_path, arrays_below
+from latentkit.stores.publish import find_temporaries
+from latentkit.stores.quarantine import Quarantine, bad_lines
+from latentkit.stores.record_checks import Listed, check_record, listed_facts
+from latentkit.stores.records import image_id
+from latentkit.stores.store import LEDGERS
+
+
+class EncoderState(NamedTuple):
+    """One encoder's outputs, in pictures.
+
+    Attributes:
+        done: listed in the ledger, and not found bad.
+        bad: whose output is missing or wrong.
+        quarantined: held back because they failed.
+        incomplete: not done yet, for whatever other reason; nothing is wrong with that.
+    """
+
+    encoder: str
+    done: int
+    bad: int
+    quarantined: int
+    incomplete: int
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a verification found.
+
+    Attributes:
+        pictures: in the collection.
+        records: lines of the records file.
+        arrays, bytes: that were read.
+    """
+
+    findings: list[Finding]
+    encoders: list[EncoderState]
+    pictures: int
+    records: int
+    arrays: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What the outputs are held against.
+
+    Attributes:
+        keys: of every picture.
+        broken: links of the photo library that lead to nothing.
+    """
+
+    keys: Set[str]
+    broken: list[Path]
+
+    @classmethod
+    def of(cls, source: Source, library: Library | None) -> Pictures:
+        """Those of a collection, which is a photo library or not."""
+        if library is None:
+            return cls(set(source.keys()), [])
+        found = library.survey()
+        return cls(found.keys, [library.root / name for name in found.links])
+
+
+class Verification:
+    """One look at everything; changes nothing. For an output that nobody writes meanwhile.
+
+    Args:
+        store: the outputs.
+        pictures: what they are held against.
+        read: whether to read the arrays' numbers; else names and sizes are all that is looked at.
+    """
+
+    def __init__(self, store: NpyStore, pictures: Pictures, *, read: bool = True) -> None:
+        self._store = store
+        self._root = Path(store.root)
+        self._keys = pictures.keys
+        self._read = read
+        self._findings = [Finding("link", printable(path), "its file is gone") for path in pictures.broken]
+        self._arrays = self._bytes = 0
+
+    def run(self, console: Console) -> Verified:
+        """Look at everything.
+
+        Raises:
+            LatentkitError: there is no output at all.
+        """
+        if not self._root.is_dir():
+            raise LatentkitError(f"{self._root} does not exist: encode first, or set output_dir")
+        self._find_temporaries()
+        contracts = self._read_contracts()
+        listed = {name: self._read_ledger(name) for name in encoders_begun(self._root)}
+        for name, ledger in listed.items():
+            path = self._root / self._store.folders.get(name, name) / "contract.json"
+            if ledger and not path.exists() and next(arrays_below(path.parent), None) is None:
+                self._find("contract", path, f"missing, and the ledger lists {len(ledger):,}", name)
+        self._check_arrays(contracts, listed, console)
+        records = self._check_records(listed)
+        quarantine = self._check_quarantine()
+        states = [
+            self._state(name, listed.get(name, {}).keys(), quarantine)
+            for name in sorted({*contracts, *listed})
+        ]
+        order = sorted(self._findings, key=lambda found: (found.kind, found.path, found.key or ""))
+        return Verified(order, states, len(self._keys), records, self._arrays, self._bytes)
+
+    def _find(
+        self, kind: str, path: Path, detail: str, encoder: str | None = None, key: str | None = None
+    ) -> None:
+        self._findings.append(Finding(kind, printable(path), detail, encoder, key))
+
+    def _find_temporaries(self) -> None:
+        places = [(self._root, False), (self._root / LEDGERS, True)]
+        places += [(folder, True) for folder in self._store.array_folders().values()]
+        for folder, below in places:
+            for path in find_temporaries(folder, below=below):
+                self._find("temporary", path, "a killed process left it")
+
+    def _read_contracts(self) -> dict[str, Contract]:
+        """The readable contracts of folders that are their encoders'."""
+        contracts: dict[str, Contract] = {}
+        further: set[Path] = set()
+        without: list[Path] = []
+        for name, folder in self._store.array_folders().items():
+            path = folder / "contract.json"
+            if not path.exists():
+                without.append(folder)
+                continue
+            try:
+                contract = read_claim(path)
+            except LatentkitError as error:
+                self._find("contract", path, str(error))
+                continue
+            there = self._store.folders.get(contract.encoder, contract.encoder)
+            if there != name:
+                self._find(
+                    "contract", path, f"is {contract.encoder}'s, whose folder is {there}", contract.encoder
+                )
+                continue
+            contracts[contract.encoder] = contract
+            further.update(self._store.output_folders(contract.encoder, contract).values())
+        for folder in without:
+            if folder not in further and (count := sum(1 for _ in arrays_below(folder))):
+                self._find("contract", folder / "contract.json", f"missing, beside {count:,} arrays")
+        return contracts
+
+    def _read_ledger(self, encoder: str) -> dict[str, Listed]:
+        listed: dict[str, Listed] = {}
+        for path in (done_path(self._root, encoder), *journals(self._root, encoder)):
+            damage = Damage(path)
+            listed.update(entry for entry, _ in read_lines(path, _parse_listed, damage))
+            for number, _, cut in damage.lines:
+                self._find("line", path, f"line {number} is {'cut' if cut else 'bad'}", encoder)
+        for key in sorted(listed.keys() - self._keys):
+            self._find("orphan", done_path(self._root, encoder), "in the ledger", encoder, key)
+        return listed
+
+    def _check_arrays(
+        self, contracts: Mapping[str, Contract], listed: Mapping[str, Mapping[str, Listed]], console: Console
+    ) -> None:
+        outputs: list[Output] = []
+        sizes: dict[str, dict[str, int]] = {encoder: {} for encoder in contracts}
+        for encoder, contract in contracts.items():
+            ledger = listed.get(encoder, {})
+            for name, folder in self._store.output_folders(encoder, contract).items():
+                there = {key: entry.stat().st_size for key, entry in arrays_below(folder)}
+                self._compare(encoder, folder, ledger.keys(), there.keys())
+                for key, size in there.items():
+                    sizes[encoder][key] = sizes[encoder].get(key, 0) + size
+                keys = sorted(ledger.keys() & self._keys & there.keys())
+                outputs.append(Output(encoder, folder, contract, name, keys))
+                self._bytes += sum(there[key] for key in keys)
+        if self._read:
+            self._arrays = sum(len(output.keys) for output in outputs)
+            with ProgressReport("verify", self._arrays, console, "arrays") as report:
+                for count, found in inspect_all(outputs, listed):
+                    self._findings += found
+                    report.advance(count)
+        bad = {(found.encoder, found.key) for found in self._findings if found.kind in ARRAYS}
+        for encoder, there in sizes.items():
+            for key, entry in listed.get(encoder, {}).items():
+                if key in self._keys and (encoder, key) not in bad and there[key] != entry.bytes:
+                    path = array_path(self._root / self._store.folders.get(encoder, encoder), key)
+                    detail = f"{there[key]} bytes, the ledger says {entry.bytes}"
+                    self._find("changed", path, detail, encoder, key)
+
+    def _compare(self, encoder: str, folder: Path, ledger: Set[str], there: Set[str]) -> None:
+        """Names in a folder of arrays against the ledger's and the pictures'."""
+        for key in there - self._keys:
+            self._find("orphan", array_path(folder, key), "an array", encoder, key)
+        for key in (there & self._keys) - ledger:
+            self._find("unlisted", array_path(folder, key), "no ledger lists it", encoder, key)
+        for key in (ledger & self._keys) - there:
+            self._find("missing", array_path(folder, key), "the ledger lists it", encoder, key)
+
+    def _check_records(self, listed: Mapping[str, Mapping[str, Listed]]) -> int:
+        """Every record; how many lines there are."""
+        path = self._root / self._store.records
+        seen: set[str] = set()
+        number = 0
+        for number, raw in _numbered(path):
+            try:
+                record = json.loads(raw)
+                key = image_id(record)
+            except (KeyError, TypeError, ValueError, RecursionError):
+                self._find("line", path, f"line {number} is bad")
+                continue
+            if key in seen:
+                self._find("duplicate", path, f"line {number}", key=key)
+            seen.add(key)
+            if key not in self._keys:
+                self._find("orphan", path, "a record", key=key)
+                continue
+            entries = {name: ledger[key] for name, ledger in listed.items() if key in ledger}
+            for kind, detail in check_record(record, entries):
+                self._find(kind, path, detail, key=key)
+        done = {key for ledger in listed.values() for key in ledger} & self._keys
+        for key in done - seen:
+            self._find("unrecorded", path, "done, without a record", key=key)
+        return number
+
+    def _check_quarantine(self) -> Quarantine:
+        path = self._root / "quarantine.jsonl"
+        for number in bad_lines(self._root):
+            self._find("line", path, f"line {number} is bad")
+        quarantine = Quarantine.read(self._root)
+        for key in sorted(quarantine.keys() - self._keys):
+            self._find("orphan", path, "in quarantine", key=key)
+        return quarantine
+
+    def _state(self, encoder: str, ledger: Set[str], quarantine: Quarantine) -> EncoderState:
+        bad = {found.key for found in self._findings if found.kind in ARRAYS and found.encoder == encoder}
+        held = quarantine.held(encoder).keys() & self._keys
+        done = (ledger & self._keys) - bad
+        return EncoderState(
+            encoder, len(done), len(bad), len(held - done), len(self._keys - done - bad - held)
+        )
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
+    if path.exists():
+        with path.open("rb") as file:
+            yield from enumerate(file, 1)
+
+
+def _parse_listed(line: dict[str, Any]) -> tuple[str, Listed]:
+    key, size, facts = line["key"], line["bytes"], line["facts"]
+    if not isinstance(key, str) or not isinstance(size, int) or not isinstance(facts, dict):
+        raise TypeError("wrong fields")
+    bytes.fromhex(line["sha256"])
+    return key, listed_facts(size, facts)

@@ -1,0 +1,53 @@
+"""Every record against every file, each array read once and whole.
+
+    python -m latentkit.verify                                  the photo library's outputs
+    python -m latentkit.verify report=FILE                      every finding as JSON
+    python -m latentkit.verify fix=true                         set the bad aside; encode redoes just that
+    python -m latentkit.verify dataset=folder dataset.root=PHOTOS
+
+What is not encoded yet is counted, not wrong. Run it while nobody writes there; fix=true sees to that.
+Exit status: 0 nothing is wrong (with fix=true: any more); 1 something is; 2 wrong usage; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from latentkit.command import DONE, FAILED, command
+
+
+@command("verify")
+def main(cfg: DictConfig) -> int:
+    """Look, show, mend if asked; the exit status."""
+    from rich.console import Console
+
+    from latentkit.collection import Collection, build_library, build_npy_store
+    from latentkit.report.findings import as_json, print_findings
+    from latentkit.stores import OutputLock
+    from latentkit.stores.mending import mend
+    from latentkit.stores.publish import publish_json
+    from latentkit.stores.verification import Pictures, Verification
+
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    store = build_npy_store(cfg)
+    source = Collection.from_config(cfg).source
+    pictures = Pictures.of(source, build_library(cfg))
+    mended = None
+    with OutputLock(store.root) if cfg.fix else nullcontext():
+        verified = Verification(store, pictures).run(console)
+        print_findings(verified, console)
+        left = verified.findings
+        if cfg.fix and left:
+            mended = mend(store, source, left)
+            left = Verification(store, pictures, read=False).run(console).findings
+            console.print(f"set aside for the next encode: {mended:,}; {len(left):,} findings are left")
+    if cfg.report:
+        publish_json(Path(cfg.report), as_json(verified, mended))
+    return FAILED if left else DONE
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Lists that cannot be believed: the sync ends with one line, keeps what came, and removes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from photo_server import Answer, PhotoServer
+from sync_runs import ledger, links, picture, pictures, raw, summary, sync
+
+
+def answering(value: Any) -> Callable[[Answer, int], None]:
+    body = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return lambda answer, number: answer.send(200, body)
+
+
+def repeating(answer: Answer, number: int) -> None:
+    answer.path = "/photos.json?page=2"
+    answer.right()
+
+
+BAD: dict[str, tuple[int, Callable[[Answer, int], None], str]] = {
+    "page 3 fails": (3, lambda answer, number: answer.send(500), "photos.json?page=3: HTTP 500"),
+    "page 3 is gone": (3, lambda answer, number: answer.send(404), "photos.json?page=3: HTTP 404"),
+    "page 3 is cut short": (3, lambda answer, number: answer.send(200, b"[", 99), "1 of 99 bytes"),
+    "it has no end": (3, repeating, "photos.json?page=3 has the photos of page 2 again"),
+    "page 1 is empty": (1, answering([]), "the list is empty"),
+    "an object": (1, answering({"photos": []}), "is an object, not an array"),
+    "a page that is HTML": (2, answering(b"<html>"), "page=2 is not JSON"),
+    "nested for ever": (2, answering(b"[" * 100_000), "page=2 is not JSON"),
+    "an entry is a text": (2, answering(["p000"]), "entry 1 of"),
+    "an entry has no name": (2, answering([{"file": "p002"}]), "has no filename"),
+    "a name is a number": (2, answering([{"filename": 7}]), "has no filename"),
+    "a URL is a list": (2, answering([{"filename": "x", "exportable_url": []}]), "is an array"),
+    "a field is no JSON": (2, answering(b'[{"filename": "p002", "score": NaN}]'), "NaN is no number"),
+}
+
+
+@pytest.fixture(scope="module")
+def photos() -> dict[str, bytes]:
+    return pictures(8)
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_nothing_is_taken_for_withdrawn(what: str, photos: dict[str, bytes], work: Path) -> None:
+    page, behaviour, message = BAD[what]
+    with PhotoServer(dict(photos), page_size=2) as server:
+        assert sync(server, work).returncode == 0
+        server.photos["new"] = picture(99)
+        del server.photos["p001"]
+        server.behaviours[f"/photos.json?page={page}"] = behaviour
+        ended = sync(server, work, "prune=true", "max_share=1", "retries=1")
+        assert ended.returncode == 1
+        error = ended.stderr.splitlines()[-1]
+        assert error.startswith("latentkit: the list ")
+        assert message in error
+        assert "nothing was pruned" in ended.stderr
+        assert photos.items() <= raw(work).items()
+        assert len(links(work)) == len(raw(work))
+        assert all(entry["listed"] for entry in ledger(work).values())
+        assert summary(work)["complete"] is False
+        if page > 1:
+            assert raw(work)["new"] == picture(99), "page 1 has it: it came, and stays"
+            assert ledger(work)["new"]["type"] == "jpg"
+
+        server.behaviours.clear()
+        assert sync(server, work).returncode == 0
+        assert [name for name, entry in ledger(work).items() if not entry["listed"]] == ["p001"]
+        assert raw(work).keys() == photos.keys() | {"new"}
+
+
+def test_a_page_is_tried_again(server: PhotoServer, work: Path) -> None:
+    server.photos |= pictures(3)
+    server.behaviours["/photos.json?page=1"] = lambda answer, number: (
+        answer.send(503) if number == 1 else answer.right()
+    )
+    assert sync(server, work).returncode == 0
+    assert raw(work) == server.photos
+
+
+def test_a_list_with_a_query_of_its_own(server: PhotoServer, work: Path) -> None:
+    server.photos |= pictures(3)
+    server.base_url += "?approved=1"
+    assert sync(server, work).returncode == 0
+    assert server.requests[0].path == "/photos.json?approved=1&page=1"
+    assert raw(work) == server.photos
