@@ -4,7 +4,7 @@
     python -m latentkit.encode dataset=folder dataset.root=PHOTOS        dinov3, flux_vae and t5 of a folder
     python -m latentkit.encode dataset=folder dataset.root=PHOTOS encoder=sd_vae store=shards output_dir=OUT
     python -m latentkit.encode dataset=crawlr vram=high                  the photo library
-    python -m latentkit.encode dataset=imagenet vram=low                 ImageNet, an extracted tree
+    python -m latentkit.encode dataset=imagenet vram=low                 ImageNet, from its archives
     python -m latentkit.encode dataset=crawlr caption=openai             first captions for what has none
     python -m latentkit.encode -m dataset=imagenet dataset.split=train,val
     python -m latentkit.encode dry_run=true ...                          what would be done; touches nothing

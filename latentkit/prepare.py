@@ -35,7 +35,7 @@ def main(cfg: DictConfig) -> int:
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     given = {role: cfg.archives[role] for role in ROLES}
     archives = find_archives(Path(cfg.archives.folder).expanduser(), given, OFFICIAL)
-    output_dir = Path(cfg.output_dir).expanduser()
+    output_dir, extract_dir = Path(cfg.output_dir).expanduser(), Path(cfg.extract_dir).expanduser()
     job = Preparation(archives, output_dir, cfg.allow_variant, console)
     announce(job, console)
     if cfg.dry_run:
@@ -43,14 +43,16 @@ def main(cfg: DictConfig) -> int:
         return DONE
     with OutputLock(output_dir):
         summarise(job.run(), output_dir, console)
-        if cfg.extract:
-            sources = [
-                ImageNetArchive(index=str(index_path(output_dir, split)), split=split) for split in job.splits
-            ]
-            if not extract(sources, Path(cfg.extract_dir).expanduser(), console):
-                console.print("interrupted; the same command goes on from here")
-                return INTERRUPTED
-    return DONE
+        if not cfg.extract:
+            return DONE
+        sources = [
+            ImageNetArchive(index=str(index_path(output_dir, split)), split=split) for split in job.splits
+        ]
+        with OutputLock(extract_dir):
+            whole = extract(sources, extract_dir, console)
+    if not whole:
+        console.print("interrupted; the same command goes on from here")
+    return DONE if whole else INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -71,13 +71,14 @@ def _targets(node: object, where: str = ""):
             yield from _targets(value, f"{where}.{key}".lstrip("."))
 
 
-@pytest.mark.parametrize("dataset", ["demo", "folder", "crawlr", "imagenet"])
+@pytest.mark.parametrize("dataset", ["demo", "folder", "crawlr", "imagenet", "imagenet_tree"])
 def test_the_dataset_chooses_its_encoders_and_an_explicit_choice_wins(dataset: str) -> None:
     chosen = {
         "demo": ["dinov3", "flux_vae", "sd_vae", "t5"],
         "folder": ["dinov3", "flux_vae", "t5"],
         "crawlr": ["dinov3", "flux_vae", "t5"],
         "imagenet": ["sd_vae"],
+        "imagenet_tree": ["sd_vae"],
     }
     assert list(composed(f"dataset={dataset}").encoders) == chosen[dataset]
     assert list(composed(f"dataset={dataset}", "encoder=[t5,sd_vae]").encoders) == ["t5", "sd_vae"]
@@ -119,7 +120,8 @@ MISTAKES = {
     ("store=zip",): ["zip", "npy", "shards"],
     ("dataset=folder",): ["dataset.root"],
     ("dataset=folder", "dataset.root=nowhere"): ["nowhere"],
-    ("dataset=imagenet", "dataset.root=nowhere", "weights=random"): ["nowhere"],
+    ("dataset=imagenet_tree", "dataset.root=nowhere", "weights=random"): ["nowhere"],
+    ("dataset=imagenet", "weights=random"): ["latentkit.prepare", "imagenet_tree"],
     ("dataset=imagenet", "dataset.split=test"): ["test", "train", "val"],
     ("dataset=crawlr", "dataset.root=nowhere", "weights=random"): ["nowhere"],
     ("trainer.accelerator=gpu",): ["gpu", "cpu"],

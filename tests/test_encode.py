@@ -323,7 +323,7 @@ def test_the_imagenet_tree(tmp_path: Path) -> None:
     for number in range(5):
         wnid = "n01443537" if number % 2 else "n01440764"
         save(root / wnid / f"ILSVRC2012_val_{number:08d}.JPEG", number)
-    ended = encode("dataset=imagenet", "vram=low", "weights=random", "shard_size=3", cwd=work)
+    ended = encode("dataset=imagenet_tree", "vram=low", "weights=random", "shard_size=3", cwd=work)
     assert ended.returncode == 0, ended.stderr
     out = work / "outputs" / "datasets" / "imagenet1k_val_sdvae_latents_shards"
     manifest = json.loads((out / "manifest.json").read_text())

@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -119,10 +121,11 @@ def test_extraction_is_the_admitted_pictures_and_a_repeat_changes_nothing(
     assert found == pristine.files()
     train = markers[".latentkit/train.json"]
     assert (train["complete"], train["pictures"], train["classes"]) == (True, 600, 20)
-    before = {path: path.stat().st_mtime_ns for path in raw.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in (raw / "train", raw / "val", *raw.rglob("*.*"))}
+    before.pop(raw / ".latentkit")  # the lock lies there
     again = prepare(VARIANT, "extract=true", cwd=work)
     assert again.returncode == 0
-    assert {path: path.stat().st_mtime_ns for path in raw.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
     name = sorted(pristine.files())[7]
     (raw / name).write_bytes(b"cut")
@@ -171,6 +174,23 @@ def test_an_extraction_that_has_not_ended_is_no_tree_and_goes_on(work: Path, pri
     found = tree(raw)
     assert {name: content for name, content in found.items() if name.endswith(".JPEG")} == pristine.files()
     assert not [name for name in found if name.endswith(".tmp")]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half(work: Path) -> None:
+    ended = subprocess.run(
+        f"ulimit -f 16; '{sys.executable}' -m latentkit.prepare {VARIANT}",
+        shell=True,
+        cwd=work,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 1, ended.stderr
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("latentkit: cannot write outputs/datasets/imagenet1k_train_index.safetensors")
+    assert "Traceback" not in ended.stderr
+    assert not [name for name in tree(work / "outputs") if "train" in name or name.endswith(".tmp")]
+    assert prepare(VARIANT, cwd=work).returncode == 0
 
 
 def small_archives(data: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +36,9 @@ def find_archives(
             found[role] = Path(path).expanduser()
         elif (there := _look(folder, role, official[role])) is not None:
             found[role] = there
+    for archive in found.values():
+        if not os.access(archive, os.R_OK):
+            raise UsageError(f"{files.printable(archive)} may not be read: change its permissions")
     if not found:
         names = ", ".join(official[role].filename for role in ROLES)
         raise UsageError(

@@ -17,7 +17,7 @@ from latentkit.imagenet.members import Members, train_members, val_members
 from latentkit.imagenet.official import OFFICIAL, ROLES, Look, Official, deviations, looks_like, no_tar
 from latentkit.imagenet.provenance import Archive, index_path, publish_provenance, read_provenance
 from latentkit.imagenet.reading import Reading, read_archive
-from latentkit.imagenet.tar import Parser, TarError
+from latentkit.imagenet.tar import ForeignError, Parser, TarError
 from latentkit.progress import ProgressReport
 from latentkit.sources.files import printable, stat_of_path
 from latentkit.sources.imagenet.index import Index, IndexedArchive, read_index
@@ -94,8 +94,8 @@ class Preparation:
         noted = self.noted()
         devkit = None
         if "devkit" in self.archives:
-            noted["devkit"] = self._accepted(noted.get("devkit") or self._read_devkit())
             devkit = read_devkit(self.archives["devkit"])
+            noted["devkit"] = self._accepted(noted.get("devkit") or self._read_devkit())
         for split in splits:
             noted[split] = self._prepare(split, noted.get(split), devkit, noted.get("devkit"))
             publish_provenance(self.output_dir, noted)
@@ -149,13 +149,12 @@ class Preparation:
         try:
             reading = self._read(path, _PARSERS[split](size))
         except TarError as error:
-            self._refuse(split, str(error))
+            self._refuse(split, str(error), broken=error)
         assert reading.found is not None, "a parser returns or raises before the file's end"
         return _identity(path, reading), reading.found
 
     def _read_devkit(self) -> Archive:
         path, official = self.archives["devkit"], self.official["devkit"]
-        read_devkit(path)
         reading: Reading[None] = self._read(path, None)
         return self._archive(
             "devkit", _identity(path, reading), deviations(official, reading.stat.size, reading.md5)
@@ -212,14 +211,17 @@ class Preparation:
             self._refuse(archive.role, "; ".join(archive.deviations))
         return archive
 
-    def _refuse(self, role: str, why: str) -> NoReturn:
+    def _refuse(self, role: str, why: str, broken: TarError | None = None) -> NoReturn:
+        """Say what an archive looks like; `broken` is why nobody could use it, if so."""
         path, official = self.archives[role], self.official[role]
         what = f"{printable(path)} is not the official {official.filename}: {why}"
         if role == "devkit":
             raise LatentkitError(f"{what}; download it again, or give allow_variant=true to go on with it")
         look = looks_like(path, role, official)
-        if look.usable and path.stat().st_size == official.size:
-            look = Look("a damaged download, since its size is right: download it again", True)
+        if look.usable and isinstance(broken, ForeignError):
+            look = Look("an archive that was packed anew: download the official one", False)
+        elif look.usable and (broken is not None or path.stat().st_size == official.size):
+            look = Look("a damaged download: download it again", broken is None)
         hint = "; allow_variant=true goes on with it and notes this" if look.usable else ""
         raise LatentkitError(f"{what}. It looks like {look.text}{hint}")
 

@@ -220,6 +220,27 @@ def test_a_cut_download(miniature: Miniature, official: dict[str, Official]) -> 
         assert "cut download" in refusal(miniature, official, "train", allow_variant=True)
 
 
+def test_what_nobody_could_use_is_refused_as_a_variant_too(
+    miniature: Miniature, official: dict[str, Official]
+) -> None:
+    whole = miniature.train_tar.read_bytes()
+    flip(miniature.train_tar, whole.index(f"{WNIDS[4]}_".encode()))
+    text = refusal(miniature, official, "train", allow_variant=True)
+    assert "has no tar header at byte" in text
+    assert text.endswith("It looks like a damaged download: download it again")
+
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        info = tarfile.TarInfo(f"{WNIDS[0]}_1.JPEG")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(info)
+    outer = {f"{wnid}.tar": tar_bytes(names) for wnid, names in miniature.train.items()}
+    miniature.train_tar.write_bytes(tar_bytes(outer | {f"{WNIDS[0]}.tar": file.getvalue()}))
+    text = refusal(miniature, official, "train", allow_variant=True)
+    assert f"{WNIDS[0]}.tar holds {WNIDS[0]}_1.JPEG, a symbolic link" in text
+    assert text.endswith("It looks like an archive that was packed anew: download the official one")
+
+
 def packed(miniature: Miniature, classes: dict[str, dict[str, bytes]]) -> None:
     miniature.train_tar.write_bytes(tar_bytes({f"{wnid}.tar": tar_bytes(p) for wnid, p in classes.items()}))
 
