@@ -29,7 +29,7 @@ def main(cfg: DictConfig) -> int:
     from latentkit.errors import UsageError
     from latentkit.readable import readable_count
     from latentkit.stores import OutputLock
-    from latentkit.stores.prune import prune, restore
+    from latentkit.upkeep.prune import prune, restore
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if cfg.restore and cfg.dry_run:

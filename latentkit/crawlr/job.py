@@ -26,8 +26,8 @@ from latentkit.progress import ProgressReport
 from latentkit.readable import readable_count
 from latentkit.sources.library import Library
 from latentkit.stores import NpyStore, OutputLock
-from latentkit.stores.prune import prune
 from latentkit.stores.publish import publish_json
+from latentkit.upkeep.prune import prune
 
 _WAITING = 4
 """Threads for each connection: photos that wait for their next attempt hold up no other."""

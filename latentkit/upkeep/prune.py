@@ -13,7 +13,7 @@ kind            what                                                   line
 ``array``       an array without a picture, in any output's folder     ``array data/derived/dinov3/a.npy``
 ==============  =====================================================  ===========================
 
-Nothing is deleted: `latentkit.stores.trash` says where it goes and how it comes back.
+Nothing is deleted: `latentkit.upkeep.trash` says where it goes and how it comes back.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from latentkit.stores.ledger import encoders_begun, read_done
 from latentkit.stores.npy import NpyStore, arrays_below
 from latentkit.stores.quarantine import Quarantine
 from latentkit.stores.records import numbered_records
-from latentkit.stores.trash import Entry, Trash
+from latentkit.upkeep.trash import Entry, Trash
 
 
 class Share(NamedTuple):
