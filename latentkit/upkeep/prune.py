@@ -153,6 +153,12 @@ def plan_prune(store: NpyStore, pictures: Library | Source, withdrawn: Set[str] 
     )
 
 
+def check_max_share(max_share: float) -> None:
+    """Raise UsageError unless it is a share, from 0 to 1."""
+    if not 0 <= max_share <= 1:
+        raise UsageError(f"max_share={max_share:g}: a share, from 0 to 1")
+
+
 def prune(
     store: NpyStore,
     pictures: Library | Source,
@@ -180,8 +186,7 @@ def prune(
         UsageError: the library's folder of links does not exist, or ``max_share`` is no share.
         LatentkitError: a kind would lose more than ``max_share``, and nothing was touched; or as `publish`.
     """
-    if not 0 <= max_share <= 1:
-        raise UsageError(f"max_share={max_share:g}: a share, from 0 to 1")
+    check_max_share(max_share)
     trash = Trash(store, pictures if isinstance(pictures, Library) else None)
     if not dry_run:
         store.repair()
