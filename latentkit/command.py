@@ -147,6 +147,12 @@ def _clear(error: BaseException) -> str:
         group, _, option = text.split("Could not load '")[1].split("'")[0].rpartition("/")
         known = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
         return f"Could not find '{group}/{option}'; there are {', '.join(known)}"
+    if "No match in the defaults list" in text:
+        name = text.split("'")[1]
+        return f"{name}: this command has no such group"
+    if "Missing mandatory value: " in text:
+        name = text.split("Missing mandatory value: ")[1].split()[0]
+        return f"{name} is not set: give {name}=VALUE"
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and "Could not override" in text:
         return _no_such_key(text.split("'")[1], cause)
     if isinstance(cause, OmegaConfBaseException) and str(cause).split("\n")[0] not in text:

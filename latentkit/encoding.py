@@ -34,9 +34,9 @@ from latentkit.report.preview import contact_sheet
 from latentkit.report.summary import Summary, print_summary
 from latentkit.sources import First, Source
 from latentkit.stores import NpyStore, OutputLock, ShardStore, Store
-from latentkit.stores.adopt import adopt
 from latentkit.stores.publish import publish, publish_json
 from latentkit.stores.quarantine import Quarantine
+from latentkit.upkeep.adopt import adopt
 
 if TYPE_CHECKING:
     from latentkit.prediction.run import RunResult

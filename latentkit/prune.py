@@ -29,12 +29,15 @@ def main(cfg: DictConfig) -> int:
     from latentkit.errors import UsageError
     from latentkit.readable import readable_count
     from latentkit.stores import OutputLock
-    from latentkit.stores.prune import prune, restore
+    from latentkit.upkeep.prune import check_max_share, prune, restore
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if cfg.restore and cfg.dry_run:
         raise UsageError("restore=true has no dry run: it refuses by itself what it would overwrite")
+    check_max_share(cfg.max_share)
     store, library = build_npy_store(cfg), build_library(cfg)
+    if library and not cfg.restore:
+        library.require()
     with ExitStack() as locks:
         if not cfg.dry_run:
             homes = {Path(store.root).resolve(), *([library.home.resolve()] if library else [])}

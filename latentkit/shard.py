@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> int:
 
     from latentkit.collection import build_npy_store
     from latentkit.report.sharding import announce, summarise
-    from latentkit.stores.tars import TarJob
+    from latentkit.tars.job import TarJob
 
     console = Console(stderr=True)
     job = TarJob(

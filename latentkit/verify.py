@@ -27,9 +27,9 @@ def main(cfg: DictConfig) -> int:
     from latentkit.collection import Collection, build_library, build_npy_store
     from latentkit.report.findings import as_json, print_findings
     from latentkit.stores import OutputLock
-    from latentkit.stores.mending import mend
     from latentkit.stores.publish import publish_json
-    from latentkit.stores.verification import Pictures, Verification
+    from latentkit.upkeep.mending import mend
+    from latentkit.upkeep.verification import Pictures, Verification
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     store = build_npy_store(cfg)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crawlr.photo_server import PhotoServer
 from encode_process import Ended, run_verb
+from photo_server import PhotoServer
 from PIL import Image
 from recipes import photo
 

@@ -26,8 +26,8 @@ from latentkit.progress import ProgressReport
 from latentkit.readable import readable_count
 from latentkit.sources.library import Library
 from latentkit.stores import NpyStore, OutputLock
-from latentkit.stores.prune import prune
 from latentkit.stores.publish import publish_json
+from latentkit.upkeep.prune import check_max_share, prune
 
 _WAITING = 4
 """Threads for each connection: photos that wait for their next attempt hold up no other."""
@@ -62,6 +62,7 @@ class SyncJob:
                 raise UsageError(f"{key}={cfg[key]}: must be at least {least}")
         if not cfg.deadline > 0:
             raise UsageError(f"deadline={cfg.deadline:g}: must be over 0 seconds")
+        check_max_share(cfg.max_share)
         library = build_library(cfg)
         if library is None:
             raise UsageError("this dataset is no photo library with a list: give dataset=crawlr")

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from latentkit.readable import readable_bytes, readable_count
-from latentkit.stores.findings import KINDS, Finding
-from latentkit.stores.verification import Verified
+from latentkit.upkeep.findings import KINDS, Finding
+from latentkit.upkeep.verification import Verified
 
 _NAMES_SHOWN = 3
 

@@ -8,8 +8,8 @@ from rich.table import Table
 from latentkit.command import DONE, INTERRUPTED, QUARANTINED
 from latentkit.readable import readable_bytes, readable_count
 from latentkit.report.summary import REASONS_SHOWN
-from latentkit.stores.tar_plan import TarPlan
-from latentkit.stores.tars import TarJob, TarResult
+from latentkit.tars.job import TarJob, TarResult
+from latentkit.tars.plan import TarPlan
 
 
 def announce(job: TarJob, plan: TarPlan, console: Console) -> None:

@@ -41,6 +41,10 @@ class Library:
     raw: Path
     home: Path
 
+    def require(self) -> Path:
+        """The folder of links. Raises UsageError when there is none."""
+        return files.existing_folder(self.root, "sync the photo library first, or set dataset.root")
+
     def survey(self, withdrawn: Set[str] = frozenset()) -> Survey:
         """Look at every entry of `root` that is named as a picture; changes nothing.
 
@@ -54,7 +58,7 @@ class Library:
         Raises:
             UsageError: there is no such folder.
         """
-        root = files.existing_folder(self.root, "sync the photo library first, or set dataset.root")
+        root = self.require()
         names = sorted(
             entry.name
             for entry in root.iterdir()

@@ -13,8 +13,8 @@ from latentkit.stores.shards import ShardStore
 from latentkit.stores.store import Counts, Store
 
 if TYPE_CHECKING:
-    from latentkit.stores.reading import BucketBatchSampler, LatentFiles
-    from latentkit.stores.reading_tars import LatentTars
+    from latentkit.reading.files import BucketBatchSampler, LatentFiles
+    from latentkit.reading.tars import LatentTars
 
 __all__ = [
     "BucketBatchSampler",
@@ -30,9 +30,9 @@ __all__ = [
 ]
 
 _READERS = {
-    "BucketBatchSampler": "latentkit.stores.reading",
-    "LatentFiles": "latentkit.stores.reading",
-    "LatentTars": "latentkit.stores.reading_tars",
+    "BucketBatchSampler": "latentkit.reading.files",
+    "LatentFiles": "latentkit.reading.files",
+    "LatentTars": "latentkit.reading.tars",
 }
 
 

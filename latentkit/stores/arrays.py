@@ -93,7 +93,7 @@ def read_npy(path: Path, declared: Mapping[str, Any]) -> np.ndarray:
 
 
 def inspect_npy(path: Path, declared: Mapping[str, Any]) -> tuple[str, str] | None:
-    """What is wrong with an array's file: a kind of `latentkit.stores.findings` and a detail; None: nothing.
+    """What is wrong with an array's file: a kind of `latentkit.upkeep.findings` and a detail; None: nothing.
 
     The numbers are read once, and only when shape, dtype and the file's size agree. Zeros are what a power
     cut leaves of a file that was not synced: whole sectors (512 bytes) to its end. Only floating numbers are

@@ -15,7 +15,7 @@ from store_run import Pictures, contract, kill_at, make, missing, run, tree
 
 import latentkit
 
-SCRIPT = Path(__file__).with_name("store_run.py")
+SCRIPT = Path(__file__).parents[1] / "store_run.py"
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(latentkit.__file__).parent.parent)}
 
 

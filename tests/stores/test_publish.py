@@ -18,7 +18,7 @@ from latentkit.stores.arrays import npy_publication, read_npy
 from latentkit.stores.lock import OutputLock
 from latentkit.stores.publish import Publication, publish, publish_json, publish_many, remove_temporaries
 
-SCRIPT = Path(__file__).with_name("store_run.py")
+SCRIPT = Path(__file__).parents[1] / "store_run.py"
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(latentkit.__file__).parent.parent)}
 
 

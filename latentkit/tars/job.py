@@ -33,9 +33,9 @@ from latentkit.stores.npy import NpyStore
 from latentkit.stores.publish import remove_many, remove_temporaries
 from latentkit.stores.samples import Field, Sample, fields_of, find_samples, read_sample
 from latentkit.stores.store import LEDGERS
-from latentkit.stores.tar_file import RECORD, publish_tar
-from latentkit.stores.tar_manifest import KIND, NAME, BucketEntry, TarEntry, TarManifest
-from latentkit.stores.tar_plan import (
+from latentkit.tars.file import RECORD, publish_tar
+from latentkit.tars.manifest import KIND, NAME, BucketEntry, TarEntry, TarManifest
+from latentkit.tars.plan import (
     PlannedTar,
     TarPlan,
     divide,

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from latentkit.sources.item import Source
-from latentkit.stores.findings import ARRAYS, Finding
 from latentkit.stores.ledger import encoders_done, forget_done
 from latentkit.stores.npy import NpyStore, array_path
 from latentkit.stores.publish import move_many
 from latentkit.stores.records import publish_records
 from latentkit.stores.store import hidden_folder
+from latentkit.upkeep.findings import ARRAYS, Finding
 
 
 def mend(store: NpyStore, source: Source, findings: Iterable[Finding]) -> int:

@@ -13,7 +13,7 @@ kind            what                                                   line
 ``array``       an array without a picture, in any output's folder     ``array data/derived/dinov3/a.npy``
 ==============  =====================================================  ===========================
 
-Nothing is deleted: `latentkit.stores.trash` says where it goes and how it comes back.
+Nothing is deleted: `latentkit.upkeep.trash` says where it goes and how it comes back.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from latentkit.stores.ledger import encoders_begun, read_done
 from latentkit.stores.npy import NpyStore, arrays_below
 from latentkit.stores.quarantine import Quarantine
 from latentkit.stores.records import numbered_records
-from latentkit.stores.trash import Entry, Trash
+from latentkit.upkeep.trash import Entry, Trash
 
 
 class Share(NamedTuple):
@@ -153,6 +153,12 @@ def plan_prune(store: NpyStore, pictures: Library | Source, withdrawn: Set[str] 
     )
 
 
+def check_max_share(max_share: float) -> None:
+    """Raise UsageError unless it is a share, from 0 to 1."""
+    if not 0 <= max_share <= 1:
+        raise UsageError(f"max_share={max_share:g}: a share, from 0 to 1")
+
+
 def prune(
     store: NpyStore,
     pictures: Library | Source,
@@ -180,8 +186,7 @@ def prune(
         UsageError: the library's folder of links does not exist, or ``max_share`` is no share.
         LatentkitError: a kind would lose more than ``max_share``, and nothing was touched; or as `publish`.
     """
-    if not 0 <= max_share <= 1:
-        raise UsageError(f"max_share={max_share:g}: a share, from 0 to 1")
+    check_max_share(max_share)
     trash = Trash(store, pictures if isinstance(pictures, Library) else None)
     if not dry_run:
         store.repair()

@@ -25,7 +25,7 @@ from training_tree import FOLDERS, KEYS, RECORDS, TOKENS, Captioned, bucket_of, 
 from latentkit.encoders import ContractError
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.stores import BucketBatchSampler, LatentFiles, LatentTars, NpyStore
-from latentkit.stores.tars import TarJob
+from latentkit.tars.job import TarJob
 
 SHIFT, SCALE = np.float32(0.1159), np.float32(0.3611)
 

@@ -47,7 +47,7 @@ def check_record(record: Mapping[str, Any], listed: Mapping[str, Listed]) -> Ite
         listed: encoder -> what its ledger says of this picture.
 
     Yields:
-        Kind and detail, as in `latentkit.stores.findings`: ``stage1``, ``record``, ``mask``, ``claim``.
+        Kind and detail, as in `latentkit.upkeep.findings`: ``stage1``, ``record``, ``mask``, ``claim``.
     """
     if "dinov3_embedding" in record:
         yield "stage1", "its embedding is inline"

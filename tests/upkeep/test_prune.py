@@ -21,7 +21,7 @@ from library_tree import encode, library, store, tree
 
 from latentkit.errors import LatentkitError
 from latentkit.stores import OutputLock
-from latentkit.stores.prune import plan_prune, prune, restore
+from latentkit.upkeep.prune import plan_prune, prune, restore
 
 VERB = ("dataset=crawlr", "store=npy", "store.records=approved_image_dataset.jsonl")
 NAMES = ("+store.folders.vae=vae_latents", "+store.folders.text=t5_hidden")
@@ -442,7 +442,7 @@ def test_names_that_are_not_text(data: Path) -> None:
 
 
 def test_it_imports_no_torch() -> None:
-    code = "import sys, latentkit.stores.prune; sys.exit('torch' in sys.modules)"
+    code = "import sys, latentkit.upkeep.prune; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

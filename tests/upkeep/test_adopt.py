@@ -20,8 +20,8 @@ from store_run import kill_at
 from latentkit.encoders import DINOv3, Random
 from latentkit.sources import ApprovedSource
 from latentkit.stores import NpyStore
-from latentkit.stores.adopt import adopt
 from latentkit.stores.ledger import read_done
+from latentkit.upkeep.adopt import adopt
 
 KEYS = ("a", "b", "c", "d")
 LIBRARY = ("dataset=crawlr", "weights=random", "workers=0")

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from latentkit.encoders.contract import Contract
 from latentkit.sources.files import printable
 from latentkit.stores.arrays import inspect_npy
-from latentkit.stores.findings import Finding
 from latentkit.stores.npy import array_path
-from latentkit.stores.record_checks import Listed
+from latentkit.upkeep.findings import Finding
+from latentkit.upkeep.record_checks import Listed
 
 _CHUNK = 64
 _THREADS = min(8, os.cpu_count() or 1)

@@ -25,7 +25,7 @@ from training_tree import BUCKETS, KEYS, RECORDS, Captioned, bucket_of, build, t
 
 from latentkit.errors import LatentkitError
 from latentkit.stores import NpyStore, OutputLock
-from latentkit.stores.tars import TarJob, TarResult
+from latentkit.tars.job import TarJob, TarResult
 
 MEMBERS = {"dinov3": "dinov3", "flux_vae": "vae", "t5": "t5h", "t5_mask": "t5m"}
 

@@ -10,10 +10,10 @@ import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 from latentkit.errors import LatentkitError, UsageError
+from latentkit.reading.tensors import Asked, Tensors
 from latentkit.stores.claim import read_claim
 from latentkit.stores.npy import NpyStore
 from latentkit.stores.samples import UNBUCKETED, fields_of, find_samples, read_sample
-from latentkit.stores.tensors import Asked, Tensors
 
 RECORDS = ("approved_image_dataset.jsonl", "records.jsonl")
 """What the records of an output are called."""

@@ -12,8 +12,8 @@ from typing import Any
 
 from latentkit.errors import UsageError
 from latentkit.stores.samples import Sample, Samples
-from latentkit.stores.tar_file import bound
-from latentkit.stores.tar_manifest import TarManifest
+from latentkit.tars.file import bound
+from latentkit.tars.manifest import TarManifest
 
 
 @dataclass(frozen=True, slots=True)

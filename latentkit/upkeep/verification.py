@@ -17,15 +17,15 @@ from latentkit.sources.files import printable
 from latentkit.sources.item import Source
 from latentkit.sources.library import Library
 from latentkit.stores.claim import read_claim
-from latentkit.stores.findings import ARRAYS, Finding
-from latentkit.stores.inspection import Output, inspect_all
 from latentkit.stores.ledger import Damage, done_path, encoders_begun, journals, read_lines
 from latentkit.stores.npy import NpyStore, array_path, arrays_below
 from latentkit.stores.publish import find_temporaries
 from latentkit.stores.quarantine import Quarantine, bad_lines
-from latentkit.stores.record_checks import Listed, check_record, listed_facts
 from latentkit.stores.records import image_id
 from latentkit.stores.store import LEDGERS
+from latentkit.upkeep.findings import ARRAYS, Finding
+from latentkit.upkeep.inspection import Output, inspect_all
+from latentkit.upkeep.record_checks import Listed, check_record, listed_facts
 
 
 class EncoderState(NamedTuple):

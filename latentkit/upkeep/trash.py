@@ -87,7 +87,7 @@ class Trash:
         self._carry_out()
 
     def restore(self) -> int:
-        """Put everything back; how many things. See `latentkit.stores.prune.restore`."""
+        """Put everything back; how many things. See `latentkit.upkeep.prune.restore`."""
         if self._restoring.exists():
             return self._put_back()
         self.finish()

@@ -1,0 +1,1 @@
+"""Readers for training, over files and over tars; `latentkit.stores` offers them. They need torch."""

@@ -1,0 +1,1 @@
+"""Complete pictures in tars for WebDataset, with a manifest."""

@@ -1,0 +1,1 @@
+"""What an output goes through after encoding: verified, mended, pruned, put back, adopted."""
