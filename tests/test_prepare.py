@@ -133,6 +133,12 @@ def test_extraction_is_the_admitted_pictures_and_a_repeat_changes_nothing(
     assert prepare(VARIANT, "extract=true", cwd=work).returncode == 0
     assert tree(raw) == found | {key: tree(raw)[key] for key in markers}
 
+    (raw / name).write_bytes(bytes(len(found[name])))  # as long, and nobody says that it is from this archive
+    for marker in markers:
+        (raw / marker).unlink()
+    assert prepare(VARIANT, "extract=true", cwd=work).returncode == 0
+    assert (raw / name).read_bytes() == found[name]
+
     (raw / "train" / WNIDS[0] / f"{WNIDS[0]}_999999.JPEG").write_bytes(b"from elsewhere")
     ended = prepare(VARIANT, "extract=true", cwd=work)
     assert ended.returncode == 1

@@ -1,8 +1,8 @@
 """The pictures of an archive as files: ``<root>/{train,val}/<wnid>/*.JPEG``, whole or not done.
 
 ``<root>/.latentkit/<split>.json`` says ``"complete": false`` from before the first file is written, and with
-the counts ``true`` once the last is on the disk. A file is there whole or not at all, so that a second run
-writes what is missing. It has the archive's mtime: what was encoded from the archive is known to be done
+the counts ``true`` once the last is on the disk; both with the archive's sha256. A file is there whole or not
+at all, so that a second run from the same archive writes what is missing. It has the archive's mtime: what was encoded from the archive is known to be done
 when the tree is encoded, and the other way round.
 """
 
@@ -57,7 +57,7 @@ class Extraction:
         root: the tree's folder.
 
     Attributes:
-        missing: indices of the pictures that are not there with their size.
+        missing: indices of the pictures that were not written from this archive, with their size.
         bytes: what these will take on the disk.
 
     Raises:
@@ -101,6 +101,8 @@ class Extraction:
         }
 
     def _find_missing(self) -> list[int]:
+        marker = read_marker(self._root, self._source.split) or {}
+        ours = marker.get("archive_sha256") == self._source.archive.sha256
         missing: list[int] = []
         folder, there = self._root / self._source.split, dict[str, int]()
         wnid = ""
@@ -109,7 +111,7 @@ class Extraction:
             if its_wnid != wnid:
                 self._refuse_strangers(folder / wnid, there)
                 wnid, there = its_wnid, _sizes(folder / its_wnid)
-            if there.pop(stem + SUFFIX, None) != self._source.length(index):
+            if there.pop(stem + SUFFIX, None) != self._source.length(index) or not ours:
                 missing.append(index)
         self._refuse_strangers(folder / wnid, there)
         return missing

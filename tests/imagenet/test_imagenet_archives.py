@@ -119,9 +119,7 @@ def test_the_index_is_sorted_and_labelled_by_the_sorted_wnids(
     assert any(IDS[wnid] - 1 != position[wnid] for wnid in WNIDS)  # or the labels would prove nothing
 
 
-def test_nothing_is_read_twice_and_a_change_is(
-    miniature: Miniature, official: dict[str, Official], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_read_twice_and_a_change_is(miniature: Miniature, official: dict[str, Official]) -> None:
     job = preparation(miniature, official)
     job.run()
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in job.output_dir.iterdir()}
