@@ -1,9 +1,9 @@
 """The pictures of an archive as files: ``<root>/{train,val}/<wnid>/*.JPEG``, whole or not done.
 
 ``<root>/.latentkit/<split>.json`` says ``"complete": false`` from before the first file is written, and with
-the counts ``true`` once the last is on the disk; both with the archive's sha256. A file is there whole or not
-at all, so that a second run from the same archive writes what is missing. It has the archive's mtime: what was encoded from the archive is known to be done
-when the tree is encoded, and the other way round.
+the counts ``true`` once the last is on the disk. A file is there whole or not at all, and has the archive's
+mtime. By size and mtime a second run knows what it need not write again, and encoding the tree knows what
+was encoded from the archive, and the other way round.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from latentkit.errors import LatentkitError
 from latentkit.interrupt import Interrupts
 from latentkit.prediction.plan import check_room
 from latentkit.progress import ProgressReport
-from latentkit.sources.files import printable
+from latentkit.sources.files import printable, stat_of_path
 from latentkit.sources.imagenet import ImageNetArchive
 from latentkit.sources.imagenet.names import SUFFIX
 from latentkit.sources.imagenet.tree import marker_path, read_marker
+from latentkit.sources.item import Stat
 from latentkit.stores.publish import Publication, publish_json, publish_many, remove_temporaries
 
 BATCH = 1024
@@ -57,7 +58,7 @@ class Extraction:
         root: the tree's folder.
 
     Attributes:
-        missing: indices of the pictures that were not written from this archive, with their size.
+        missing: indices of the pictures that are not there with their size and the archive's mtime.
         bytes: what these will take on the disk.
 
     Raises:
@@ -101,25 +102,23 @@ class Extraction:
         }
 
     def _find_missing(self) -> list[int]:
-        marker = read_marker(self._root, self._source.split) or {}
-        ours = marker.get("archive_sha256") == self._source.archive.sha256
         missing: list[int] = []
-        folder, there = self._root / self._source.split, dict[str, int]()
+        folder, there = self._root / self._source.split, dict[str, Stat | None]()
         wnid = ""
         for index, key in enumerate(self._source.keys()):
             _, its_wnid, stem = key.split("/")
             if its_wnid != wnid:
                 self._refuse_strangers(folder / wnid, there)
-                wnid, there = its_wnid, _sizes(folder / its_wnid)
-            if there.pop(stem + SUFFIX, None) != self._source.length(index) or not ours:
+                wnid, there = its_wnid, _stats(folder / its_wnid)
+            if there.pop(stem + SUFFIX, None) != self._source.stat(index):
                 missing.append(index)
         self._refuse_strangers(folder / wnid, there)
         return missing
 
-    def _refuse_strangers(self, folder: Path, names: dict[str, int]) -> None:
-        if names:
+    def _refuse_strangers(self, folder: Path, names: Iterable[str]) -> None:
+        if stranger := min(names, default=None):
             raise LatentkitError(
-                f"{printable(folder / min(names))} is not in {printable(self._source.archive.path)}: "
+                f"{printable(folder / stranger)} is not in {printable(self._source.archive.path)}: "
                 "remove it, or give another extract_dir"
             )
 
@@ -144,12 +143,12 @@ class Extraction:
         return Publication(self._root / f"{source[index].key}{SUFFIX}", write, validate)
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    """Size of every file in a folder, by name; -1 of what is no file."""
+def _stats(folder: Path) -> dict[str, Stat | None]:
+    """Size and mtime of every file in a folder, by name; None of what is no file."""
     try:
         with os.scandir(folder) as entries:
             return {
-                entry.name: entry.stat().st_size if entry.is_file(follow_symlinks=False) else -1
+                entry.name: stat_of_path(Path(entry.path)) if entry.is_file(follow_symlinks=False) else None
                 for entry in entries
             }
     except FileNotFoundError:
