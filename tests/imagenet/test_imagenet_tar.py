@@ -9,16 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from miniature_imagenet import WNIDS, Miniature, add, tar_bytes, write_miniature
+from miniature_imagenet import WNIDS, Miniature, add, tar_bytes
 
 from latentkit.imagenet.members import Members, train_members, val_members
 from latentkit.imagenet.reading import CHUNK, read_archive
 from latentkit.imagenet.tar import CutError, Feed, ForeignError, TarError
-
-
-@pytest.fixture(scope="module")
-def miniature(tmp_path_factory: pytest.TempPathFactory) -> Miniature:
-    return write_miniature(tmp_path_factory.mktemp("miniature"))
 
 
 def parsed(content: bytes, parsers=train_members, piece: int = 512) -> Members:
@@ -34,10 +29,10 @@ def rows(members: Members) -> list[tuple[str, int, int, int]]:
     return list(zip(wnids, members.number, members.offset, members.length, strict=True))
 
 
-def test_offsets_are_those_of_the_pictures_in_the_outer_file(miniature: Miniature) -> None:
-    content = miniature.train_tar.read_bytes()
+def test_offsets_are_those_of_the_pictures_in_the_outer_file(pristine: Miniature) -> None:
+    content = pristine.train_tar.read_bytes()
     expected = []
-    with tarfile.open(miniature.train_tar) as outer:
+    with tarfile.open(pristine.train_tar) as outer:
         for class_tar in outer:
             with tarfile.open(fileobj=outer.extractfile(class_tar)) as inner:
                 for member in inner:
@@ -48,10 +43,10 @@ def test_offsets_are_those_of_the_pictures_in_the_outer_file(miniature: Miniatur
     for piece in (512, 1536, len(content)):
         assert rows(parsed(content, piece=piece)) == expected
     for wnid, number, offset, length in expected[::50]:
-        assert content[offset : offset + length] == miniature.train[wnid][f"{wnid}_{number}.JPEG"]
-    with tarfile.open(miniature.val_tar) as tar:
+        assert content[offset : offset + length] == pristine.train[wnid][f"{wnid}_{number}.JPEG"]
+    with tarfile.open(pristine.val_tar) as tar:
         expected = [("", int(m.name[15:23]), m.offset_data, m.size) for m in tar]
-    assert rows(parsed(miniature.val_tar.read_bytes(), val_members)) == expected
+    assert rows(parsed(pristine.val_tar.read_bytes(), val_members)) == expected
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -100,8 +95,8 @@ def cuts(content: bytes) -> dict[str, int]:
     }
 
 
-def test_cut_anywhere(miniature: Miniature) -> None:
-    content = miniature.train_tar.read_bytes()
+def test_cut_anywhere(pristine: Miniature) -> None:
+    content = pristine.train_tar.read_bytes()
     for length in cuts(content).values():
         with pytest.raises(CutError, match="ends at byte"):
             parsed(content[:length])
