@@ -97,6 +97,8 @@ class EncodingJob:
         contracts = {encoder.name: encoder.contract(orient=source.orient) for encoder in encoders}
         if cfg.adopt and (cfg.overwrite or cfg.limit is not None or not isinstance(store, NpyStore)):
             raise UsageError("adopt=true goes with store=npy or store=crawlr, and without overwrite or limit")
+        if cfg.flip and not any("latents_flip" in contract.outputs for contract in contracts.values()):
+            raise UsageError(f"flip=true: {', '.join(contracts)} stores no mirrored latents, sd_vae does")
         if not cfg.overwrite:
             store.check(contracts, adopt=cfg.adopt)
         if cfg.limit is not None and (cfg.overwrite or isinstance(store, ShardStore)):

@@ -48,6 +48,7 @@ class EncodeConfig:
     max_failures: float = 0.01
     retry_quarantined: bool = False
     shard_size: int = 10000
+    flip: bool = False
     seed: int = 0
     workers: int | None = None
     progress_every: int | None = None
@@ -110,6 +111,8 @@ class VerifyConfig:
     weights: Any = None
     output_dir: str = MISSING
     shard_size: int = 10000
+    mode: str = "full"
+    seed: int = 0
     fix: bool = False
     report: str | None = None
 

@@ -1,12 +1,15 @@
-"""Every record against every file, each array read once and whole.
+"""An output against its pictures: every record and ledger against every file, each read once and whole.
 
     python -m latentkit.verify                                  the photo library's outputs
+    python -m latentkit.verify dataset=imagenet dataset.split=train        latent shards
+    python -m latentkit.verify dataset=folder dataset.root=PHOTOS [store=shards]
+    python -m latentkit.verify mode=quick ...                   sizes and headers; of shards, six by sha256
     python -m latentkit.verify report=FILE                      every finding as JSON
     python -m latentkit.verify fix=true                         set the bad aside; encode redoes just that
-    python -m latentkit.verify dataset=folder dataset.root=PHOTOS
 
-What is not encoded yet is counted, not wrong. Run it while nobody writes there; fix=true sees to that.
-Exit status: 0 nothing is wrong (with fix=true: any more); 1 something is; 2 wrong usage; 130 interrupted.
+Of a .npy a picture, what is not encoded yet is counted, not wrong; of shards it is wrong. Run it while
+nobody writes there; fix=true sees to that. Exit status: 0 nothing is wrong (with fix=true: any more, but for
+what the next encode does); 1 something is; 2 wrong usage; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -24,25 +27,24 @@ def main(cfg: DictConfig) -> int:
     """Look, show, mend if asked; the exit status."""
     from rich.console import Console
 
-    from latentkit.collection import Collection, build_library, build_npy_store
+    from latentkit.collection import Collection, build_library
     from latentkit.report.findings import as_json, print_findings
     from latentkit.stores import OutputLock
     from latentkit.stores.publish import publish_json
-    from latentkit.upkeep.mending import mend
-    from latentkit.upkeep.verification import Pictures, Verification
+    from latentkit.upkeep.outputs import open_output
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    store = build_npy_store(cfg)
-    source = Collection.from_config(cfg).source
-    pictures = Pictures.of(source, build_library(cfg))
+    collection = Collection.from_config(cfg)
+    library = build_library(cfg)
+    output = open_output(collection.store, collection.source, library, cfg.mode, cfg.seed)
     mended = None
-    with OutputLock(store.root) if cfg.fix else nullcontext():
-        verified = Verification(store, pictures).run(console)
+    with OutputLock(collection.store.root) if cfg.fix else nullcontext():
+        verified = output.verify(console)
         print_findings(verified, console)
         left = verified.findings
         if cfg.fix and left:
-            mended = mend(store, source, left)
-            left = Verification(store, pictures, read=False).run(console).findings
+            mended = output.mend(verified)
+            left = output.left(verified, console)
             console.print(f"set aside for the next encode: {mended:,}; {len(left):,} findings are left")
     if cfg.report:
         publish_json(Path(cfg.report), as_json(verified, mended))

@@ -60,32 +60,51 @@ class VAENetwork(nn.Module):
         posterior: ``mean``, ``sample`` or ``moments``.
         scale, shift: what is stored is (z - shift) * scale; 1 and 0 leave z as it is.
         channels_last: memory format of the input.
+        flip: whether mirrored pictures are encoded too, in a batch of their own: the others' numbers are
+            the same bits with and without.
     """
 
     def __init__(
-        self, autoencoder: Any, *, posterior: str, scale: float, shift: float, channels_last: bool
+        self,
+        autoencoder: Any,
+        *,
+        posterior: str,
+        scale: float,
+        shift: float,
+        channels_last: bool,
+        flip: bool,
     ) -> None:
         super().__init__()
         self.encoder: nn.Module = autoencoder.encoder
         self.quant_conv: nn.Module = autoencoder.quant_conv or nn.Identity()
         self.posterior, self.scale, self.shift = posterior, scale, shift
-        self.channels_last = channels_last
+        self.channels_last, self.flip = channels_last, flip
 
-    def forward(self, pixels: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, pixels: Tensor, noise: Tensor | None = None, noise_flip: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """``latents`` in float16: [B, C, H/8, W/8]; [B, 2C, H/8, W/8], mean before logvar, for ``moments``.
+
+        With ``flip`` also ``latents_flip``, the same of the pictures mirrored left to right.
 
         Args:
             pixels: [B, H, W, 3] uint8.
-            noise: [B, C, H/8, W/8] standard normal; for ``posterior="sample"`` only.
+            noise, noise_flip: [B, C, H/8, W/8] standard normal; for ``posterior="sample"`` only.
         """
+        outputs = {"latents": self._encode(pixels, noise)}
+        if self.flip:
+            outputs["latents_flip"] = self._encode(pixels.flip(2), noise_flip)
+        return outputs
+
+    def _encode(self, pixels: Tensor, noise: Tensor | None) -> Tensor:
         images = _nchw(pixels.float() / 127.5 - 1, self.channels_last)
         moments: Tensor = self.quant_conv(self.encoder(images)).float()
         mean, logvar = moments.chunk(2, dim=1)
         logvar = logvar.clamp(-30, 20)
         if self.posterior == "moments":
-            return {"latents": torch.cat([mean, logvar], dim=1).half()}
+            return torch.cat([mean, logvar], dim=1).half()
         latents = mean if noise is None else mean + torch.exp(logvar / 2) * noise
-        return {"latents": ((latents - self.shift) * self.scale).half()}
+        return ((latents - self.shift) * self.scale).half()
 
 
 class T5Network(nn.Module):

@@ -63,6 +63,9 @@ class VAE(PretrainedEncoder):
             or ``moments``.
         seed: of ``sample``.
         scaled: whether (z - shift_factor) * scaling_factor is stored in place of z.
+        flip: whether ``latents_flip`` is stored too, of the same shape and type: the latent of the cropped
+            picture mirrored left to right. Where the crop's margins are odd that is not the crop of the
+            mirrored picture, but up to a pixel beside it. Under ``sample`` it has noise of its own.
     """
 
     network_class: ClassVar[str] = "AutoencoderKL"
@@ -75,6 +78,7 @@ class VAE(PretrainedEncoder):
     posterior: str = "mean"
     seed: int = 0
     scaled: bool = False
+    flip: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,10 +138,12 @@ class VAE(PretrainedEncoder):
         channels = self.latent_channels * (2 if self.posterior == "moments" else 1)
         square = self.crop in {"adm", "resize"}
         sides = [self.size // FACTOR] * 2 if square else [f"H/{FACTOR}", f"W/{FACTOR}"]
-        return {"latents": {"shape": [channels, *sides], "dtype": "float16"}}
+        names = ["latents", "latents_flip"] if self.flip else ["latents"]
+        return {name: {"shape": [channels, *sides], "dtype": "float16"} for name in names}
 
     def describe_input(self, *, orient: bool) -> dict[str, Any]:
-        return {**super().describe_input(orient=orient), "range": [-1, 1]}
+        described = {**super().describe_input(orient=orient), "range": [-1, 1]}
+        return described | ({"flip": "the cropped picture mirrored"} if self.flip else {})
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -202,28 +208,35 @@ class VAE(PretrainedEncoder):
             scale=scale if self.scaled else 1.0,
             shift=(shift or 0.0) if self.scaled else 0.0,
             channels_last=self.channels_last,
+            flip=self.flip,
         )
 
     def batch(
         self, keys: Sequence[str], inputs: np.ndarray | torch.Tensor | Sequence[str]
     ) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-        """See `Encoder.batch`; ``posterior="sample"`` adds ``noise`` [B, C, H/8, W/8] float32."""
+        """See `Encoder.batch`; ``posterior="sample"`` adds ``noise`` [B, C, H/8, W/8] float32.
+
+        With ``flip`` it also adds ``noise_flip``, likewise.
+        """
         import torch
 
         tensors, facts = super().batch(keys, inputs)
         if self.posterior == "sample":
             _, height, width, _ = tensors["pixels"].shape
             shape = (self.latent_channels, height // FACTOR, width // FACTOR)
-            noise = np.stack([posterior_noise(self.seed, key, shape) for key in keys])
-            tensors["noise"] = torch.from_numpy(noise)
+            for name in ("noise", "noise_flip") if self.flip else ("noise",):
+                flip = name == "noise_flip"
+                noise = np.stack([posterior_noise(self.seed, key, shape, flip=flip) for key in keys])
+                tensors[name] = torch.from_numpy(noise)
         return tensors, facts
 
 
-def posterior_noise(seed: int, key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal float32 that depends on the seed and the key alone.
+def posterior_noise(seed: int, key: str, shape: tuple[int, ...], *, flip: bool = False) -> np.ndarray:
+    """Standard normal float32 that depends on the seed and the key alone, and on whether it is a mirror's.
 
     Drawn by numpy's `RandomState`, whose stream is frozen for good (NEP 19), seeded with the sha256 of
-    ``<seed>:<key>`` as eight big-endian 32-bit words.
+    ``<seed>:<key>``, or ``flip:<seed>:<key>``, as eight big-endian 32-bit words.
     """
-    words = np.frombuffer(hashlib.sha256(f"{seed}:{key}".encode()).digest(), dtype=">u4")
+    name = f"flip:{seed}:{key}" if flip else f"{seed}:{key}"
+    words = np.frombuffer(hashlib.sha256(name.encode()).digest(), dtype=">u4")
     return np.random.RandomState(words.astype(np.uint32)).standard_normal(shape).astype(np.float32)

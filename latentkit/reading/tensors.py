@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from latentkit.encoders.contract import Contract, ContractError
+from latentkit.stores.samples import declared_fields
 
 Asked = Mapping[str, Mapping[str, Any]]
 """Encoder -> what its contract must say, as `Contract.require` takes it."""
@@ -41,17 +42,12 @@ class Tensors:
             if encoder not in contracts:
                 raise ContractError(f"require: there is no {encoder}, there are {', '.join(contracts)}")
             contracts[encoder].require(**asked)
-        random = [name for name, contract in contracts.items() if not contract.pretrained]
-        if random and not allow_random:
-            raise ContractError(
-                f"{', '.join(random)}: the contract says pretrained = False, the weights were random and the "
-                "numbers mean nothing: give allow_random=True to read them all the same"
-            )
+        check_pretrained(contracts, allow_random)
         self._scales: dict[str, tuple[float, float]] = {}
         if scaled:
-            self._scales = {
-                name: _scale(contract) for name, contract in contracts.items() if _is_latent(contract)
-            }
+            for name, contract in contracts.items():
+                if _is_latent(contract):
+                    self._scales |= dict.fromkeys(declared_fields({name: contract}), _scale(contract))
             if not self._scales:
                 raise ContractError(f"scaled=True: none of {', '.join(contracts)} stores latents")
 
@@ -73,12 +69,26 @@ def _is_latent(contract: Contract) -> bool:
 
 
 def _scale(contract: Contract) -> tuple[float, float]:
-    """(shift, factor) that are still to be applied."""
     if contract.stored == "moments":
         raise ContractError(
             f"{contract.encoder}: the contract says stored = 'moments', only latents can be scaled: "
             "give scaled=False"
         )
+    return scale_of(contract)
+
+
+def check_pretrained(contracts: Mapping[str, Contract], allow_random: bool) -> None:
+    """Raise ContractError where the weights were random, unless that is allowed."""
+    random = [name for name, contract in contracts.items() if not contract.pretrained]
+    if random and not allow_random:
+        raise ContractError(
+            f"{', '.join(random)}: the contract says pretrained = False, the weights were random and the "
+            "numbers mean nothing: give allow_random=True to read them all the same"
+        )
+
+
+def scale_of(contract: Contract) -> tuple[float, float]:
+    """(shift, factor) that are still to be applied to latents. Raises ContractError when it has none."""
     if contract.scaling_factor is None:
         raise ContractError(f"{contract.encoder}: the contract says scaling_factor = None: give scaled=False")
     return (0.0, 1.0) if contract.scaled else (contract.shift_factor or 0.0, contract.scaling_factor)

@@ -17,7 +17,10 @@ _NAMES_SHOWN = 3
 
 
 def as_json(verified: Verified, mended: int | None) -> dict[str, Any]:
-    """JSON values: ``counts`` by kind, ``encoders``, every finding; ``set_aside`` is null without a fix."""
+    """JSON values: ``counts`` by kind, ``encoders``, every finding; ``set_aside`` is null without a fix.
+
+    ``arrays`` counts the shards that were read, where these hold the arrays; ``records`` is null then.
+    """
     return {
         "ok": not verified.findings,
         "pictures": verified.pictures,
@@ -33,10 +36,11 @@ def as_json(verified: Verified, mended: int | None) -> dict[str, Any]:
 
 def print_findings(verified: Verified, console: Console) -> None:
     """A row for each kind that was found, and a line of what was looked at."""
-    console.print(
-        f"{readable_count(verified.pictures, 'picture')}, {readable_count(verified.records, 'record')}, "
-        f"{readable_count(verified.arrays, 'array')} read, {readable_bytes(verified.bytes)}"
-    )
+    looked = [readable_count(verified.pictures, "picture")]
+    if verified.records is not None:
+        looked.append(readable_count(verified.records, "record"))
+    looked.append(f"{readable_count(verified.arrays, verified.things)} read")
+    console.print(f"{', '.join(looked)}, {readable_bytes(verified.bytes)}")
     for state in verified.encoders:
         words = [f"{state.done:,} whole"]
         words += [f"{state.bad:,} bad"] * bool(state.bad)

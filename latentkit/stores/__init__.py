@@ -14,6 +14,7 @@ from latentkit.stores.store import Counts, Store
 
 if TYPE_CHECKING:
     from latentkit.reading.files import BucketBatchSampler, LatentFiles
+    from latentkit.reading.shards import LatentShards
     from latentkit.reading.tars import LatentTars
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Counts",
     "Held",
     "LatentFiles",
+    "LatentShards",
     "LatentTars",
     "NpyStore",
     "OutputLock",
@@ -32,6 +34,7 @@ __all__ = [
 _READERS = {
     "BucketBatchSampler": "latentkit.reading.files",
     "LatentFiles": "latentkit.reading.files",
+    "LatentShards": "latentkit.reading.shards",
     "LatentTars": "latentkit.reading.tars",
 }
 

@@ -132,15 +132,21 @@ def _inspect_numbers(array: np.ndarray, file_bytes: int) -> tuple[str, str] | No
     if last.size >= _FEWEST_ZEROS and not last.any():
         zeros = array.size if not array.any() else int(np.argmax(array[::-1] != 0))
         return "zeros", f"its last {zeros:,} of {array.size:,} numbers are 0"
-    # The bits of an infinity or a NaN are no less than infinity's; float16 has no fast isfinite.
+    bad = count_non_finite(array)
+    return ("non-finite", f"{bad:,} of {array.size:,} numbers") if bad else None
+
+
+def count_non_finite(array: np.ndarray) -> int:
+    """How many of a floating array's numbers are NaN or infinite."""
+    # Their bits are no less than infinity's; float16 has no fast isfinite.
     bits = array.view(f"u{array.itemsize}")
     infinity = np.array(np.inf, array.dtype).view(bits.dtype)
     magnitude = bits & np.array(
         ~(1 << (8 * array.itemsize - 1)) & (2 ** (8 * array.itemsize) - 1), bits.dtype
     )
     if array.size and magnitude.max() >= infinity:
-        return "non-finite", f"{int((magnitude >= infinity).sum()):,} of {array.size:,} numbers"
-    return None
+        return int((magnitude >= infinity).sum())
+    return 0
 
 
 def _one_line(error: Exception) -> str:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -20,7 +22,7 @@ from latentkit.stores.publish import publish
 
 FORMAT = "latentkit.latents/1"
 
-_DTYPES = {
+_DTYPES: dict[np.dtype[Any], str] = {
     np.dtype(np.float64): "F64",
     np.dtype(np.float32): "F32",
     np.dtype(np.float16): "F16",
@@ -29,7 +31,88 @@ _DTYPES = {
     np.dtype(np.uint8): "U8",
     np.dtype(np.bool_): "BOOL",
 }
+_NAMES = {name: dtype for dtype, name in _DTYPES.items()}
 _CHUNK = 1 << 22
+_MAX_HEADER = 100_000_000
+"""The longest header that the format allows."""
+
+
+class Tensor(NamedTuple):
+    """A tensor of a shard: its type and shape, and where its bytes begin in the file."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class Header(NamedTuple):
+    """What a shard says of itself.
+
+    Attributes:
+        raw: the file's first bytes, up to the first tensor.
+        tensors: name -> tensor, in the order of their bytes, which follow one another without a gap.
+        contract: the contract's hash.
+        keys: the pictures' keys as JSON; `parse_keys` gives them.
+    """
+
+    raw: bytes
+    tensors: dict[str, Tensor]
+    contract: str
+    keys: str
+
+    def parse_keys(self) -> list[str]:
+        """The key of each row. Raises ValueError when they are no list of texts."""
+        keys = json.loads(self.keys)
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            raise ValueError("its keys are no list of texts")
+        return keys
+
+
+def read_header(file: BinaryIO) -> Header:
+    """Read an open shard's header without trust; the file's size must be what it says.
+
+    Raises:
+        ValueError: it is no shard, or not whole.
+    """
+    size = os.fstat(file.fileno()).st_size
+    raw = file.read(8)
+    length = int.from_bytes(raw, "little")
+    if len(raw) < 8 or length > min(size - 8, _MAX_HEADER):
+        raise ValueError("it has no safetensors header")
+    raw += file.read(length)
+    try:
+        entries = json.loads(raw[8:])
+        metadata = entries.pop("__metadata__")
+        tensors = {name: _tensor(entry) for name, entry in entries.items()}
+        header = Header(raw, {}, metadata["contract"], metadata["keys"])
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise ValueError(f"its header is not a shard's: {error!r}") from None
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
+        if tensor.offset != end:
+            raise ValueError("its tensors do not follow one another")
+        end += tensor.nbytes
+        header.tensors[name] = tensor._replace(offset=len(raw) + tensor.offset)
+    end += len(raw)
+    if end != size:
+        raise ValueError(f"it has {size} bytes and its header says {end}")
+    return header
+
+
+def _tensor(entry: Mapping[str, Any]) -> Tensor:
+    """A header's entry; its offset is in the data."""
+    begin, end = entry["data_offsets"]
+    shape = tuple(entry["shape"])
+    tensor = Tensor(_NAMES[entry["dtype"]], shape, begin)
+    if not all(type(number) is int and number >= 0 for number in (begin, end, *shape)):
+        raise ValueError("a number is none")
+    if end - begin != tensor.nbytes:
+        raise ValueError("a tensor's bytes are not its shape's")
+    return tensor
 
 
 def publish_shard(

@@ -9,10 +9,9 @@ last and says ``complete: true``; what each shard was made from is in its sideca
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -24,12 +23,13 @@ from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.prediction.plan import Unit
 from latentkit.prediction.results import Encoded, Failure
-from latentkit.provenance import versions
 from latentkit.sources.item import Fingerprint, Source
 from latentkit.stores.publish import publish_json, remove_many
 from latentkit.stores.shard_buffer import ShardBuffer, check_outputs
 from latentkit.stores.shard_file import publish_shard, read_row
+from latentkit.stores.shard_manifest import MANIFEST, describe, reopen
 from latentkit.stores.sidecar import (
+    SHARD,
     Head,
     publish_sidecar,
     read_entries,
@@ -38,10 +38,6 @@ from latentkit.stores.sidecar import (
     sidecar_path,
 )
 from latentkit.stores.store import LEDGERS, Counts, Store
-
-KIND = "latentkit.latent_shards"
-
-_SHARD = re.compile(r"shard_(\d{8})\.(?:safetensors|jsonl)")
 
 
 @dataclass(kw_only=True)
@@ -75,8 +71,8 @@ class ShardStore(Store):
     ) -> list[Unit]:
         contract = self._readable(encoder)
         units: list[Unit] = []
-        for k in range(self._shards(source)):
-            items = self._range(k, source)
+        for k in range(self.shard_count(source)):
+            items = self.span(k, source)
             if contract is None or not self._is_done(
                 encoder, contract, k, [source[i].key for i in items], items, unchanged, held
             ):
@@ -88,7 +84,7 @@ class ShardStore(Store):
         super().open(contracts, rank, overwrite)
         if rank == 0:
             for encoder in contracts:
-                self._reopen(self._manifest(encoder))
+                reopen(self.manifest_path(encoder))
 
     def begin(self, encoder: str, units: Sequence[Unit], source: Source) -> None:
         """As `Store.begin`; a shard of which every picture is quarantined is closed here."""
@@ -131,8 +127,8 @@ class ShardStore(Store):
         self._buffers.clear()
         self._fold()
         for encoder, contract in self._contracts.items():
-            manifest = self._describe(encoder, contract, source, complete)
-            publish_json(self._manifest(encoder), manifest)
+            manifest = self.describe(encoder, contract, source, complete=complete)
+            publish_json(self.manifest_path(encoder), manifest)
             self._remove_stale(encoder, {shard["path"] for shard in manifest["shards"]}, source)
 
     def read(self, encoder: str, key: str) -> dict[str, np.ndarray]:
@@ -142,7 +138,7 @@ class ShardStore(Store):
             LatentkitError: names the shard that is missing or damaged, or the key that no shard has.
         """
         needle = json.dumps(key).encode("ascii")
-        for path in sorted(sidecar_path(Path(self.root), encoder, 0).parent.glob("shard_*.jsonl")):
+        for path in sorted(self._sidecars(encoder).glob("shard_*.jsonl")):
             if needle not in path.read_bytes():
                 continue
             head, entries = read_head(path), read_entries(path)
@@ -151,16 +147,55 @@ class ShardStore(Store):
                 return read_row(self._folder(encoder) / head.shard, head.bytes, present.index(key), key)
         raise LatentkitError(f"{self._folder(encoder)} has no {key!r}: encode it first")
 
+    def describe(self, encoder: str, contract: Contract, source: Source, *, complete: bool) -> dict[str, Any]:
+        """The manifest that the sidecars make."""
+        heads = (read_head(self.sidecar(encoder, k)) for k in range(self.shard_count(source)))
+        there = (head for head in heads if head is not None)
+        return describe(self._place(), contract, source, there, complete=complete)
+
     def counts(self, encoder: str) -> Counts:
-        paths = sidecar_path(Path(self.root), encoder, 0).parent.glob("shard_*.jsonl")
+        paths = self._sidecars(encoder).glob("shard_*.jsonl")
         heads = [head for path in paths if (head := read_head(path)) is not None]
         return Counts(sum(head.count for head in heads), sum(head.bytes for head in heads))
 
-    def _shards(self, source: Source) -> int:
+    def manifest_path(self, encoder: str) -> Path:
+        """Where an encoder's manifest lies, beside its shards."""
+        return self._folder(encoder) / MANIFEST
+
+    def sidecar(self, encoder: str, k: int) -> Path:
+        """Where it says what shard k holds."""
+        return sidecar_path(Path(self.root), encoder, k)
+
+    def shard_count(self, source: Source) -> int:
+        """Shards of a collection, those among them of which every picture failed."""
         return math.ceil(len(source) / self.shard_size)
 
-    def _range(self, k: int, source: Source) -> range:
+    def span(self, k: int, source: Source) -> range:
+        """The source indices of a shard."""
         return range(k * self.shard_size, min((k + 1) * self.shard_size, len(source)))
+
+    def repair(self) -> None:
+        """Remove the temporaries of killed processes and fold the ledgers; for the lock's holder."""
+        self._repair(self._folder(encoder) for encoder in self.encoders_begun())
+
+    def encoders_begun(self) -> list[str]:
+        """Of which there is a contract or a sidecar, sorted by name."""
+        folders = (Path(self.root, LEDGERS, "contracts"), Path(self.root, LEDGERS, "done"))
+        named = {path.stem for folder in folders for path in folder.glob("*") if path.suffix in {"", ".json"}}
+        return sorted(named | {name for name in self.folders if self.manifest_path(name).exists()})
+
+    def place(self, encoder: str) -> dict[str, Any]:
+        """``shard_size``, ``dataset`` and ``split`` of what is there. The contract must be readable."""
+        path = next(path for path in self._claims(encoder) if path.exists())
+        there = json.loads(path.read_bytes())
+        return {name: there.get(name) for name in self._place()}
+
+    def sized_as_there(self, encoder: str) -> ShardStore:
+        """The same, with the shard size of what is there."""
+        return dataclasses.replace(self, shard_size=self.place(encoder)["shard_size"])
+
+    def _sidecars(self, encoder: str) -> Path:
+        return self.sidecar(encoder, 0).parent
 
     def _is_done(
         self,
@@ -172,7 +207,7 @@ class ShardStore(Store):
         unchanged: Callable[[int, Fingerprint], bool],
         held: Callable[[int], bool],
     ) -> bool:
-        path = sidecar_path(Path(self.root), encoder, k)
+        path = self.sidecar(encoder, k)
         head, entries = read_head(path), read_entries(path)
         if head is None or entries is None or head.contract != contract.sha256:
             return False
@@ -213,52 +248,20 @@ class ShardStore(Store):
         if keys:
             name = shard_name(k)
             size, digest = publish_shard(self._folder(encoder) / name, tensors, keys, contract.sha256)
-        items = self._range(k, source)
+        items = self.span(k, source)
         head = Head(name, len(items), len(keys), size, digest, contract.sha256)
         entries = ((source[i].key, buffer.made_from(i)) for i in items)
-        publish_sidecar(sidecar_path(Path(self.root), encoder, k), head, entries)
+        publish_sidecar(self.sidecar(encoder, k), head, entries)
         del self._buffers[encoder, k], self._units[encoder][k]
-
-    def _describe(self, encoder: str, contract: Contract, source: Source, complete: bool) -> dict[str, Any]:
-        paths = (sidecar_path(Path(self.root), encoder, k) for k in range(self._shards(source)))
-        heads = [head for path in paths if (head := read_head(path)) is not None]
-        return {
-            "kind": KIND,
-            "complete": complete,
-            "contract": contract.to_dict(),
-            "contract_sha256": contract.sha256,
-            "dataset": self.dataset,
-            "split": self.split,
-            "classes": list(source.classes),
-            **({"class_names": list(source.class_names)} if source.class_names else {}),
-            "total": sum(head.count for head in heads),
-            "quarantined": sum(head.items - head.count for head in heads),
-            "shard_size": self.shard_size,
-            "shards": [
-                {"path": head.shard, "count": head.count, "bytes": head.bytes, "sha256": head.sha256}
-                for head in heads
-                if head.shard is not None
-            ],
-            "versions": versions(),
-        }
 
     def _remove_stale(self, encoder: str, listed: set[str], source: Source) -> None:
         remove_many(path for path in self._files(self._folder(encoder)) if path.name not in listed)
-        sidecars = list(self._files(sidecar_path(Path(self.root), encoder, 0).parent))
-        known = {sidecar_path(Path(self.root), encoder, k) for k in range(self._shards(source))}
+        sidecars = list(self._files(self._sidecars(encoder)))
+        known = {self.sidecar(encoder, k) for k in range(self.shard_count(source))}
         remove_many(path for path in sidecars if path not in known)
 
     def _files(self, folder: Path) -> Iterator[Path]:
-        return (path for path in folder.glob("shard_*") if _SHARD.fullmatch(path.name))
-
-    def _reopen(self, manifest: Path) -> None:
-        """Let the old manifest say that its shards are being changed; a damaged one says nothing."""
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            old = json.loads(manifest.read_bytes())
-            publish_json(manifest, old | {"complete": False})
-
-    def _manifest(self, encoder: str) -> Path:
-        return self._folder(encoder) / "manifest.json"
+        return (path for path in folder.glob("shard_*") if SHARD.fullmatch(path.name))
 
     def _names(self, folder: PurePosixPath, contract: Contract) -> list[PurePosixPath]:
         return [folder]
@@ -269,18 +272,16 @@ class ShardStore(Store):
         check_outputs(encoder, contract.outputs, self.shard_size)
 
     def _claims(self, encoder: str) -> list[Path]:
-        return [Path(self.root, LEDGERS, "contracts", f"{encoder}.json"), self._manifest(encoder)]
+        return [Path(self.root, LEDGERS, "contracts", f"{encoder}.json"), self.manifest_path(encoder)]
 
     def _place(self) -> dict[str, Any]:
         return {"shard_size": self.shard_size, "dataset": self.dataset, "split": self.split}
 
     def _differences(self, encoder: str, there: Contract, asked: Contract) -> list[tuple[str, Any, Any]]:
         """Shards of another size or of another collection cannot lie together either."""
-        path = next(path for path in self._claims(encoder) if path.exists())
-        old = json.loads(path.read_bytes())
-        mine = self._place()
+        old, mine = self.place(encoder), self._place()
         return there.difference(asked) + [
-            (name, old.get(name), mine[name]) for name in mine if old.get(name) != mine[name]
+            (name, old[name], mine[name]) for name in mine if old[name] != mine[name]
         ]
 
     def _has_arrays(self, encoder: str) -> bool:
@@ -289,6 +290,6 @@ class ShardStore(Store):
     def _clear(self, encoder: str, there: Contract) -> None:
         claim, manifest = self._claims(encoder)
         remove_many([manifest])
-        remove_many(self._files(sidecar_path(Path(self.root), encoder, 0).parent))
+        remove_many(self._files(self._sidecars(encoder)))
         remove_many(self._files(self._folder(encoder)))
         remove_many([claim])

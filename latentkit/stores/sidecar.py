@@ -8,6 +8,7 @@ null when every picture of it failed). Then a line for every picture of its rang
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from typing import Any
 
 from latentkit.sources.item import Fingerprint
 from latentkit.stores.ledger import as_stat, dump, optional_int, publish_lines, source_fields
+
+SHARD = re.compile(r"shard_(\d{8})\.(?:safetensors|jsonl)")
+"""The name of a shard, or of its sidecar."""
 
 
 @dataclass(frozen=True, slots=True)

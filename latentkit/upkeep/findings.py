@@ -1,4 +1,4 @@
-"""What can be wrong with an `NpyStore`, by name, and what mends it."""
+"""What can be wrong with an output, by name, and what mends it."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ class Kind(NamedTuple):
     remedy: str
 
 
-FIX, PRUNE = "fix=true", "latentkit.prune"
+FIX, PRUNE, ENCODE = "fix=true", "latentkit.prune", "latentkit.encode"
 
 KINDS: dict[str, Kind] = {
     "contract": Kind(
         "no contract, a damaged one, or another encoder's", "restore it, or encode overwrite=true"
     ),
-    "missing": Kind("the ledger lists an array that is not there", FIX),
-    "unreadable": Kind("no .npy file, or one with Python objects", FIX),
+    "index": Kind("not as many pictures as the official archive has", "latentkit.prepare"),
+    "manifest": Kind("no manifest, a damaged one, or not what the ledgers say", FIX),
+    "ledger": Kind("a shard's ledger is damaged, or of another contract", FIX),
+    "missing": Kind("a ledger lists it and it is not there", FIX),
+    "unreadable": Kind("no .npy file, or one with Python objects; no shard", FIX),
     "shape": Kind("not the shape or type of its contract and picture", FIX),
     "size": Kind("shorter or longer than its header says", FIX),
-    "changed": Kind("another size than the ledger lists", FIX),
+    "changed": Kind("another size or sha256 than the ledger lists", FIX),
     "zeros": Kind("ends in zeros, as after a power cut", FIX),
     "non-finite": Kind("NaN or infinity among its numbers", FIX),
-    "unlisted": Kind("an array that no ledger lists", FIX),
+    "keys": Kind("a shard's pictures are not those of its ledger", FIX),
+    "labels": Kind("a label is not its picture's class", FIX),
+    "unlisted": Kind("a file that no ledger lists", FIX),
     "line": Kind("a line that is no JSON object of its kind", FIX),
     "duplicate": Kind("a second record of one picture", FIX),
     "record": Kind("a record's field is wrong", FIX),
@@ -37,11 +42,17 @@ KINDS: dict[str, Kind] = {
     "stage1": Kind("a Stage 1 record, with its embedding inline", "latentkit.migrate"),
     "orphan": Kind("belongs to no picture", PRUNE),
     "link": Kind("a link that leads to nothing", PRUNE),
+    "outdated": Kind("not the pictures that the collection has there now", ENCODE),
+    "incomplete": Kind("pictures are still to be encoded", ENCODE),
+    "classes": Kind("no picture of a class", "encode retry_quarantined=true"),
 }
 """In the order in which they are shown."""
 
 ARRAYS = frozenset({"missing", "unreadable", "shape", "size", "changed", "zeros", "non-finite", "unlisted"})
 """Kinds that cost a picture its output of one encoder."""
+
+SHARDS = ARRAYS | {"ledger", "keys", "labels"}
+"""Kinds that cost a shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +63,7 @@ class Finding:
         kind: one of `KINDS`.
         path: the file that it is about.
         detail: what is wrong, in a few words.
-        encoder, key: whose output of which picture; None where that means nothing.
+        encoder, key: whose output of which picture, or which shard's file; None where that means nothing.
     """
 
     kind: str

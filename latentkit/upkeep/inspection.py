@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +13,9 @@ from latentkit.stores.arrays import inspect_npy
 from latentkit.stores.npy import array_path
 from latentkit.upkeep.findings import Finding
 from latentkit.upkeep.record_checks import Listed
+from latentkit.upkeep.threads import in_threads
 
 _CHUNK = 64
-_THREADS = min(8, os.cpu_count() or 1)
 _SIDE = re.compile(r"([HW])/(\d+)")
 
 
@@ -52,22 +49,13 @@ def inspect_all(
     outputs: list[Output], listed: Mapping[str, Mapping[str, Listed]]
 ) -> Iterator[tuple[int, list[Finding]]]:
     """(arrays read, findings) of one chunk after the other; a few chunks are under way at a time."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        waiting: deque[tuple[int, Future[list[Finding]]]] = deque()
-        try:
-            for output in outputs:
-                for start in range(0, len(output.keys), _CHUNK):
-                    keys = output.keys[start : start + _CHUNK]
-                    waiting.append((len(keys), pool.submit(_inspect, output, keys, listed[output.encoder])))
-                    if len(waiting) > 2 * _THREADS:
-                        count, found = waiting.popleft()
-                        yield count, found.result()
-            while waiting:
-                count, found = waiting.popleft()
-                yield count, found.result()
-        finally:
-            for _, rest in waiting:
-                rest.cancel()
+    chunks = (
+        (output, output.keys[start : start + _CHUNK])
+        for output in outputs
+        for start in range(0, len(output.keys), _CHUNK)
+    )
+    work = in_threads(lambda chunk: _inspect(*chunk, listed[chunk[0].encoder]), chunks)
+    return ((len(keys), found) for (_, keys), found in work)
 
 
 def _inspect(output: Output, keys: list[str], ledger: Mapping[str, Listed]) -> list[Finding]:

@@ -51,16 +51,18 @@ class Verified:
 
     Attributes:
         pictures: in the collection.
-        records: lines of the records file.
+        records: lines of the records file; None where there is no such file.
         arrays, bytes: that were read.
+        things: what was read, in one word.
     """
 
     findings: list[Finding]
     encoders: list[EncoderState]
     pictures: int
-    records: int
+    records: int | None
     arrays: int
     bytes: int
+    things: str = "array"
 
 
 @dataclass(frozen=True)

@@ -307,11 +307,18 @@ def test_a_killed_fix_is_finished_by_the_next(data: Path) -> None:
         assert tree(copy) == tree(clean), f"killed at change {point}"
 
 
-def test_shards_are_refused_in_one_line(data: Path) -> None:
-    ended = run_verb("verify", "dataset=crawlr", "store=shards", cwd=data.parent)
+def test_quick_looks_at_names_and_sizes(data: Path) -> None:
+    latents = data / "derived" / "vae_latents"
+    with_number(float("nan"))(latents / "p00.npy")
+    assert verify(data, "mode=quick").returncode == 0
+    (latents / "p01.npy").write_bytes((latents / "p01.npy").read_bytes()[:-1])
+    assert verify(data, "mode=quick").returncode == 1
+    assert findings(data) == {("changed", "vae", "p01")}
+    assert verify(data).returncode == 1
+    assert findings(data) == {("size", "vae", "p01"), ("non-finite", "vae", "p00")}
+    ended = verify(data, "mode=fast")
     assert ended.returncode == 2
-    assert "store=npy" in ended.stderr
-    assert len(ended.stderr.splitlines()) == 1
+    assert ended.stderr == "latentkit: mode=fast: choose one of full, quick\n"
 
 
 def test_an_output_that_is_not_there(data: Path) -> None:

@@ -1,0 +1,257 @@
+"""Latents of shards for training: a map-style dataset over memory-mapped files."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from latentkit.encoders.contract import ContractError
+from latentkit.errors import LatentkitError
+from latentkit.reading.tensors import check_pretrained, scale_of
+from latentkit.stores.arrays import match
+from latentkit.stores.shard_file import Header, read_header
+from latentkit.stores.shard_manifest import MANIFEST, ShardEntry, ShardManifest
+
+LATENTS, FLIPPED, LABELS = "latents", "latents_flip", "labels"
+
+Sample = tuple[Any, ...]
+"""``(latents, label)``, or ``(latents, label, key)``."""
+
+
+class _Shard(NamedTuple):
+    """A mapped shard.
+
+    Attributes:
+        header: its header.
+        choices: ``latents`` and, where there are any, ``latents_flip``: a row a picture, as opaque bytes.
+        labels: int64 [N]; None where the collection has no classes.
+    """
+
+    header: Header
+    choices: list[np.ndarray]
+    labels: np.ndarray | None
+
+
+class LatentShards(Dataset[Sample]):
+    """The latents of a folder of shards (``store=shards``), in the collection's order.
+
+    ``dataset[i]`` is ``(latents, label)``: float16 [C, h, w], or float32 with ``scaled``, and an int64
+    scalar, an index into ``classes`` (0 for all where the collection has none). A DataLoader of any batch
+    size and number of workers, forked or spawned, reads whole batches at once. The files are mapped when a
+    process first reads from them; they must not change meanwhile.
+
+    What is drawn at random (the flip, the posterior's noise) depends on ``seed``, the epoch and the index
+    alone, not on batches or workers; call `set_epoch` before each epoch, or every one has the same draws.
+
+    Args:
+        path: the folder, or its ``manifest.json``.
+        scaled: give (z - shift_factor) * scaling_factor in float32; never applied twice.
+        require: what the contract must say, as `Contract.require` takes it: ``{"input__crop": "adm"}``.
+        allow_random: take numbers of random weights, which mean nothing.
+        flip: of each picture its latent or, with probability 1/2, its mirror's, where these are stored
+            (None); where they must be stored (True); or never the mirror's (False).
+        sample: where moments are stored, draw from the posterior: mean + exp(logvar / 2) * noise. False
+            gives its mean.
+        seed: of what is drawn.
+        keys: give ``(latents, label, key)``.
+
+    Attributes:
+        contract: what the numbers mean.
+        classes, class_names: as in the manifest.
+
+    Raises:
+        ContractError: names the field that is not as asked.
+        LatentkitError: the manifest is missing, damaged or not complete; a shard is missing or has another
+            size; or, while reading, names the shard that is damaged.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        scaled: bool = False,
+        require: Mapping[str, Any] | None = None,
+        allow_random: bool = False,
+        flip: bool | None = None,
+        sample: bool = True,
+        seed: int = 0,
+        keys: bool = False,
+    ) -> None:
+        path = Path(path)
+        manifest = ShardManifest.read(path if path.suffix == ".json" else path / MANIFEST)
+        self._folder = path.parent if path.suffix == ".json" else path
+        self.contract, outputs = manifest.contract, manifest.contract.outputs
+        self.classes, self.class_names = manifest.classes, manifest.class_names
+        if not manifest.complete:
+            raise LatentkitError(f"{path} is not complete: go on with the run that encodes it")
+        self.contract.require(**(require or {}))
+        check_pretrained({self.contract.encoder: self.contract}, allow_random)
+        if LATENTS not in outputs:
+            raise ContractError(f"{self.contract.encoder} stores {', '.join(outputs)}, no latents")
+        if flip and FLIPPED not in outputs:
+            raise ContractError(f"{self.contract.encoder} stores no latents_flip: encode with flip=true")
+        self._scale = scale_of(self.contract) if scaled else None
+        self._flip = FLIPPED in outputs if flip is None else flip
+        self._moments, self._sample = self.contract.stored == "moments", sample
+        self._keys, self._seed = keys, np.uint64(seed % (1 << 64))
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # persistent workers see it too
+        self._entries = manifest.shards
+        self._ends = np.cumsum([entry.count for entry in self._entries], dtype=np.int64)
+        self._shards: dict[int, _Shard] = {}
+        for entry in self._entries:
+            self._check_size(entry)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to a worker: not the mappings, it makes its own."""
+        return self.__dict__ | {"_shards": {}}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the draws of the next pass, in all workers, persistent ones too."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """Samples at once, as a DataLoader asks for them."""
+        latents, labels = self.batch(indices)
+        columns: list[Any] = [latents.unbind(), labels.unbind()]
+        if self._keys:
+            columns.append([self.key(index) for index in indices])
+        return list(zip(*columns, strict=True))
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents [B, C, h, w] and labels int64 [B], of any indices in any order.
+
+        Raises:
+            IndexError: there is no such index.
+            LatentkitError: names the shard that is damaged.
+        """
+        places = self._checked(indices)
+        numbers = np.searchsorted(self._ends, places, side="right")
+        rows = places - np.concatenate([[0], self._ends])[numbers]
+        draws = self._draw(places)
+        choices = (draws >> np.uint64(63)).astype(np.int64) if self._flip else np.zeros(len(places), np.int64)
+        shape, dtype = self._declared()
+        latents = np.empty((len(places), *shape), dtype)
+        opaque = _opaque(latents)
+        labels = np.zeros(len(places), np.int64)
+        for number in np.unique(numbers).tolist():
+            shard = self._open(number)
+            mine = np.flatnonzero(numbers == number)
+            if shard.labels is not None:
+                labels[mine] = shard.labels[rows[mine]]
+            for choice, stored in enumerate(shard.choices):
+                chosen = mine[choices[mine] == choice]
+                opaque[chosen] = stored[rows[chosen]]
+        return self._finished(torch.from_numpy(latents), draws), torch.from_numpy(labels)
+
+    def key(self, index: int) -> str:
+        """The key of a picture, such as ``train/n01440764/n01440764_10026``."""
+        (place,) = self._checked([index])
+        number = int(np.searchsorted(self._ends, place, side="right"))
+        return self._keys_of(number)[int(place - self._ends[number])]
+
+    def _checked(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        places = np.asarray(indices, np.int64)
+        wrong = (places < -len(self)) | (places >= len(self))
+        if wrong.any():
+            raise IndexError(f"picture {places[wrong][0]} of {len(self)}")
+        return np.where(places < 0, places + len(self), places)
+
+    def _declared(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        declared = self.contract.outputs[LATENTS]
+        return tuple(declared["shape"]), np.dtype(declared["dtype"])
+
+    def _draw(self, places: np.ndarray) -> np.ndarray:
+        """64 random bits for each picture and epoch: the highest is the flip, the low 32 seed the noise."""
+        epoch = np.uint64(int(self._epoch) % (1 << 64))
+        return _mixed(_mixed(_mixed(np.full(1, self._seed)) + epoch) + places.astype(np.uint64))
+
+    def _finished(self, latents: torch.Tensor, draws: np.ndarray) -> torch.Tensor:
+        """What is stored to what is asked for."""
+        stored = latents.dtype
+        if self._moments:
+            mean, logvar = latents.float().chunk(2, dim=1)
+            latents = mean
+            if self._sample:
+                noise = torch.empty_like(mean)
+                generator = torch.Generator()
+                for row, seed in zip(noise, (draws & np.uint64(0xFFFFFFFF)).tolist(), strict=True):
+                    generator.manual_seed(seed)
+                    row.normal_(generator=generator)
+                latents = torch.addcmul(mean, torch.exp(logvar / 2), noise)
+        if self._scale is None:
+            return latents.to(stored)
+        shift, factor = self._scale
+        return latents.float().sub_(shift).mul_(factor)
+
+    def _check_size(self, entry: ShardEntry) -> None:
+        path = self._folder / entry.path
+        try:
+            size = path.stat().st_size
+        except OSError:
+            raise LatentkitError(f"{path} is missing: verify fix=true and encode again") from None
+        if size != entry.bytes:
+            raise LatentkitError(
+                f"{path} has {size} bytes, the manifest says {entry.bytes}: verify fix=true and encode again"
+            )
+
+    def _open(self, number: int) -> _Shard:
+        """The shard, mapped in this process."""
+        if number not in self._shards:
+            path = self._folder / self._entries[number].path
+            try:
+                self._check_size(self._entries[number])
+                self._shards[number] = self._map(path, self._entries[number].count)
+            except (OSError, ValueError) as error:
+                raise LatentkitError(
+                    f"{path} is damaged: {error}: verify fix=true and encode again"
+                ) from None
+        return self._shards[number]
+
+    def _map(self, path: Path, count: int) -> _Shard:
+        with path.open("rb") as file:
+            header = read_header(file)
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if header.contract != self.contract.sha256:
+            raise ValueError("it is of another contract than its manifest")
+        names = [LATENTS, FLIPPED] if FLIPPED in self.contract.outputs else [LATENTS]
+        declared = {name: self.contract.outputs[name] for name in names}
+        if self.classes:
+            declared[LABELS] = {"shape": [], "dtype": "int64"}
+        arrays: dict[str, np.ndarray] = {}
+        for name, output in declared.items():
+            if name not in header.tensors:
+                raise ValueError(f"it has no {name}")
+            tensor = header.tensors[name]
+            match(tensor.shape, tensor.dtype, {**output, "shape": [count, *output["shape"]]})
+            arrays[name] = np.ndarray(tensor.shape, tensor.dtype, memory, tensor.offset)
+        return _Shard(header, [_opaque(arrays[name]) for name in names], arrays.get(LABELS))
+
+    def _keys_of(self, number: int) -> list[str]:
+        return self._open(number).header.parse_keys()
+
+
+def _opaque(array: np.ndarray) -> np.ndarray:
+    """[N, ...] as [N] of so many bytes: copied whole, whatever they mean."""
+    return np.ndarray(len(array), f"V{array[:1].nbytes}", array)
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """SplitMix64 (Steele, Lea and Flood, 2014): uint64 to uint64, one to one, as if at random."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    values ^= values >> np.uint64(31)
+    return values
