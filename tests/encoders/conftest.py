@@ -85,6 +85,7 @@ def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _autoencoder(**config: object) -> torch.nn.Module:
     from diffusers import AutoencoderKL
 
+    torch.manual_seed(0)
     return AutoencoderKL(
         block_out_channels=(8, 8, 8, 8),
         down_block_types=("DownEncoderBlock2D",) * 4,

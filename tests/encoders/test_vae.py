@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import random
 import struct
@@ -13,11 +14,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
+from recipes import photo
 from safetensors.torch import load_file, save_file
 
 from latentkit.encoders import VAE, Random
 from latentkit.encoders.vae import posterior_noise
 from latentkit.errors import LatentkitError, UsageError
+from latentkit.pixels import AdmCrop
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
 
@@ -105,10 +109,62 @@ def test_samples_have_the_posterior_s_mean_and_deviation(sd_folder: Path) -> Non
     assert standard.std() == pytest.approx(1, abs=5 / (2 * count) ** 0.5)
 
 
-def test_noise_is_as_documented_by_another_implementation() -> None:
+@pytest.mark.parametrize("posterior", ["mean", "sample", "moments"])
+def test_flip_adds_the_latents_of_the_mirrored_pixels(sd_folder: Path, posterior: str) -> None:
+    encoder = sd(sd_folder, posterior=posterior, flip=True)
+    tensors, _ = encoder.batch(("a", "b"), PIXELS)
+    with torch.inference_mode():
+        both = encoder.load()(**tensors)
+    assert list(both) == list(encoder.outputs) == ["latents", "latents_flip"]
+    assert torch.equal(both["latents"], encode(sd(sd_folder, posterior=posterior)))
+    mirrored = np.ascontiguousarray(PIXELS[:, :, ::-1])
+    if posterior == "sample":
+        mean = encode(sd(sd_folder), pixels=mirrored).float()
+        std = torch.exp(encode(sd(sd_folder, posterior="moments"), pixels=mirrored).float()[:, 4:] / 2)
+        noise = np.stack([posterior_noise(0, key, (4, 8, 12), flip=True) for key in "ab"])
+        torch.testing.assert_close(
+            both["latents_flip"].float(), mean + std * torch.from_numpy(noise), rtol=5e-3, atol=5e-3
+        )
+    else:
+        assert torch.equal(both["latents_flip"], encode(sd(sd_folder, posterior=posterior), pixels=mirrored))
+    assert not torch.allclose(both["latents_flip"], both["latents"].flip(3), atol=1e-3)
+
+
+def test_flip_is_in_the_contract_and_without_it_nothing_of_it_is(sd_folder: Path) -> None:
+    plain_contract, contract = (sd(sd_folder, flip=flip).contract(orient=False) for flip in (False, True))
+    assert (
+        contract.outputs["latents_flip"]
+        == contract.outputs["latents"]
+        == {
+            "shape": [4, 32, 32],
+            "dtype": "float16",
+        }
+    )
+    assert [name for name, _, _ in plain_contract.difference(contract)] == [
+        "input.flip",
+        "outputs.latents_flip.dtype",
+        "outputs.latents_flip.shape",
+    ]
+    assert "flip" not in json.dumps(plain_contract.to_dict())
+
+
+def test_a_mirrored_crop_is_not_the_crop_of_the_mirrored_picture() -> None:
+    """Why the contract says which it is: where the margins differ by a pixel, so do the two."""
+    picture = Image.fromarray(photo(3, 64, 91))
+    mirrored = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    crop = AdmCrop(size=64)
+    assert not np.array_equal(crop(picture)[:, ::-1], crop(mirrored))
+    np.testing.assert_array_equal(crop(picture)[:, :0:-1], crop(mirrored)[:, 1:])
+    even = picture.crop((0, 0, 90, 64))
+    mirrored = even.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    np.testing.assert_array_equal(crop(even)[:, ::-1], crop(mirrored))
+
+
+@pytest.mark.parametrize(("flip", "prefix"), [(False, ""), (True, "flip:")])
+def test_noise_is_as_documented_by_another_implementation(flip: bool, prefix: str) -> None:
     """Python's own Mersenne Twister, seeded alike, and Marsaglia's polar method."""
     key = "train/n01440764/n01440764_10026"
-    digest = hashlib.sha256(f"0:{key}".encode()).digest()
+    digest = hashlib.sha256(f"{prefix}0:{key}".encode()).digest()
     words = struct.unpack(">8I", digest)
     twister = random.Random(sum(word << (32 * place) for place, word in enumerate(words)))
     expected: list[float] = []
@@ -118,7 +174,7 @@ def test_noise_is_as_documented_by_another_implementation() -> None:
         if 0 < square < 1:
             factor = math.sqrt(-2 * math.log(square) / square)
             expected += [factor * y, factor * x]
-    np.testing.assert_allclose(posterior_noise(0, key, (1, 2, 3)).ravel(), expected, rtol=1e-6)
+    np.testing.assert_allclose(posterior_noise(0, key, (1, 2, 3), flip=flip).ravel(), expected, rtol=1e-6)
 
 
 def test_checkpoints_with_attention_under_its_old_names_load_whole(sd_folder: Path, tmp_path: Path) -> None:
