@@ -87,6 +87,22 @@ def test_a_folder_becomes_arrays_records_a_summary_and_a_picture(photos: Path) -
         assert noise not in ended.stderr
 
 
+def test_flip_adds_a_folder_of_the_mirrored_pictures_latents(photos: Path) -> None:
+    arguments = (*SMALL, "encoder=sd_vae", "encoders.sd_vae.size=32", "vram.batch_size.sd_vae=9")
+    assert encode(*arguments, "flip=true", cwd=photos.parent).returncode == 0
+    assert encode(*arguments, "output_dir=plain", cwd=photos.parent).returncode == 0
+    for number in range(9):
+        name = f"p{number}.npy"
+        upright = np.load(photos.parent / "out" / "sd_vae" / name)
+        mirrored = np.load(photos.parent / "out" / "sd_vae_latents_flip" / name)
+        assert mirrored.shape == upright.shape == (4, 4, 4)
+        assert not np.array_equal(mirrored, upright)
+        np.testing.assert_array_equal(upright, np.load(photos.parent / "plain" / "sd_vae" / name))
+    refused = encode(*arguments, cwd=photos.parent)
+    assert refused.returncode == 1
+    assert "input.flip: there the cropped picture mirrored, asked (absent)" in refused.stderr
+
+
 def test_a_second_run_does_nothing_and_changes_are_all_it_takes_up(photos: Path) -> None:
     work, out = photos.parent, photos.parent / "out"
     arguments = (*SMALL, "encoder=[dinov3,t5]")

@@ -178,23 +178,30 @@ class LatentShards(Dataset[Sample]):
         epoch = np.uint64(int(self._epoch) % (1 << 64))
         return _mixed(_mixed(_mixed(np.full(1, self._seed)) + epoch) + places.astype(np.uint64))
 
-    def _finished(self, latents: torch.Tensor, draws: np.ndarray) -> torch.Tensor:
+    def _finished(self, stored: torch.Tensor, draws: np.ndarray) -> torch.Tensor:
         """What is stored to what is asked for."""
-        stored = latents.dtype
-        if self._moments:
-            mean, logvar = latents.float().chunk(2, dim=1)
-            latents = mean
-            if self._sample:
-                noise = torch.empty_like(mean)
-                generator = torch.Generator()
-                for row, seed in zip(noise, (draws & np.uint64(0xFFFFFFFF)).tolist(), strict=True):
-                    generator.manual_seed(seed)
-                    row.normal_(generator=generator)
-                latents = torch.addcmul(mean, torch.exp(logvar / 2), noise)
+        latents = self._from_moments(stored, draws) if self._moments else stored
         if self._scale is None:
-            return latents.to(stored)
+            return latents
         shift, factor = self._scale
         return latents.float().sub_(shift).mul_(factor)
+
+    def _from_moments(self, stored: torch.Tensor, draws: np.ndarray) -> torch.Tensor:
+        """float32 where it is to be scaled, else as stored. Row by row, to stay in the processor's cache."""
+        pictures, channels, *sides = stored.shape
+        dtype = stored.dtype if self._scale is None else torch.float32
+        latents = torch.empty((pictures, channels // 2, *sides), dtype=dtype)
+        noise = torch.zeros((channels // 2, *sides))
+        generator = torch.Generator()
+        for latent, moments, seed in zip(
+            latents, stored, (draws & np.uint64(0xFFFFFFFF)).tolist(), strict=True
+        ):
+            mean, logvar = moments.float().chunk(2)
+            if self._sample:
+                noise.normal_(generator=generator.manual_seed(seed))
+                mean.addcmul_(logvar.mul_(0.5).exp_(), noise)
+            latent.copy_(mean)
+        return latents
 
     def _check_size(self, entry: ShardEntry) -> None:
         path = self._folder / entry.path

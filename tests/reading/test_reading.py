@@ -141,6 +141,19 @@ def test_scale_and_shift_are_applied_once(tmp_path: Path, stored_scaled: bool) -
         assert sample["t5"].dtype == torch.float16
 
 
+def test_latents_of_the_mirrored_picture_are_scaled_too(tmp_path: Path) -> None:
+    latents = {"shape": [4, "H/8", "W/8"], "dtype": "float16"}
+    build(tmp_path / "derived", Captioned(["one"]), outputs={"latents": latents, "latents_flip": latents})
+    tars = pack(tmp_path / "derived", tmp_path / "tars")
+    for name, folder in (("flux_vae", "vae_latents"), ("flux_vae_latents_flip", "vae_latents_latents_flip")):
+        stored = np.load(tmp_path / "derived" / folder / "one.npy").astype(np.float32)
+        for sample in (
+            LatentFiles(tmp_path / "derived", scaled=True)[0],
+            next(iter(LatentTars(tars, scaled=True))),
+        ):
+            np.testing.assert_allclose(sample[name].numpy(), (stored - SHIFT) * SCALE, rtol=1e-6)
+
+
 def test_contracts_that_are_not_as_asked_are_refused(derived: Path, tars: Path, tmp_path: Path) -> None:
     for reader, place in ((LatentFiles, derived), (LatentTars, tars)):
         assert len(reader(place, require={"flux_vae": {"stored": "posterior_mean", "scaled": False}}))
