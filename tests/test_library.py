@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +140,14 @@ def test_the_whole_way(
         summary = json.loads((low / "data/derived/summary.json").read_bytes())
         assert summary["incomplete"] == 1
         run("verify", "dataset=crawlr")
+
+        tomorrow = time.time() + 86_400  # as a clock that was a day off leaves it
+        for path in (low / "data").rglob("*"):
+            os.utime(path, (tomorrow, tomorrow), follow_symlinks=False)
+        fetched = server.fetched()
+        run(*sync)
+        assert server.fetched() == fetched
+        assert run("prune", "dry_run=true").stdout == ""
 
         run("shard", "shard_size=2")
         assert samples(low) == set(photos) - {UNCAPTIONED}
