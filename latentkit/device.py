@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from latentkit.errors import UsageError
 
 HIGH_FROM_BYTES = 40 * 2**30
+MOST_WORKERS = 16
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 
@@ -68,3 +69,8 @@ def process_rank() -> int:
 def launched_externally() -> bool:
     """Whether torchrun or SLURM starts the processes, rather than the first of them."""
     return "RANK" in os.environ or "SLURM_PROCID" in os.environ
+
+
+def decoding_workers(asked: int | None) -> int:
+    """Processes that decode pictures: as asked, else one a processor that this process may use."""
+    return min(MOST_WORKERS, len(os.sched_getaffinity(0))) if asked is None else asked

@@ -33,10 +33,11 @@ def main(cfg: DictConfig) -> int:
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     store = build_npy_store(cfg)
-    source = Collection.from_config(cfg).source
-    pictures = Pictures.of(source, build_library(cfg))
+    Collection.from_config(cfg)  # mistakes show before a lock makes folders
     mended = None
     with OutputLock(store.root) if cfg.fix else nullcontext():
+        source = Collection.from_config(cfg).source  # with what another run wrote until now
+        pictures = Pictures.of(source, build_library(cfg))
         verified = Verification(store, pictures).run(console)
         print_findings(verified, console)
         left = verified.findings

@@ -182,7 +182,7 @@ class NpyStore(Store):
         sizes: dict[str, int] = {}
         for folder in self.output_folders(encoder, contract).values():
             for key, entry in arrays_below(folder):
-                sizes[key] = sizes.get(key, 0) + entry.stat().st_size
+                sizes[key] = sizes.get(key, 0) + entry.stat(follow_symlinks=False).st_size
         return sizes
 
     def _names(self, folder: PurePosixPath, contract: Contract) -> list[PurePosixPath]:
