@@ -1,5 +1,6 @@
 # make demo    install into .venv, encode the demo set
 # make test    install into .venv, lint, type-check, run every test
+# make torture kill every verb at every call that changes the disk; takes an hour or more
 # make check   lint and type-check alone
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check clean
+.PHONY: demo test torture check clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m latentkit.encode
@@ -15,6 +16,9 @@ demo: $(INSTALLED)
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+torture: $(INSTALLED)
+	LATENTKIT_TORTURE=1 $(BIN)/python -m pytest -n 2 --dist worksteal --timeout 7200 -k kill
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -21,7 +21,7 @@ from latentkit.prediction.failures import FailureLimit
 from latentkit.prediction.plan import Comparison
 from latentkit.quiet import quiet_libraries
 from latentkit.readable import readable_count
-from latentkit.sources import Captions, Fingerprint, First, Source
+from latentkit.sources import Captions, Fingerprint, Source
 from latentkit.stores.captions import fold_captions
 from latentkit.stores.publish import remove_temporaries
 from latentkit.stores.quarantine import Held, Quarantine, fold_quarantine, quarantine, release
@@ -104,7 +104,7 @@ class CaptionJob:
         collection = Collection.from_config(cfg)
         return cls(
             dataset=collection.name,
-            source=collection.source if cfg.limit is None else First(collection.source, cfg.limit),
+            source=collection.first(cfg.limit),
             captions=collection.captions,
             captioner=captioner,
             root=Path(cfg.output_dir),

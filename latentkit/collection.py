@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from latentkit.config import build
 from latentkit.errors import UsageError
-from latentkit.sources import Captioned, Captions, Source
+from latentkit.sources import Captioned, Captions, First, Source
 from latentkit.sources.library import Library
 from latentkit.stores import NpyStore, Store
 from latentkit.stores.captions import captions_path
@@ -43,6 +43,10 @@ class Collection:
         store = build_store(cfg)
         captioned = Captioned(source, captions_path(store.root))
         return cls(dataset_name(), captioned, captioned.captions, store)
+
+    def first(self, limit: int | None) -> Source:
+        """The source, or its first `limit` pictures. Raises UsageError when that is none."""
+        return self.source if limit is None else First(self.source, limit)
 
 
 def dataset_name() -> str:

@@ -48,7 +48,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], int]], Callabl
                     del os.environ["HYDRA_FULL_ERROR"]  # nor do processes that the verb starts inherit it
                 try:
                     statuses.append(verb(cfg))
-                except (LatentkitError, OmegaConfBaseException) as error:
+                except (LatentkitError, OmegaConfBaseException, OSError) as error:
                     if wants_traceback:
                         raise
                     statuses.append(_report(error))  # a sweep goes on with its next job
@@ -115,7 +115,7 @@ def _as_ctrl_c(signum: int, frame: FrameType | None) -> None:
 def _report(error: Exception) -> int:
     """Print the error; its exit status."""
     print(f"latentkit: {_clear(error)}", file=sys.stderr)
-    usage = not isinstance(error, LatentkitError) or isinstance(error, UsageError)
+    usage = not isinstance(error, LatentkitError | OSError) or isinstance(error, UsageError)
     return WRONG_USAGE if usage else FAILED
 
 
@@ -137,6 +137,8 @@ def _clear(error: BaseException) -> str:
     """Our own errors as they are; Hydra's and OmegaConf's on one line, without their internals."""
     if isinstance(error, LatentkitError):
         return str(error)
+    if isinstance(error, OSError):  # what the disk says of a file that nobody expected to be so
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
     text = str(error).split("Config search path:")[0]
     cause = error.__cause__
     if "Available options in" in text:

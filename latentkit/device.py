@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from latentkit.encoders import Encoder
 from latentkit.errors import UsageError
 
 HIGH_FROM_BYTES = 40 * 2**30
+MOST_WORKERS = 16
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 
@@ -68,3 +71,16 @@ def process_rank() -> int:
 def launched_externally() -> bool:
     """Whether torchrun or SLURM starts the processes, rather than the first of them."""
     return "RANK" in os.environ or "SLURM_PROCID" in os.environ
+
+
+def decoding_workers(asked: int | None) -> int:
+    """Processes that decode pictures: as asked, else one a processor that this process may use."""
+    return min(MOST_WORKERS, len(os.sched_getaffinity(0))) if asked is None else asked
+
+
+def fit_encoder(encoder: Encoder, device: Device) -> Encoder:
+    """With the precision that ``auto`` stands for there; nothing is compiled for a CPU."""
+    if encoder.precision == "auto":
+        precision = encoder.gpu_precision if device.kind == "cuda" else "32-true"
+        encoder = dataclasses.replace(encoder, precision=precision)
+    return encoder if device.kind == "cuda" else dataclasses.replace(encoder, compile=False)

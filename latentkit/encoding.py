@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -22,7 +21,15 @@ from latentkit.caption_run import CAPTIONING
 from latentkit.collection import Collection
 from latentkit.command import DONE, INTERRUPTED, QUARANTINED
 from latentkit.config import build
-from latentkit.device import Device, fill_vram, find_device, launched_externally, process_rank
+from latentkit.device import (
+    Device,
+    decoding_workers,
+    fill_vram,
+    find_device,
+    fit_encoder,
+    launched_externally,
+    process_rank,
+)
 from latentkit.encoders import Contract, Encoder
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.prediction.plan import Plan, check_room, make_plan
@@ -32,7 +39,7 @@ from latentkit.readable import readable_bytes, readable_count, readable_seconds
 from latentkit.report.account import run_summary
 from latentkit.report.preview import contact_sheet
 from latentkit.report.summary import Summary, print_summary
-from latentkit.sources import First, Source
+from latentkit.sources import Source
 from latentkit.stores import NpyStore, OutputLock, ShardStore, Store
 from latentkit.stores.publish import publish, publish_json
 from latentkit.stores.quarantine import Quarantine
@@ -40,8 +47,6 @@ from latentkit.upkeep.adopt import adopt
 
 if TYPE_CHECKING:
     from latentkit.prediction.run import RunResult
-
-MOST_WORKERS = 16
 
 
 @dataclasses.dataclass
@@ -78,14 +83,11 @@ class EncodingJob:
             raise UsageError("no encoder: give encoder=NAME")
         if not 0 <= cfg.max_failures <= 1:
             raise UsageError(f"max_failures={cfg.max_failures}: a share, from 0 to 1")
-        if cfg.progress_every is not None and cfg.progress_every < 1:
-            raise UsageError(f"progress_every={cfg.progress_every}: must be at least 1")
-        if cfg.workers is not None and cfg.workers < 0:
-            raise UsageError(f"workers={cfg.workers}: must be at least 0")
+        for key, least in (("progress_every", 1), ("workers", 0)):
+            if cfg[key] is not None and cfg[key] < least:
+                raise UsageError(f"{key}={cfg[key]}: must be at least {least}")
         collection = Collection.from_config(cfg)
-        source, store = collection.source, collection.store
-        if cfg.limit is not None:
-            source = First(source, cfg.limit)
+        source, store = collection.first(cfg.limit), collection.store
         rank = process_rank() if cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1 else 0
         console = Console(stderr=True, quiet=rank > 0)
         captions = CaptionJob.before_encoding(cfg, collection, source, console)
@@ -93,7 +95,8 @@ class EncodingJob:
             raise UsageError("only one process captions: run latentkit.caption first, then this without it")
         device = find_device(cfg.trainer.accelerator)
         fill_vram(cfg.vram, device)
-        encoders = [_build_encoder(cfg, str(name), device) for name in cfg.encoders]
+        built = (build(cfg.encoders[name], f"encoders.{name}", name=str(name)) for name in cfg.encoders)
+        encoders = [fit_encoder(encoder, device) for encoder in built]
         contracts = {encoder.name: encoder.contract(orient=source.orient) for encoder in encoders}
         if cfg.adopt and (cfg.overwrite or cfg.limit is not None or not isinstance(store, NpyStore)):
             raise UsageError("adopt=true goes with store=npy or store=crawlr, and without overwrite or limit")
@@ -120,10 +123,19 @@ class EncodingJob:
         """Whether to stop after the plan, with nothing touched."""
         return bool(self.cfg.dry_run)
 
-    def output_lock(self) -> AbstractContextManager[Any]:
-        """One writer at a time for an output folder."""
-        locks = self.rank == 0 and not self.dry_run
-        return OutputLock(self.cfg.output_dir) if locks else nullcontext()
+    @contextmanager
+    def output_lock(self) -> Iterator[None]:
+        """One writer at a time for an output folder; what another wrote until now is read again."""
+        if self.rank > 0 or self.dry_run:
+            yield
+            return
+        with OutputLock(self.cfg.output_dir):
+            collection = Collection.from_config(self.cfg)
+            self.source = collection.first(self.cfg.limit)
+            if self.captions is not None:
+                now = {"source": self.source, "captions": collection.captions}
+                self.captions = dataclasses.replace(self.captions, **now)
+            yield
 
     def caption(self) -> bool:
         """Write the captions that are missing, where a captioner was chosen; False when interrupted."""
@@ -200,7 +212,7 @@ class EncodingJob:
                 make_trainer,
                 resident=self.cfg.vram.resident,
                 max_failures=self.cfg.max_failures,
-                workers=_workers(self.cfg.workers),
+                workers=decoding_workers(self.cfg.workers),
                 console=self.console,
                 progress_every=self.cfg.progress_every,
             )
@@ -277,14 +289,6 @@ class EncodingJob:
             publish(path, lambda file: file.write(sheet))
 
 
-def _build_encoder(cfg: DictConfig, name: str, device: Device) -> Encoder:
-    encoder: Encoder = build(cfg.encoders[name], f"encoders.{name}", name=name)
-    if encoder.precision == "auto":
-        precision = encoder.gpu_precision if device.kind == "cuda" else "32-true"
-        encoder = dataclasses.replace(encoder, precision=precision)
-    return encoder if device.kind == "cuda" else dataclasses.replace(encoder, compile=False)
-
-
 def _check_limit(store: Store, encoders: Iterable[str], limit: int) -> None:
     """What is there and beyond the limit would go: from shards, which are whole, or by overwriting."""
     for encoder in encoders:
@@ -293,7 +297,3 @@ def _check_limit(store: Store, encoders: Iterable[str], limit: int) -> None:
                 f"limit={limit}: {store.root} already holds {there:,} pictures of {encoder}, and the "
                 "others would be taken away; choose another output_dir"
             )
-
-
-def _workers(asked: int | None) -> int:
-    return min(MOST_WORKERS, len(os.sched_getaffinity(0))) if asked is None else asked

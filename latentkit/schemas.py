@@ -55,13 +55,19 @@ class EncodeConfig:
 
 
 @dataclass
-class SyncConfig:
-    """The root of ``latentkit.sync``: `crawlr.sync` says what the keys mean."""
+class CollectionConfig:
+    """What every command on a collection has. ``weights`` is there because a dataset may choose it."""
 
     dataset: Any = MISSING
     store: Any = MISSING
     weights: Any = None
     output_dir: str = MISSING
+
+
+@dataclass
+class SyncConfig(CollectionConfig):
+    """The root of ``latentkit.sync``: `crawlr.sync` says what the keys mean."""
+
     base_url: str = MISSING
     connections: int = 16
     retries: int = 5
@@ -75,14 +81,10 @@ class SyncConfig:
 
 
 @dataclass
-class CaptionConfig:
+class CaptionConfig(CollectionConfig):
     """The root of ``latentkit.caption``."""
 
-    dataset: Any = MISSING
     caption: Any = None
-    store: Any = MISSING
-    weights: Any = None
-    output_dir: str = MISSING
     shard_size: int = 10000
     limit: int | None = None
     max_failures: float = 0.01
@@ -92,24 +94,16 @@ class CaptionConfig:
 
 
 @dataclass
-class MigrateConfig:
+class MigrateConfig(CollectionConfig):
     """The root of ``latentkit.migrate``."""
 
-    dataset: Any = MISSING
-    store: Any = MISSING
-    weights: Any = None
-    output_dir: str = MISSING
     dry_run: bool = False
 
 
 @dataclass
-class VerifyConfig:
+class VerifyConfig(CollectionConfig):
     """The root of ``latentkit.verify``."""
 
-    dataset: Any = MISSING
-    store: Any = MISSING
-    weights: Any = None
-    output_dir: str = MISSING
     shard_size: int = 10000
     mode: str = "full"
     seed: int = 0
@@ -118,13 +112,9 @@ class VerifyConfig:
 
 
 @dataclass
-class PruneConfig:
+class PruneConfig(CollectionConfig):
     """The root of ``latentkit.prune``."""
 
-    dataset: Any = MISSING
-    store: Any = MISSING
-    weights: Any = None
-    output_dir: str = MISSING
     shard_size: int = 10000
     max_share: float = 0.2
     restore: bool = False
@@ -133,13 +123,9 @@ class PruneConfig:
 
 
 @dataclass
-class ShardConfig:
+class ShardConfig(CollectionConfig):
     """The root of ``latentkit.shard``."""
 
-    dataset: Any = MISSING
-    store: Any = MISSING
-    weights: Any = None
-    output_dir: str = MISSING
     shards_dir: str = MISSING
     shard_size: int = 1000
     bucket: list[str] | None = None

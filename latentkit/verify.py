@@ -31,14 +31,15 @@ def main(cfg: DictConfig) -> int:
     from latentkit.report.findings import as_json, print_findings
     from latentkit.stores import OutputLock
     from latentkit.stores.publish import publish_json
-    from latentkit.upkeep.outputs import open_output
+    from latentkit.upkeep.outputs import check_mode, open_output
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    collection = Collection.from_config(cfg)
-    library = build_library(cfg)
-    output = open_output(collection.store, collection.source, library, cfg.mode, cfg.seed)
+    check_mode(cfg.mode)
+    store = Collection.from_config(cfg).store  # mistakes show before a lock makes folders
     mended = None
-    with OutputLock(collection.store.root) if cfg.fix else nullcontext():
+    with OutputLock(store.root) if cfg.fix else nullcontext():
+        source = Collection.from_config(cfg).source  # with what another run wrote until now
+        output = open_output(store, source, build_library(cfg), cfg.mode, cfg.seed)
         verified = output.verify(console)
         print_findings(verified, console)
         left = verified.findings

@@ -41,6 +41,14 @@ class Ended:
     changes: int | None
 
 
+def kill_points(changes: int | None, few: int) -> list[int]:
+    """Calls to be killed at, of a run that changes the disk so often: a few, evenly; `make torture`: all."""
+    assert changes is not None
+    assert changes > few
+    number = changes if "LATENTKIT_TORTURE" in os.environ else few
+    return [round(point * (changes - 1) / (number - 1)) for point in range(number)]
+
+
 def encode(*arguments: str, cwd: Path, kill_at: int | None = None, timeout: float = 180) -> Ended:
     """``python -m latentkit.encode ARGUMENTS`` in `cwd`; see `run_verb`."""
     return run_verb("encode", *arguments, cwd=cwd, kill_at=kill_at, timeout=timeout)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import shutil
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from encode_process import Ended, run_verb
 from photo_server import PhotoServer
 from PIL import Image
@@ -19,6 +23,8 @@ SIZES = [(96, 96), (128, 84), (84, 128), (96, 96), (130, 78), (96, 96), (78, 130
 FOLDERS = ("dinov3", "vae_latents", "t5_hidden")
 RECORDS = "data/derived/approved_image_dataset.jsonl"
 SMALL_BUCKETS = "encoders.flux_vae.buckets=[64x64,56x80,80x56,48x80,80x48]"
+GUIDE = Path(__file__).parents[1].joinpath("docs", "library.md").read_text(encoding="utf-8")
+TRAINING = re.findall(r"<!-- tested: training.*? -->\n```python\n(.*?)```", GUIDE, re.DOTALL)
 STAGE1 = ("photo00", "photo01", "photo03")
 UNCAPTIONED, WITHDRAWN = "photo05", "photo03"
 
@@ -69,7 +75,9 @@ def embeddings() -> dict[str, list[float]]:
 
 
 @pytest.mark.slow
-def test_the_whole_way(tmp_path: Path, embeddings: dict[str, list[float]]) -> None:
+def test_the_whole_way(
+    tmp_path: Path, embeddings: dict[str, list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     photos = {f"photo{i:02d}": jpeg(i, *size) for i, size in enumerate(SIZES)}
     low, high = tmp_path / "low", tmp_path / "high"
     low.mkdir()
@@ -79,6 +87,7 @@ def test_the_whole_way(tmp_path: Path, embeddings: dict[str, list[float]]) -> No
         assert ended.returncode == expect, ended.stderr
         return ended
 
+    assert len(TRAINING) == 2
     with PhotoServer(photos, page_size=3) as server:
         captions = {name: f"A field of colours, number {name}." for name in photos if name != UNCAPTIONED}
 
@@ -132,8 +141,24 @@ def test_the_whole_way(tmp_path: Path, embeddings: dict[str, list[float]]) -> No
         assert summary["incomplete"] == 1
         run("verify", "dataset=crawlr")
 
+        tomorrow = time.time() + 86_400  # as a clock that was a day off leaves it
+        for path in (low / "data").rglob("*"):
+            os.utime(path, (tomorrow, tomorrow), follow_symlinks=False)
+        fetched = server.fetched()
+        run(*sync)
+        assert server.fetched() == fetched
+        assert run("prune", "dry_run=true").stdout == ""
+
         run("shard", "shard_size=2")
         assert samples(low) == set(photos) - {UNCAPTIONED}
+        monkeypatch.chdir(low)
+        for code in TRAINING:
+            names: dict = {}
+            exec(code.replace("scaled=True", "scaled=True, allow_random=True"), names)
+            assert names["latents"].dtype == torch.float32
+            assert (
+                len(names["dataset"]) == len(photos) - 1 if "LatentFiles" in code else names["embedding"].ndim
+            )
 
         before = {"records": low.joinpath(RECORDS).read_bytes(), **arrays(low)}
         gone = photos.pop(WITHDRAWN)

@@ -128,7 +128,9 @@ class Encoder(ABC):
         if self.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.compile:
-            network.compile()
+            # One graph a shape, where shapes are few: they run faster than one graph for all of them.
+            endless = self.geometry is not None and self.geometry.largest() is None
+            network.compile(dynamic=None if endless else False)
         return network
 
     def batch(

@@ -128,8 +128,9 @@ class T5(PretrainedEncoder):
             ``attention_mask_length`` (tokens that the encoder sees; the mask is so many ones, then zeros),
             ``max_length``, and ``cut`` (whether it has more tokens than fit).
         """
+        captions = [_whole(caption) for caption in captions]
         encoded = self.tokenizer(
-            list(captions),
+            captions,
             padding="max_length",
             padding_side="right",
             truncation=True,
@@ -156,3 +157,8 @@ class T5(PretrainedEncoder):
     ) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
         """See `Encoder.batch` and `tokenize`."""
         return self.tokenize([str(caption) for caption in inputs])
+
+
+def _whole(caption: str) -> str:
+    """Half surrogate pairs, which JSON may hold and no tokenizer takes, become U+FFFD."""
+    return caption.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

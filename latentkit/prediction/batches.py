@@ -23,6 +23,9 @@ from latentkit.sources.item import Fingerprint, Source
 
 _T = TypeVar("_T")
 
+OPEN_BATCHES = 32
+"""Batches that fill up at one time. Where pictures come in more shapes, the oldest goes before it is full."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -116,7 +119,7 @@ class BatchStream:
             wanted |= (takers >> bit & 1) << view
         rows = decoded_rows(ChunkDecoder(self._source, indices, wanted, geometries), self._workers)
         unit_ends = np.append(units[1:] != units[:-1], True)
-        queues: dict[tuple[int, tuple[int, ...]], list[tuple[Row, torch.Tensor]]] = {}
+        filling: dict[tuple[int, torch.Size], _Pixels] = {}
         for (row, pixels), mask, unit_ends_here in zip(
             rows, takers.tolist(), unit_ends.tolist(), strict=True
         ):
@@ -126,24 +129,28 @@ class BatchStream:
             else:
                 self._notice(row.notes)
                 for bit in bits:
-                    queue = queues.setdefault((bit, tuple(pixels[views[bit]].shape)), [])
-                    queue.append((row, pixels[views[bit]].clone()))
-                    if len(queue) == encoders[bit].batch_size:
-                        yield self._picture_batch(encoders[bit], queue)
-                        queue.clear()
+                    picture = pixels[views[bit]]
+                    if (bit, picture.shape) not in filling:
+                        if len(filling) == OPEN_BATCHES:
+                            oldest = next(iter(filling))
+                            yield self._picture_batch(encoders[oldest[0]], filling.pop(oldest))
+                        empty = _Pixels(picture, encoders[bit].batch_size, self._pin)
+                        filling[bit, picture.shape] = empty
+                    batch = filling[bit, picture.shape]
+                    batch.append(row, picture)
+                    if batch.full:
+                        yield self._picture_batch(encoders[bit], filling.pop((bit, picture.shape)))
             if unit_ends_here:
-                for (bit, _), queue in queues.items():
-                    if queue:
-                        yield self._picture_batch(encoders[bit], queue)
-                queues.clear()
+                for (bit, _), batch in filling.items():
+                    yield self._picture_batch(encoders[bit], batch)
+                filling.clear()
 
     def _report(self, row: Row, encoders: tuple[str, ...]) -> None:
         key = self._source[row.index].key
         self._fail(Failure(row.index, key, row.stage, row.reason, encoders, row.source))
 
-    def _picture_batch(self, encoder: Encoder, queue: Sequence[tuple[Row, torch.Tensor]]) -> Batch:
-        rows = [row for row, _ in queue]
-        pixels = torch.stack(_padded([view for _, view in queue], encoder.batch_size))
+    def _picture_batch(self, encoder: Encoder, batch: _Pixels) -> Batch:
+        rows = batch.rows
         facts: list[dict[str, Any]] = [{"width": row.width, "height": row.height} for row in rows]
         if isinstance(encoder.geometry, BucketCrop):
             unusual = [row for row in rows if BucketCrop.unusual(row.width, row.height)]
@@ -151,7 +158,7 @@ class BatchStream:
         if encoder.geometry is not None:
             facts = [fact | encoder.geometry.facts(fact["width"], fact["height"]) for fact in facts]
         sources = [row.source for row in rows if row.source is not None]
-        return self._batch(encoder, [row.index for row in rows], pixels, facts, sources)
+        return self._batch(encoder, [row.index for row in rows], batch.padded(), facts, sources)
 
     def _batch(
         self,
@@ -170,6 +177,37 @@ class BatchStream:
             if fact.get("cut"):
                 self._notice(("caption cut",))
         return Batch(encoder.name, indices, keys, facts, sources, tensors)
+
+
+class _Pixels:
+    """A batch that fills up: pictures of one shape, each copied once, to where the device reads them.
+
+    Copies are numpy's, in this thread alone: torch would split each among threads, and these would wait for
+    the processors that the decoding processes keep busy (87 in place of 316 pictures/s with 16 of them).
+
+    Args:
+        like: a picture, [H, W, C].
+        size: pictures a batch.
+        pin: whether to lie in pinned memory.
+    """
+
+    def __init__(self, like: torch.Tensor, size: int, pin: bool) -> None:
+        self.rows: list[Row] = []
+        self._tensor = torch.empty((size, *like.shape), dtype=like.dtype, pin_memory=pin)
+        self._array = self._tensor.numpy()
+
+    @property
+    def full(self) -> bool:
+        return len(self.rows) == len(self._array)
+
+    def append(self, row: Row, pixels: torch.Tensor) -> None:
+        self._array[len(self.rows)] = pixels.numpy()
+        self.rows.append(row)
+
+    def padded(self) -> torch.Tensor:
+        """[size, H, W, C], what is left filled with the last picture."""
+        self._array[len(self.rows) :] = self._array[len(self.rows) - 1]
+        return self._tensor
 
 
 def _padded(values: list[_T], size: int) -> list[_T]:

@@ -14,8 +14,8 @@ from latentkit.stores.samples import declared_fields
 Asked = Mapping[str, Mapping[str, Any]]
 """Encoder -> what its contract must say, as `Contract.require` takes it."""
 
-_FACTS = ("aspect_bucket", "width", "height", "label")
-"""Fields of a record that go into the sample where the record has them."""
+_FACTS = {"aspect_bucket": "none", "width": 0, "height": 0}
+"""Fields of a record that go into every sample, and what stands for those that are not known."""
 
 
 class Tensors:
@@ -54,7 +54,9 @@ class Tensors:
     def sample(self, record: Mapping[str, Any], key: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """One picture's; the tensors share the arrays' memory where nothing was converted."""
         sample: dict[str, Any] = {"image_id": key, "caption": record.get("caption") or ""}
-        sample |= {name: record[name] for name in _FACTS if name in record}
+        sample |= {name: record.get(name) or unknown for name, unknown in _FACTS.items()}
+        if "label" in record:
+            sample["label"] = record["label"]
         for name, array in arrays.items():
             tensor = torch.from_numpy(array)
             if name in self._scales:

@@ -71,33 +71,40 @@ class NpyStore(Store):
         left = [i for i in range(len(source)) if not is_done(i, source[i].key) and not held(i)]
         return [Unit(0, np.array(left, np.int64), False)] if left else []
 
-    def write(self, encoded: Encoded) -> int:
-        """Publish a batch's files, then its ledger lines.
+    def write(self, *batches: Encoded) -> int:
+        """Publish the files of all batches together, then each one's ledger lines.
 
         Raises:
             LatentkitError: one line: the disk is full, ... What was published before stays.
         """
-        contract = self._contracts[encoded.encoder]
-        folders = self.output_folders(encoded.encoder, contract)
-        for output in folders:
-            array = encoded.arrays[output]
-            match(array.shape[1:], array.dtype, contract.outputs[output])
         files: list[Publication] = []
-        lines: list[bytes] = []
+        lines: dict[str, list[bytes]] = {}
+        keys: dict[str, list[str]] = {}
         total = 0
-        for row, key in enumerate(encoded.keys):
-            size = 0
-            for output, folder in folders.items():
-                publication, nbytes = npy_publication(array_path(folder, key), encoded.arrays[output][row])
-                files.append(publication)
-                size += nbytes
-            lines.append(done_line(key, encoded.sources[row], size, encoded.facts[row]))
-            total += size
-        if not lines:
-            return 0
-        publish_many(files)
-        self._release(encoded.encoder, encoded.keys)
-        append_lines(journal_path(Path(self.root), encoded.encoder, self._rank), lines)
+        for encoded in batches:
+            name = encoded.encoder
+            contract = self._contracts[name]
+            folders = self.output_folders(name, contract)
+            for output in folders:
+                array = encoded.arrays[output]
+                match(array.shape[1:], array.dtype, contract.outputs[output])
+            for row, key in enumerate(encoded.keys):
+                size = 0
+                for output, folder in folders.items():
+                    publication, nbytes = npy_publication(
+                        array_path(folder, key), encoded.arrays[output][row]
+                    )
+                    files.append(publication)
+                    size += nbytes
+                line = done_line(key, encoded.sources[row], size, encoded.facts[row])
+                lines.setdefault(name, []).append(line)
+                keys.setdefault(name, []).append(key)
+                total += size
+        if files:
+            publish_many(files)
+        for name in lines:
+            self._release(name, keys[name])
+            append_lines(journal_path(Path(self.root), name, self._rank), lines[name])
         return total
 
     def finish(self, source: Source, *, complete: bool) -> None:
@@ -175,7 +182,7 @@ class NpyStore(Store):
         sizes: dict[str, int] = {}
         for folder in self.output_folders(encoder, contract).values():
             for key, entry in arrays_below(folder):
-                sizes[key] = sizes.get(key, 0) + entry.stat().st_size
+                sizes[key] = sizes.get(key, 0) + entry.stat(follow_symlinks=False).st_size
         return sizes
 
     def _names(self, folder: PurePosixPath, contract: Contract) -> list[PurePosixPath]:

@@ -96,19 +96,20 @@ class ShardStore(Store):
                 self._buffers[encoder, unit.id] = self._new_buffer(encoder, unit)
                 self._close_if_whole(encoder, unit.id)
 
-    def write(self, encoded: Encoded) -> int:
-        """Put a batch into its shard's buffer; a shard that is whole is published.
+    def write(self, *batches: Encoded) -> int:
+        """Put batches into their shards' buffers; a shard that is whole is published.
 
         Raises:
             LatentkitError: one line: the disk is full, ... What was published before stays.
         """
-        for row, index in enumerate(encoded.indices):
-            buffer = self._buffer(encoded.encoder, index)
-            arrays = {name: array[row] for name, array in encoded.arrays.items()}
-            buffer.put(index, arrays, encoded.sources[row])
-        for k in sorted({index // self.shard_size for index in encoded.indices}):
-            self._close_if_whole(encoded.encoder, k)
-        return sum(array.nbytes for array in encoded.arrays.values())
+        for encoded in batches:
+            for row, index in enumerate(encoded.indices):
+                buffer = self._buffer(encoded.encoder, index)
+                arrays = {name: array[row] for name, array in encoded.arrays.items()}
+                buffer.put(index, arrays, encoded.sources[row])
+            for k in sorted({index // self.shard_size for index in encoded.indices}):
+                self._close_if_whole(encoded.encoder, k)
+        return sum(array.nbytes for encoded in batches for array in encoded.arrays.values())
 
     def fail(self, failure: Failure) -> None:
         """Quarantine a picture; its shard goes without it."""

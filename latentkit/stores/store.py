@@ -157,8 +157,8 @@ class Store(ABC):
         self._held[encoder] = set(Quarantine.read(self.root).held(encoder))
 
     @abstractmethod
-    def write(self, encoded: Encoded) -> int:
-        """Take a batch. Returns the bytes of its arrays; on the disk when this returns, or with its shard.
+    def write(self, *batches: Encoded) -> int:
+        """Take batches. Returns the bytes of their arrays: on the disk when this returns, or with the shard.
 
         Raises:
             LatentkitError: one line: the disk is full, ... What was published before stays.

@@ -36,6 +36,12 @@ class Output(Protocol):
         ...
 
 
+def check_mode(mode: str) -> None:
+    """Raise UsageError unless it is one of `MODES`."""
+    if mode not in MODES:
+        raise UsageError(f"mode={mode}: choose one of {', '.join(MODES)}")
+
+
 def open_output(store: Store, source: Source, library: Library | None, mode: str, seed: int) -> Output:
     """The output of a collection.
 
@@ -46,10 +52,8 @@ def open_output(store: Store, source: Source, library: Library | None, mode: str
         seed: of the choice of these shards.
 
     Raises:
-        UsageError: another mode, or a store that nothing is known of.
+        UsageError: a store that nothing is known of.
     """
-    if mode not in MODES:
-        raise UsageError(f"mode={mode}: choose one of {', '.join(MODES)}")
     if isinstance(store, ShardStore):
         return _Shards(store, source, mode, seed)
     if isinstance(store, NpyStore):

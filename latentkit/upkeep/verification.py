@@ -187,7 +187,9 @@ class Verification:
         for encoder, contract in contracts.items():
             ledger = listed.get(encoder, {})
             for name, folder in self._store.output_folders(encoder, contract).items():
-                there = {key: entry.stat().st_size for key, entry in arrays_below(folder)}
+                there = {
+                    key: entry.stat(follow_symlinks=False).st_size for key, entry in arrays_below(folder)
+                }
                 self._compare(encoder, folder, ledger.keys(), there.keys())
                 for key, size in there.items():
                     sizes[encoder][key] = sizes[encoder].get(key, 0) + size

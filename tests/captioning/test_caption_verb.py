@@ -10,10 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from chat_server import ChatServer, Reply, caption_of, completion, save_picture
-from encode_process import Ended, encode, run_verb
+from encode_process import Ended, encode, kill_points, run_verb
 from omegaconf import OmegaConf
 
 FOLDER = ("dataset=folder", "dataset.root=photos", "output_dir=out")
@@ -132,7 +131,8 @@ def test_killed_anywhere_each_picture_is_asked_for_at_most_once_more(chat: ChatS
     assert clean.changes is not None
     expected = without_times(work / "clean")
     assert sorted(expected) == ["captions.jsonl", "quarantine.jsonl"]
-    for point in np.linspace(1, clean.changes - 1, 8, dtype=int).tolist():
+    # Answers that come together share a sync, so that another run may have a few calls less.
+    for point in kill_points(clean.changes - 5, 7):
         out = f"output_dir=out{point}"
         chat.asked.clear()
         assert caption(chat, work, *arguments, out, kill_at=point).returncode == -signal.SIGKILL

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from encode_process import kill_points
 from stage1_library import RECORDS, migrate, records, stage1, tree, write
 
 
@@ -26,7 +27,7 @@ def test_killed_or_interrupted_anywhere_it_goes_on_to_the_same_bytes(tmp_path: P
     assert first.returncode == 3, first.stderr
     assert first.changes is not None
     clean = tree(work)
-    for point in sorted({*range(0, first.changes, 6), first.changes - 3, first.changes - 2}):
+    for point in kill_points(first.changes, 8):
         work = prepare(f"kill{point}")
         assert migrate(work, kill_at=point).returncode == -signal.SIGKILL
         assert len(records_anywhere(work)) == 11, f"killed at call {point}"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from encode_process import kill_points
 from photo_server import Answer, PhotoServer
 from PIL import Image
 from sync_runs import picture, pictures, raw, summary, sync, timeless, tree
@@ -46,7 +47,7 @@ def test_killed_at_any_write_a_repeat_gives_the_same_tree(mixed: PhotoServer, tm
     assert first.returncode == 3, first.stderr
     assert first.changes is not None
     assert first.changes > 50
-    for point in np.linspace(0, first.changes - 1, KILLS, dtype=int).tolist():
+    for point in kill_points(first.changes, KILLS):
         work = prepared(tmp_path / f"killed-{point}")
         assert sync(mixed, work, kill_at=point).returncode == -signal.SIGKILL
         again = sync(mixed, work)

@@ -44,8 +44,8 @@ class Collected:
     def begin(self, encoder: str, units: Sequence[Unit], source: Source) -> None:
         """Nothing to prepare."""
 
-    def write(self, encoded: Encoded) -> int:
-        self.encoded.append(encoded)
+    def write(self, *batches: Encoded) -> int:
+        self.encoded.extend(batches)
         return 0
 
     def fail(self, failure: Failure) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import library_tree
 import numpy as np
 import pytest
-from encode_process import Ended, run_verb
+from encode_process import Ended, kill_points, run_verb
 from library_tree import encode, library, store, tree
 
 from latentkit.errors import LatentkitError
@@ -318,7 +318,7 @@ def test_the_verb_killed_and_repeated(data: Path) -> None:
     ended = verb(clean)
     assert ended.returncode == 0
     assert ended.changes is not None
-    for point in (3, ended.changes // 2, ended.changes - 4):
+    for point in kill_points(ended.changes, 4):
         copy = Path(shutil.copytree(data, data.parent.parent / f"copy{point}" / "data", symlinks=True))
         assert verb(copy, kill_at=point).returncode == -signal.SIGKILL
         assert verb(copy).returncode == 0

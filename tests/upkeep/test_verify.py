@@ -12,7 +12,7 @@ from pathlib import Path
 import library_tree
 import numpy as np
 import pytest
-from encode_process import Ended, run_verb
+from encode_process import Ended, kill_points, run_verb
 from library_tree import encode, tree
 from PIL import Image
 from recipes import photo
@@ -300,7 +300,7 @@ def test_a_killed_fix_is_finished_by_the_next(data: Path) -> None:
     ended = verify(clean, "fix=true")
     assert ended.returncode == 0
     assert ended.changes is not None
-    for point in np.linspace(0, ended.changes - 1, 9, dtype=int).tolist():
+    for point in kill_points(ended.changes, 9):
         copy = Path(shutil.copytree(data, data.parent.parent / f"copy{point}" / "data", symlinks=True))
         assert verify(copy, "fix=true", kill_at=point).returncode == -signal.SIGKILL
         assert verify(copy, "fix=true").returncode == 0
