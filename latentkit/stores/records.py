@@ -15,7 +15,7 @@ import contextlib
 import heapq
 import itertools
 import json
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -99,6 +99,25 @@ def image_id(record: dict[str, Any]) -> str:
     if not isinstance(key, str) or not key:
         raise TypeError("image_id is not a text")
     return key
+
+
+def stale_outputs(caption: Any, made_from: Mapping[str, bytes], texts: Container[str]) -> set[str]:
+    """The encoders whose outputs of one picture do not belong together, and with its record.
+
+    Args:
+        caption: the record's. A caption encoder's output of another caption is stale.
+        made_from: encoder -> sha256 of what its output was made from; empty where nobody recorded it, which
+            is taken to be right. Where pictures' outputs are of different bytes, all of these are stale:
+            which one is of the picture as it is now, only encoding can tell.
+        texts: which of the encoders read captions.
+    """
+    known = {name: sha256 for name, sha256 in made_from.items() if sha256}
+    pictures = {name: sha256 for name, sha256 in known.items() if name not in texts}
+    stale = set(pictures) if len(set(pictures.values())) > 1 else set()
+    if read := known.keys() - pictures.keys():
+        current = caption_fingerprint(caption).sha256 if isinstance(caption, str) else ""
+        stale |= {name for name in read if known[name].hex() != current}
+    return stale
 
 
 def numbered_records(path: Path) -> Iterator[tuple[int, str | None, bytes]]:
