@@ -17,16 +17,26 @@ def answering(value: Any) -> Callable[[Answer, int], None]:
     return lambda answer, number: answer.send(200, body)
 
 
+def nested(depth: int) -> list[Any]:
+    return [nested(depth - 1)] if depth else []
+
+
 def repeating(answer: Answer, number: int) -> None:
     answer.path = "/photos.json?page=2"
     answer.right()
+
+
+def shuffled(answer: Answer, number: int) -> None:
+    server = answer.server.owner
+    answering([server.entry("p003"), server.entry("p000")])(answer, number)
 
 
 BAD: dict[str, tuple[int, Callable[[Answer, int], None], str]] = {
     "page 3 fails": (3, lambda answer, number: answer.send(500), "photos.json?page=3: HTTP 500"),
     "page 3 is gone": (3, lambda answer, number: answer.send(404), "photos.json?page=3: HTTP 404"),
     "page 3 is cut short": (3, lambda answer, number: answer.send(200, b"[", 99), "1 of 99 bytes"),
-    "it has no end": (3, repeating, "photos.json?page=3 has the photos of page 2 again"),
+    "it has no end": (3, repeating, "photos.json?page=3 has only photos that"),
+    "it repeats in another order": (3, shuffled, "photos.json?page=3 has only photos that"),
     "page 1 is empty": (1, answering([]), "the list is empty"),
     "an object": (1, answering({"photos": []}), "is an object, not an array"),
     "a page that is HTML": (2, answering(b"<html>"), "page=2 is not JSON"),
@@ -36,6 +46,16 @@ BAD: dict[str, tuple[int, Callable[[Answer, int], None], str]] = {
     "a name is a number": (2, answering([{"filename": 7}]), "has no filename"),
     "a URL is a list": (2, answering([{"filename": "x", "exportable_url": []}]), "is an array"),
     "a field is no JSON": (2, answering(b'[{"filename": "p002", "score": NaN}]'), "NaN is no number"),
+    "a field is over all numbers": (
+        2,
+        answering(b'[{"filename": "x", "score": 1e999}]'),
+        "1e999 is too large",
+    ),
+    "an entry is nested deep": (
+        2,
+        answering([{"filename": "x", "tags": nested(500)}]),
+        "nested over 100 deep",
+    ),
 }
 
 
