@@ -107,3 +107,69 @@ def test_a_list_with_a_query_of_its_own(server: PhotoServer, work: Path) -> None
     assert sync(server, work).returncode == 0
     assert server.requests[0].path == "/photos.json?approved=1&page=1"
     assert raw(work) == server.photos
+
+
+def withdrawing(server: PhotoServer, name: str) -> Callable[[Answer, int], None]:
+    """A page before which a photo is withdrawn."""
+
+    def behaviour(answer: Answer, number: int) -> None:
+        server.photos.pop(name, None)
+        answer.right()
+
+    return behaviour
+
+
+def test_a_photo_that_slips_between_two_pages_is_not_pruned(work: Path) -> None:
+    photos = pictures(10)
+    with PhotoServer(dict(photos), page_size=4) as server:
+        assert sync(server, work).returncode == 0
+        server.behaviours["/photos.json?page=2"] = withdrawing(server, "p000")
+        ended = sync(server, work, "prune=true")
+        assert ended.returncode == 0, ended.stderr
+        assert raw(work) == photos, "p000 was on the first reading, p004 is on the second"
+        assert all(entry["listed"] for entry in ledger(work).values())
+        ended = sync(server, work, "prune=true")
+        assert ended.returncode == 0, ended.stderr
+        assert raw(work).keys() == photos.keys() - {"p000"}
+
+
+def test_when_the_second_reading_fails_nothing_is_pruned(work: Path) -> None:
+    photos = pictures(10)
+    with PhotoServer(dict(photos), page_size=4) as server:
+        assert sync(server, work, "prune=true").returncode == 0
+        assert len(server.requests) == 10 + 4, "the list is read once while all is on it"
+        del server.photos["p001"]
+        server.behaviours["/photos.json?page=3"] = lambda answer, number: (
+            answer.right() if number == 2 else answer.send(404)
+        )
+        ended = sync(server, work, "prune=true")
+        assert ended.returncode == 1
+        assert "nothing was pruned" in ended.stderr
+        assert "photos.json?page=3: HTTP 404" in ended.stderr.splitlines()[-1]
+        assert summary(work)["complete"] is False
+        assert raw(work) == photos
+        assert all(entry["listed"] for entry in ledger(work).values())
+
+
+def test_links_of_older_scripts_that_are_not_listed_are_withdrawn(work: Path) -> None:
+    photos = pictures(10)
+    (work / "data/raw").mkdir(parents=True)
+    root = work / "data/approved"
+    root.mkdir()
+    for name, data in photos.items():
+        (work / "data/raw" / name).write_bytes(data)
+        (root / f"{name}.jpg").symlink_to(f"../raw/{name}")
+    (work / "data/mine").write_bytes(picture(50))
+    (root / "elsewhere.jpg").symlink_to("../mine")
+    (root / "alias.jpg").symlink_to("../raw/p003")
+    (root / "CON.jpg").symlink_to("../raw/CON")
+    with PhotoServer({name: data for name, data in photos.items() if name != "p008"}) as server:
+        server.entries = [server.entry(name) for name in (*server.photos, "CON")]
+        ended = sync(server, work)
+        assert "│ no longer listed │  1 │" in ended.stderr
+        assert summary(work)["withdrawn"] == 1
+        assert raw(work) == photos
+        assert sync(server, work, "prune=true").returncode == 3, "a name is refused"
+    assert raw(work).keys() == photos.keys() - {"p008"}
+    assert links(work).keys() >= {"elsewhere.jpg", "alias.jpg"}
+    assert "p008.jpg" not in links(work)

@@ -168,3 +168,19 @@ def test_what_servers_and_lists_say_reaches_the_terminal_escaped(server: PhotoSe
     assert r"\x1b[2J" in reasons(work)["a"]
     assert failures(work)["refusing"].startswith(r"HTTP 404 no\x1b]0;title\x07\x1b[2J")
     assert failures(work).keys() == {"b", "refusing"}
+
+
+@pytest.mark.parametrize("name", ["data/raw", "data/approved", "data/photos.jsonl"])
+def test_something_else_in_the_librarys_place_is_one_line(name: str, server: PhotoServer, work: Path) -> None:
+    place = work / name
+    place.parent.mkdir()
+    if place.suffix:
+        place.mkdir()
+    else:
+        place.symlink_to("/nonexistent") if name == "data/raw" else place.write_bytes(b"mine")
+    ended = sync(server, work)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"latentkit: {name} is there and no f")
+    assert ended.stderr.count("\n") == 1
+    assert not server.requests
+    assert not list(work.rglob(".latentkit"))
