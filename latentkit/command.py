@@ -168,8 +168,7 @@ def _clear(error: BaseException) -> str:
         return _no_such_key(text.split("'")[1], cause)
     if isinstance(cause, OmegaConfBaseException) and str(cause).split("\n")[0] not in text:
         text = f"{text}: {cause}"
-    if "is not a ListConfig" in text:
-        text += " (a list is written key=[a,b])"
+    text = text.replace("str is not a ListConfig, list or tuple", "a list is written key=[a,b]")
     if isinstance(error, OverrideParseException):
         text = f"{text.splitlines()[0]} (quote special characters twice: \"key='a, b'\"; write $HOME for ~)"
     internal = ("full_key:", "object_type=", "reference_type=", "See https:")
