@@ -83,9 +83,15 @@ class ApprovedSource(Source):
 
     def __getitem__(self, index: int) -> Item:
         key, name = self._keys[index], self._names[index]
+        caption = self._beside(name) or self._captions.get(key) or self._photos.caption(key)
+        return Item(key, self._location(name), caption)
+
+    def _beside(self, name: str) -> str | None:
         text = f"{name.rpartition('.')[0]}.txt"
-        beside = read_caption(self._folder / text, follow=False) if text in self._texts else None
-        return Item(key, self._location(name), beside or self._captions.get(key) or self._photos.caption(key))
+        return read_caption(self._folder / text, follow=False) if text in self._texts else None
+
+    def recorded(self, index: int) -> str | None:
+        return None if self._beside(self._names[index]) else self._captions.get(self._keys[index])
 
     def metadata(self, index: int) -> dict[str, Any]:
         """``{"metadata": {...}}`` with what the crawler's list said."""
