@@ -83,8 +83,10 @@ def build_store(cfg: DictConfig) -> Store:
     """
     if not cfg.output_dir:
         raise UsageError("output_dir is empty: give output_dir=FOLDER")
-    if Path(cfg.output_dir).exists() and not Path(cfg.output_dir).is_dir():
-        raise UsageError(f"output_dir={cfg.output_dir} is a file: give a folder")
+    path = Path(cfg.output_dir)
+    there = next((folder for folder in (path, *path.parents) if folder.exists()), path)
+    if there.exists() and not there.is_dir():
+        raise UsageError(f"output_dir={cfg.output_dir}: {there} is a file: give a folder")
     if "split" in cfg.store:
         cfg.store.dataset = cfg.store.dataset or dataset_name()
         cfg.store.split = cfg.store.split or cfg.dataset.get("split")

@@ -48,6 +48,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], int]], Callabl
                     del os.environ["HYDRA_FULL_ERROR"]  # nor do processes that the verb starts inherit it
                 try:
                     statuses.append(verb(cfg))
+                    sys.stdout.flush()
+                except BrokenPipeError:
+                    raise
                 except (LatentkitError, OmegaConfBaseException, OSError) as error:
                     if wants_traceback:
                         raise
@@ -66,6 +69,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], int]], Callabl
                 if INTERRUPTED not in statuses:
                     print("latentkit: interrupted; what was published is whole", file=sys.stderr)
                 statuses.append(INTERRUPTED)
+            except BrokenPipeError:  # whoever read our lines has read enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                statuses.append(FAILED)
             except (LatentkitError, HydraException, OmegaConfBaseException) as error:
                 if wants_traceback:
                     raise
@@ -115,7 +121,7 @@ def _as_ctrl_c(signum: int, frame: FrameType | None) -> None:
 def _report(error: Exception) -> int:
     """Print the error; its exit status."""
     print(f"latentkit: {_clear(error)}", file=sys.stderr)
-    usage = not isinstance(error, LatentkitError | OSError) or isinstance(error, UsageError)
+    usage = not (isinstance(error, LatentkitError) or _is_of_the_disk(error)) or isinstance(error, UsageError)
     return WRONG_USAGE if usage else FAILED
 
 
@@ -137,7 +143,7 @@ def _clear(error: BaseException) -> str:
     """Our own errors as they are; Hydra's and OmegaConf's on one line, without their internals."""
     if isinstance(error, LatentkitError):
         return str(error)
-    if isinstance(error, OSError):  # what the disk says of a file that nobody expected to be so
+    if isinstance(error, OSError) and _is_of_the_disk(error):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error)
     text = str(error).split("Config search path:")[0]
     cause = error.__cause__
@@ -149,6 +155,9 @@ def _clear(error: BaseException) -> str:
         group, _, option = text.split("Could not load '")[1].split("'")[0].rpartition("/")
         known = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
         return f"Could not find '{group}/{option}'; there are {', '.join(known)}"
+    if "missing EQUAL at" in text:
+        word = text.split("'")[1]
+        return f"{word}: give {word}=VALUE"
     if "No match in the defaults list" in text:
         name = text.split("'")[1]
         return f"{name}: this command has no such group"
@@ -159,12 +168,18 @@ def _clear(error: BaseException) -> str:
         return _no_such_key(text.split("'")[1], cause)
     if isinstance(cause, OmegaConfBaseException) and str(cause).split("\n")[0] not in text:
         text = f"{text}: {cause}"
+    text = text.replace("str is not a ListConfig, list or tuple", "a list is written key=[a,b]")
     if isinstance(error, OverrideParseException):
         text = f"{text.splitlines()[0]} (quote special characters twice: \"key='a, b'\"; write $HOME for ~)"
     internal = ("full_key:", "object_type=", "reference_type=", "See https:")
     return " ".join(
         " ".join(line.split()) for line in text.splitlines() if not line.strip().startswith(internal)
     )
+
+
+def _is_of_the_disk(error: BaseException) -> bool:
+    """Whether a file is not what anybody could expect. (Hydra's error for a missing option is an OSError.)"""
+    return isinstance(error, OSError) and not isinstance(error, HydraException)
 
 
 def _no_such_key(name: str, error: OmegaConfBaseException) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -38,6 +37,7 @@ from latentkit.quiet import quiet_libraries
 from latentkit.readable import readable_bytes, readable_count, readable_seconds
 from latentkit.report.account import run_summary
 from latentkit.report.preview import contact_sheet
+from latentkit.report.rates import publish_rates, read_rates
 from latentkit.report.summary import Summary, print_summary
 from latentkit.sources import Source
 from latentkit.stores import NpyStore, OutputLock, ShardStore, Store
@@ -133,8 +133,8 @@ class EncodingJob:
             collection = Collection.from_config(self.cfg)
             self.source = collection.first(self.cfg.limit)
             if self.captions is not None:
-                now = {"source": self.source, "captions": collection.captions}
-                self.captions = dataclasses.replace(self.captions, **now)
+                again = dataclasses.replace(self.captions, source=self.source, captions=collection.captions)
+                self.captions = again
             yield
 
     def caption(self) -> bool:
@@ -174,12 +174,13 @@ class EncodingJob:
             f"{self.dataset}: {readable_count(len(self.source), 'picture')} to {self.cfg.output_dir}, "
             f"on {self.device.kind}, vram={self.cfg.vram.profile}"
         )
+        rates = read_rates(self.cfg.output_dir)
         for part in plan.encoders:
             words = [f"{part.todo:,} to encode (at most {readable_bytes(part.bytes)})"] * bool(part.todo)
             words += [f"{part.done:,} done"] * bool(part.done)
             words += [f"{part.held:,} in quarantine"] * bool(part.held)
             words += [f"{part.captionless:,} without a caption"] * bool(part.captionless)
-            if part.todo and (rate := self._rates().get(part.encoder)):
+            if part.todo and (rate := rates.get(part.encoder)):
                 words.append(f"about {readable_seconds(part.todo / rate)} at the last run's rate")
             say(f"  {part.encoder}: {', '.join(words)}")
         if self.dry_run:
@@ -222,7 +223,7 @@ class EncodingJob:
             raise
         if self.rank == 0:
             self.store.finish(self.source, complete=not result.interrupted)
-            publish_json(self._rates_file, self._rates() | result.rates)
+            publish_rates(self.cfg.output_dir, result.rates)
         return result
 
     def summarise(self, plan: Plan, result: RunResult | None) -> int:
@@ -246,18 +247,6 @@ class EncodingJob:
         if summary.quarantine and not interrupted:
             return QUARANTINED
         return INTERRUPTED if interrupted else DONE
-
-    @property
-    def _rates_file(self) -> Path:
-        return Path(self.cfg.output_dir, ".latentkit", "rates.json")
-
-    def _rates(self) -> dict[str, float]:
-        """Encoder -> pictures a second in the last run into this folder that encoded any."""
-        try:
-            rates: dict[str, float] = json.loads(self._rates_file.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return rates
 
     def _note_run(self) -> None:
         notes = Path(self.cfg.output_dir, ".latentkit")

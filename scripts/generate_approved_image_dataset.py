@@ -30,6 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--approved", metavar="DIR", help="the links (data/approved)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, touch nothing")
     chosen = parser.parse_args(arguments)
+    if chosen.only == "migrate" and chosen.limit is not None:
+        parser.error("--pass migrate takes all records: leave out --limit")
     everywhere = {"output_dir": chosen.output_dir, "dataset.root": chosen.approved}
     if chosen.only == "migrate":
         status = call("migrate", everywhere | {"dry_run": chosen.dry_run or None})

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
+from latentkit.crawlr.names import escaped
+
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
 class FetchError(Exception):
-    """A URL cannot be had; the text is one line.
+    """A URL cannot be had; the text is one line, `escaped`.
 
     Attributes:
         final: whether another attempt would be in vain.
@@ -17,7 +19,7 @@ class FetchError(Exception):
     """
 
     def __init__(self, reason: str, *, final: bool = False, wait: float | None = None) -> None:
-        super().__init__(" ".join(reason.split()))
+        super().__init__(escaped(" ".join(reason.split())))
         self.final = final
         self.wait = wait
 

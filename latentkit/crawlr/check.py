@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from latentkit.crawlr.names import escaped
 from latentkit.pixels import DecodeError, decode
 
 _HTML = (b"<!doctype html", b"<html", b"<head", b"<body")
 
 
 class Rejected(Exception):  # noqa: N818 - what came of a check, no failure of it
-    """Bytes that are no photo; the text is one line, the reason for the quarantine ledger.
+    """Bytes that are no photo; the text is one line, `escaped`, the reason for the quarantine ledger.
 
     Attributes:
         stage: ``type`` when they are not one of the four formats at all, else ``decode``; ``read`` when they
@@ -16,7 +17,7 @@ class Rejected(Exception):  # noqa: N818 - what came of a check, no failure of i
     """
 
     def __init__(self, stage: str, reason: str) -> None:
-        super().__init__(reason)
+        super().__init__(escaped(reason))
         self.stage = stage
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,7 @@ from latentkit.errors import LatentkitError, UsageError
 from latentkit.interrupt import Interrupts
 from latentkit.progress import ProgressReport
 from latentkit.readable import readable_count
+from latentkit.sources.files import printable
 from latentkit.sources.library import Library
 from latentkit.stores import NpyStore, OutputLock
 from latentkit.stores.publish import publish_json
@@ -69,6 +71,7 @@ class SyncJob:
         store = build_npy_store(cfg)
         if Path(store.root).resolve() == library.home.resolve():
             raise UsageError(f"output_dir={store.root} is where the photo ledger lies: choose another")
+        _refuse_strangers(library, photos=Path(cfg.dataset.photos).expanduser())
         if cfg.prune and cfg.limit is not None:
             raise LatentkitError("prune=true needs the whole list: leave out limit; nothing was touched")
         return cls(library, store, cfg, Console(stderr=True))
@@ -108,7 +111,8 @@ class SyncJob:
                 dry_run=cfg.dry_run,
                 settled=settled,
             )
-            sync.run(read_list(client, cfg.base_url), cfg.limit)
+            again = read_list(client, cfg.base_url) if cfg.prune else None
+            sync.run(read_list(client, cfg.base_url), cfg.limit, again)
         interrupted = bool(stop) and sync.error is None
         error = self._summarise(
             sync, time.monotonic() - began, "interrupted" if interrupted else _status(sync)
@@ -121,7 +125,7 @@ class SyncJob:
             self._say(f"interrupted after {sync.tally.processed:,} entries; the same command goes on")
             return INTERRUPTED
         if cfg.prune:
-            self._prune(keeper.withdrawn())
+            self._prune(keeper.withdrawn)
         if sync.tally.failures:
             return FAILED
         return QUARANTINED if keeper.reasons() else DONE
@@ -161,6 +165,15 @@ class SyncJob:
 
     def _say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _refuse_strangers(library: Library, photos: Path) -> None:
+    """Raise UsageError when something else is where the library's folders and its ledger are to be."""
+    for folder in (library.home, library.raw, library.root):
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise UsageError(f"{printable(folder)} is there and no folder: move it away or set another")
+    if os.path.lexists(photos) and not photos.is_file():
+        raise UsageError(f"{printable(photos)} is there and no file: move it away or set dataset.photos")
 
 
 def _status(sync: Sync) -> str:

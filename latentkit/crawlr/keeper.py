@@ -29,11 +29,13 @@ class Keeper:
     Attributes:
         tally: counts names, links and conflicts here, the rest elsewhere.
         aside: (key, why) of each refused name and each conflict of this sync.
+        withdrawn: once published: photos that the list as last read to its end no longer has.
     """
 
     def __init__(self, library: Library, photos: Path, *, dry_run: bool) -> None:
         self.tally = Tally()
         self.aside: list[tuple[str, Reason]] = []
+        self.withdrawn: set[str] = set()
         self._dry_run = dry_run
         self._ledger = PhotoLedger(photos)
         if not dry_run:
@@ -97,23 +99,26 @@ class Keeper:
         """Publish links, ledger and quarantine ledger; in a dry run only count.
 
         Args:
-            listed: the names that this sync admitted.
+            listed: the names that this sync found on the list.
             complete: whether these are all; then no other photo is listed any more.
         """
         for name, photo in self._ledger.photos.items():
             if name in listed and photo.quarantine:
                 self.tally.quarantined += 1
                 self.tally.unknown += photo.quarantine.stage == "type"
-            if complete and photo.listed and name not in listed:
-                photo.listed = False
-        self.tally.withdrawn = len(self.withdrawn())
+            if complete:
+                photo.listed = name in listed
+        self.withdrawn = {name for name, photo in self._ledger.photos.items() if not photo.listed}
+        if complete:
+            self.withdrawn |= self._links.unlisted(listed)
+        self.tally.withdrawn = len(self.withdrawn)
         if not self._dry_run:
             self._flush()
             self._ledger.publish(self.aside)
 
-    def withdrawn(self) -> set[str]:
-        """Photos that the list had once, and as last read to its end no longer has."""
-        return {name for name, photo in self._ledger.photos.items() if not photo.listed}
+    def lacks(self, listed: Set[str]) -> bool:
+        """Whether a photo of the ledger or of a link is not among these."""
+        return not self._ledger.photos.keys() <= listed or bool(self._links.unlisted(listed))
 
     def reasons(self) -> dict[str, str]:
         """Key -> why, of all that is set aside."""
@@ -129,8 +134,12 @@ class Keeper:
             self._flush()
 
     def _flush(self) -> None:
-        remove_many(path for change in self._changes for path in change.stale)
+        """A photo has a link all the time, unless the old one's name is the new one's on some disk."""
+        stale = [(path, change.path) for change in self._changes for path in change.stale]
+        one = {old for old, new in stale if folded(old.name) == folded(new.name)}
+        remove_many(one)
         publish_links({change.path: change.target for change in self._changes})
+        remove_many(old for old, _ in stale if old not in one)
         if self._fresh:
             self._ledger.note(self._fresh)
         self._changes, self._fresh = [], []

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from latentkit.crawlr.names import escaped
 from latentkit.sources.item import Stat
 from latentkit.stores.ledger import (
     Damage,
@@ -33,7 +34,7 @@ class Reason:
 
     Attributes:
         stage: ``read``, ``type`` or ``decode``, as `Rejected` has it; ``name`` or ``conflict``.
-        reason: one line.
+        reason: one line, `escaped`.
         time: UTC, ISO 8601.
     """
 
@@ -44,7 +45,7 @@ class Reason:
     @classmethod
     def now(cls, stage: str, reason: str) -> Reason:
         """A reason that was found just now."""
-        return cls(stage, reason, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+        return cls(stage, escaped(reason), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -47,7 +48,7 @@ class Links:
         self._names: dict[str, list[str]] = {}
         if root.is_dir():
             for name in sorted(os.listdir(root)):  # noqa: PTH208 - names, not 60,000 paths
-                if files.has_picture_suffix(name):
+                if files.has_picture_suffix(name) and not name.startswith("."):
                     self._names.setdefault(folded(files.key_of(name)), []).append(name)
 
     def change(self, filename: str, suffix: str) -> Change:
@@ -66,6 +67,30 @@ class Links:
         else:
             change = "updated" if stale or ours[right] != target else "unchanged"
         return Change(right, target, change, stale)
+
+    def unlisted(self, listed: Set[str]) -> set[str]:
+        """Keys of the links into the folder of photos whose photo is not listed, under neither name.
+
+        Args:
+            listed: filenames.
+        """
+        there = {folded(filename) for filename in listed}
+        return {
+            files.key_of(name)
+            for key, names in self._names.items()
+            if key not in there
+            for name in names
+            if (photo := self._photo(name)) is not None and folded(photo) not in there
+        }
+
+    def _photo(self, name: str) -> str | None:
+        """The name in the folder of photos that a link leads to; None when it leads elsewhere, or is none."""
+        try:
+            target = self._root / (self._root / name).readlink()
+        except OSError:
+            return None
+        inside = target.name != ".." and target.parent.resolve() == self._raw.resolve()
+        return target.name if inside else None
 
     def _target(self, name: str, filename: str) -> str:
         """Where a link leads, when it is one to this photo, wherever the library once lay."""

@@ -43,8 +43,12 @@ def refusal(name: str) -> str | None:
 
 def shown(name: str) -> str:
     """How a refused name is written down: its beginning, with escapes for what is unprintable."""
-    text = "".join(
+    return escaped(name[:MAX_NAME_BYTES]) + "..." * (len(name) > MAX_NAME_BYTES)
+
+
+def escaped(text: str) -> str:
+    """A text of others as a terminal and a ledger may have it: with escapes for what is unprintable."""
+    return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in name[:MAX_NAME_BYTES]
+        for character in text
     )
-    return text + "..." * (len(name) > MAX_NAME_BYTES)

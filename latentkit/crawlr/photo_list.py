@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -16,6 +16,9 @@ from latentkit.crawlr.client import Client
 from latentkit.errors import LatentkitError, UsageError
 
 MAX_PAGE_BYTES = 2**26
+
+MAX_DEPTH = 100
+"""Objects and arrays within one another in an entry."""
 
 
 class ListError(LatentkitError):
@@ -52,10 +55,11 @@ def read_list(client: Client, base_url: str) -> Iterator[list[Listed]]:
     """The pages, one by one. It ends after the last only when the list was read to its end.
 
     Raises:
-        ListError: a page cannot be had, is not what a page is, or comes again; or the first is empty.
+        ListError: a page cannot be had, is not what a page is, or has no photo that none before it has; or
+            the first is empty.
         Stopped: the run ends.
     """
-    seen: dict[bytes, int] = {}
+    seen: set[str] = set()
     for number in itertools.count(1):
         url = page_url(base_url, number)
         body = io.BytesIO()
@@ -68,9 +72,10 @@ def read_list(client: Client, base_url: str) -> Iterator[list[Listed]]:
             if number == 1:
                 raise ListError(f"the list is empty: {url}: that is taken for a fault of the server")
             return
-        names = hashlib.sha256(json.dumps([listed.filename for listed in page]).encode()).digest()
-        if (first := seen.setdefault(names, number)) != number:
-            raise ListError(f"the list has no end: {url} has the photos of page {first} again")
+        names = {listed.filename for listed in page}
+        if names <= seen:
+            raise ListError(f"the list has no end: {url} has only photos that the pages before have")
+        seen |= names
         yield page
 
 
@@ -83,7 +88,7 @@ def page_url(base_url: str, number: int) -> str:
 
 def _parse(body: bytes, url: str) -> list[Listed]:
     try:
-        page = json.loads(body, parse_constant=_refuse_constant)
+        page = json.loads(body, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise ListError(f"the list cannot be read: {url} is not JSON: {error}") from None
     if not isinstance(page, list):
@@ -94,6 +99,8 @@ def _parse(body: bytes, url: str) -> list[Listed]:
 def _entry(entry: Any, where: str) -> Listed:
     if not isinstance(entry, dict):
         raise ListError(f"the list cannot be read: {where} is {_kind(entry)}, not an object")
+    if _deeper(entry, MAX_DEPTH):
+        raise ListError(f"the list cannot be read: {where} is nested over {MAX_DEPTH} deep")
     filename, url = entry.pop("filename", None), entry.pop("exportable_url", None)
     if not isinstance(filename, str):
         raise ListError(f"the list cannot be read: {where} has no filename")
@@ -105,6 +112,21 @@ def _entry(entry: Any, where: str) -> Listed:
 def _kind(value: Any) -> str:
     names = {dict: "an object", list: "an array", str: "a text", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
+
+
+def _deeper(value: Any, depth: int) -> bool:
+    """Whether more than so many objects and arrays are within one another."""
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return depth == 0 or any(_deeper(item, depth - 1) for item in inner)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return number
 
 
 def _refuse_constant(name: str) -> NoReturn:

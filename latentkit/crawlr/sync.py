@@ -65,24 +65,35 @@ class Sync:
         self._retry = retry_quarantined
         self._dry_run = dry_run
         self._settled = settled
+        self._listed: set[str] = set()
         self._urls: dict[str, str | None] = {}
         self._missing: set[str] = set()
         self._further: list[tuple[Photo, str]] = []
         self._pending: dict[Future[Any], tuple[str, Callable[[], str]]] = {}
         self._failed_in_a_row = 0
 
-    def run(self, pages: Iterable[list[Listed]], limit: int | None) -> None:
+    def run(
+        self,
+        pages: Iterable[list[Listed]],
+        limit: int | None,
+        again: Iterable[list[Listed]] | None = None,
+    ) -> None:
         """Take the list's entries, and publish what came of them.
 
         Args:
             pages: of `read_list`.
             limit: entries to take; the list then counts as not read to its end. None for all.
+            again: a second reading, which is begun when something is not on the list: what is withdrawn
+                between two pages moves the entries after it, and one of them is never seen. Nothing but
+                their names is taken of it. None to do without.
         """
         with ThreadPoolExecutor(self._threads) as self._pool:
             try:
                 self._walk(pages, limit)
                 self._drain()
                 self._compare()
+                if again is not None and self.tally.complete and self.keeper.lacks(self._listed):
+                    self._confirm(again)
             except LatentkitError as error:
                 self.error = self.error or error
                 self._stop.set()
@@ -90,7 +101,7 @@ class Sync:
                 self._stop.set()
                 raise
         try:
-            self.keeper.publish(self._urls.keys(), complete=self.tally.complete)
+            self.keeper.publish(self._listed, complete=self.tally.complete)
         except LatentkitError as error:
             self.error = self.error or error
 
@@ -107,8 +118,20 @@ class Sync:
         except ListError as error:
             self.error = error
 
+    def _confirm(self, pages: Iterable[list[Listed]]) -> None:
+        self.tally.complete = False
+        try:
+            for page in pages:
+                self._listed.update(listed.filename for listed in page)
+            self.tally.complete = True
+        except Stopped:
+            pass
+        except ListError as error:
+            self.error = error
+
     def _take(self, listed: Listed) -> None:
         self.tally.processed += 1
+        self._listed.add(listed.filename)
         photo = self.keeper.admit(listed.filename)
         if photo is None:
             self._settled(shown(listed.filename), "refused")

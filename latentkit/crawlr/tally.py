@@ -29,7 +29,7 @@ class Tally:
         refused: names that may not be a file's, or that another photo has on some disks.
         unknown: photos that are no JPEG, PNG, WebP or GIF; they are quarantined.
         quarantined: photos that no whole picture could be had of.
-        withdrawn: photos of the ledger that a complete list no longer has.
+        withdrawn: photos of the ledger or of a link that a complete list no longer has.
         left: photos that were not reached, because the sync was stopped.
         failures: filename -> why it could not be downloaded.
         complete: whether the list was read to its end.

@@ -1,4 +1,4 @@
-"""The curated photo library: links in data/approved to files in data/raw, captions in the records."""
+"""The curated photo library: links in data/approved to data/raw; captions beside them or in the records."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ class ApprovedSource(Source):
     file is opened in it without following links, so that a link swapped between the check and the read
     leads nowhere either. Every other link is a SourceError when it is read.
 
-    Captions come from the records, by ``image_id`` or else the stem of ``image_path``; of several records of
-    a picture the last that has the field ``caption`` counts. A picture without one there may have
-    ``<image_id>.txt`` beside it, or the crawler's list gave one (`photos.CAPTION_FIELDS`).
+    A caption comes from ``<image_id>.txt`` beside the link; else from the records, by ``image_id`` or else
+    the stem of ``image_path``; else from the crawler's list (`photos.CAPTION_FIELDS`). Of several records of
+    a picture the last that has the field ``caption`` counts. Records repeat what was encoded, so that an
+    edited text file is heard, and so is an edited record where there is no such file.
 
     Attributes:
         root: the folder of links.
@@ -54,13 +55,15 @@ class ApprovedSource(Source):
         self.ignored = 0
         self._folder = files.existing_folder(self.root, "sync the photo library first, or set dataset.root")
         self._raw = Path(self.raw).expanduser()
-        keyed = []
+        keyed, texts = [], set()
         for name in (path.name for path in self._folder.iterdir()):
             if name.startswith("."):
                 continue
             if files.has_picture_suffix(name):
                 keyed.append((files.key_of(name), name))
-            elif not name.endswith(".txt"):
+            elif name.endswith(".txt"):
+                texts.add(name)
+            else:
                 self.ignored += 1
         if not keyed:
             raise UsageError(f"{files.printable(self.root)}: no picture in it; sync the photo library first")
@@ -68,6 +71,7 @@ class ApprovedSource(Source):
         files.refuse_collisions((key, self._location(name)) for key, name in keyed)
         self._keys = [key for key, _ in keyed]
         self._names = [name for _, name in keyed]
+        self._texts = texts
         self._photos = PhotoMetadata(Path(self.photos).expanduser(), set(self._keys))
         self._captions, self.bad_records = read_records(Path(self.records).expanduser(), set(self._keys))
 
@@ -79,9 +83,15 @@ class ApprovedSource(Source):
 
     def __getitem__(self, index: int) -> Item:
         key, name = self._keys[index], self._names[index]
-        beside = self._folder / f"{name.rpartition('.')[0]}.txt"
-        caption = self._captions.get(key) or read_caption(beside, follow=False) or self._photos.caption(key)
+        caption = self._beside(name) or self._captions.get(key) or self._photos.caption(key)
         return Item(key, self._location(name), caption)
+
+    def _beside(self, name: str) -> str | None:
+        text = f"{name.rpartition('.')[0]}.txt"
+        return read_caption(self._folder / text, follow=False) if text in self._texts else None
+
+    def recorded(self, index: int) -> str | None:
+        return None if self._beside(self._names[index]) else self._captions.get(self._keys[index])
 
     def metadata(self, index: int) -> dict[str, Any]:
         """``{"metadata": {...}}`` with what the crawler's list said."""

@@ -117,6 +117,9 @@ class Captioned(Source):
     def stat(self, index: int) -> Stat | None:
         return self.source.stat(index)
 
+    def recorded(self, index: int) -> str | None:
+        return self.source.recorded(index)
+
     def metadata(self, index: int) -> dict[str, Any]:
         return self.source.metadata(index)
 

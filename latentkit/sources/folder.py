@@ -44,6 +44,8 @@ class FolderSource(Source):
         if not self.root:
             raise UsageError("dataset.root is empty: set dataset.root to a folder of pictures")
         self._folder = files.existing_folder(self.root, "set dataset.root to a folder of pictures")
+        if self.exclude and Path(self.exclude).resolve() == self._folder.resolve():
+            raise UsageError(f"{self.exclude} is the collection itself: choose another output_dir")
         paths, self.ignored = _walk(self._folder, Path(self.exclude).absolute() if self.exclude else None)
         if not paths:
             found = f"{self.ignored} other files" if self.ignored else "nothing else either"

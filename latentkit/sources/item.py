@@ -91,6 +91,10 @@ class Source(ABC):
     def stat(self, index: int) -> Stat | None:
         """Size and mtime without reading; None when that cannot be told (``read`` then says why)."""
 
+    def recorded(self, index: int) -> str | None:
+        """The caption that was read from the records, where these gave the item's; None by default."""
+        return None
+
     def metadata(self, index: int) -> dict[str, Any]:
         """What else is known of a picture: JSON values for its record; empty by default."""
         return {}

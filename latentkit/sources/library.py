@@ -18,12 +18,14 @@ class Survey:
         keys: of every picture that is there and stays.
         links: names in the library's `root` that are to go.
         raw: names in the library's `raw` that are to go.
+        used: names in the library's `raw` that a link which stays leads to.
         there: ``links`` and ``raw`` -> how many there are now.
     """
 
     keys: Set[str]
     links: list[str] = field(default_factory=list)
     raw: list[str] = field(default_factory=list)
+    used: Set[str] = frozenset()
     there: dict[str, int] = field(default_factory=dict)
 
 
@@ -48,9 +50,10 @@ class Library:
     def survey(self, withdrawn: Set[str] = frozenset()) -> Survey:
         """Look at every entry of `root` that is named as a picture; changes nothing.
 
-        A link goes when it leads into `raw` or `root` and nothing is there, or when its key is withdrawn. A
-        link that leads anywhere else is not followed and stays, and so does its target. A raw file goes with
-        the last link that leads to it, when that is withdrawn and the file is a regular one.
+        A link goes when it leads into `raw` or `root` and nothing is there, or when it leads into `raw` and
+        its key is withdrawn. A link that leads anywhere else is not followed and stays, and so does its
+        target; what is no link stays. A raw file goes with the last link that leads to it, when that is
+        withdrawn and the file is a regular one.
 
         Args:
             withdrawn: keys that are no longer approved, by a complete listing.
@@ -71,15 +74,17 @@ class Library:
         kept: set[str] = set()
         for name in names:
             key, target = files.key_of(name), leads(name)
-            if key in withdrawn or (target is not None and not target.exists()):
+            photo = target.name if target is not None and target.parent == self.raw else None
+            going = photo is not None and key in withdrawn
+            if going or (target is not None and not target.exists()):
                 links.append(name)
             else:
                 keys.add(key)
-            if target is not None and target.parent == self.raw:
-                (raw if key in withdrawn else kept).add(target.name)
-        going = sorted(name for name in raw - kept if _is_regular(self.raw / name))
-        there = {"links": len(names), "raw": sum(1 for _ in self.raw.iterdir()) if going else 0}
-        return Survey(keys, links, going, there)
+            if photo is not None:
+                (raw if going else kept).add(photo)
+        unused = sorted(name for name in raw - kept if _is_regular(self.raw / name))
+        there = {"links": len(names), "raw": sum(1 for _ in self.raw.iterdir()) if unused else 0}
+        return Survey(keys, links, unused, kept, there)
 
 
 class _Targets:

@@ -48,5 +48,8 @@ class First(Source):
     def stat(self, index: int) -> Stat | None:
         return self.source.stat(self._checked(index))
 
+    def recorded(self, index: int) -> str | None:
+        return self.source.recorded(self._checked(index))
+
     def metadata(self, index: int) -> dict[str, Any]:
         return self.source.metadata(self._checked(index))

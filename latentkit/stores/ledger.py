@@ -52,15 +52,14 @@ class Damage:
             keep_cut: keep a cut last line as well; else it is trimmed, because its item will be done again.
         """
         aside = self.path.with_name(f"{self.path.name}.bad")
-        kept = aside.read_bytes().split(b"\n")[:-1] if aside.exists() else []
+        kept = dict.fromkeys(aside.read_bytes().split(b"\n")[:-1] if aside.exists() else [])
         before = len(kept)
         for number, raw, cut in self.lines:
             if cut and not keep_cut:
                 _log.warning("%s: line %d was cut: trimmed, it will be done again", self.path, number)
                 continue
             _log.warning("%s: line %d is bad: kept aside in %s", self.path, number, aside.name)
-            if raw.strip() not in kept:
-                kept.append(raw.strip())
+            kept[raw.strip()] = None
         if len(kept) > before:
             publish_lines(aside, kept)
 

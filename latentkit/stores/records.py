@@ -15,7 +15,8 @@ import contextlib
 import heapq
 import itertools
 import json
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -41,7 +42,8 @@ _Row = tuple[str, int, Any]
 def publish_records(path: Path, root: Path, source: Source) -> None:
     """Merge the source's items and all done ledgers of ``root`` into the records, and publish them.
 
-    A record of a picture that is not in the source, or that no encoder ever did, stays as it is. Bad lines,
+    A record of a picture that is not in the source, or that no encoder ever did, stays as it is; so does a
+    caption that the source read from the records, if it was edited since. Bad lines,
     a cut last line, and all but the last record of one id are reported and kept aside in ``<name>.bad``. In
     memory are the keys, never the records.
 
@@ -60,12 +62,13 @@ def publish_records(path: Path, root: Path, source: Source) -> None:
     def lines(file: BinaryIO | None) -> Iterator[bytes]:
         rows = heapq.merge(*streams, key=lambda row: row[:2])
         for key, group in itertools.groupby(rows, key=lambda row: row[0]):
-            raw, item = None, None
+            raw, item, index = None, None, 0
             facts: dict[str, tuple[str, dict[str, Any]]] = {}
             metadata: dict[str, Any] = {}
             for _, kind, payload in group:
                 if kind == _ITEM:
-                    item, metadata = source[payload], source.metadata(payload)
+                    index = payload
+                    item, metadata = source[index], source.metadata(index)
                 elif kind == _OLD and file is not None:
                     file.seek(payload)
                     raw = file.readline().rstrip(b"\r\n")
@@ -73,6 +76,7 @@ def publish_records(path: Path, root: Path, source: Source) -> None:
                     facts[payload[0]] = payload[1:]
             old_fields = json.loads(raw) if raw else {}
             if item is not None and (facts or old_fields.get("encoders")):
+                item = _as_edited(item, old_fields, source, index)
                 old_fields |= metadata
                 encoders = [
                     name
@@ -99,6 +103,25 @@ def image_id(record: dict[str, Any]) -> str:
     if not isinstance(key, str) or not key:
         raise TypeError("image_id is not a text")
     return key
+
+
+def stale_outputs(caption: Any, made_from: Mapping[str, bytes], texts: Container[str]) -> set[str]:
+    """The encoders whose outputs of one picture do not belong together, and with its record.
+
+    Args:
+        caption: the record's. A caption encoder's output of another caption is stale.
+        made_from: encoder -> sha256 of what its output was made from; empty where nobody recorded it, which
+            is taken to be right. Where pictures' outputs are of different bytes, all of these are stale:
+            which one is of the picture as it is now, only encoding can tell.
+        texts: which of the encoders read captions.
+    """
+    known = {name: sha256 for name, sha256 in made_from.items() if sha256}
+    pictures = {name: sha256 for name, sha256 in known.items() if name not in texts}
+    stale = set(pictures) if len(set(pictures.values())) > 1 else set()
+    if read := known.keys() - pictures.keys():
+        current = caption_fingerprint(caption).sha256 if isinstance(caption, str) else ""
+        stale |= {name for name in read if known[name].hex() != current}
+    return stale
 
 
 def numbered_records(path: Path) -> Iterator[tuple[int, str | None, bytes]]:
@@ -178,6 +201,16 @@ def _line_at(path: Path, offset: int) -> bytes:
 def _done(root: Path, encoder: str) -> Iterator[_Row]:
     for key, sha256, facts in read_facts(root, encoder):
         yield key, _DONE, (encoder, sha256, facts)
+
+
+def _as_edited(item: Item, old: dict[str, Any], source: Source, index: int) -> Item:
+    """The item with the caption that its record has now, if its own is what the record had before."""
+    now = old.get("caption", item.caption)
+    if now == item.caption or item.caption is None or not isinstance(now, str | None):
+        return item
+    if source.recorded(index) != item.caption:
+        return item
+    return replace(item, caption=(now or "").strip() or None)
 
 
 def _is_of(item: Item, sha256: str, facts: dict[str, Any]) -> bool:

@@ -2,7 +2,9 @@
 
 A record is complete when its ``encoders`` names every encoder that is asked for, their files are there with
 the size that the ledger says, and, where one of them encodes captions (its contract stores ``hidden``), it
-has a caption and a mask of that encoder's length. Outputs without a caption encoder need no caption.
+has a caption and a mask of that encoder's length. Outputs without a caption encoder need no caption. Nor may
+one be stale: hidden states are of the caption that the record has, and all other outputs of one picture's
+bytes, as far as the ledgers know what they were made from.
 
 A sample's arrays have names, its fields: ``<encoder>`` is an encoder's first output, ``<encoder>_<output>``
 each further one, ``<encoder>_mask`` the attention mask of a caption encoder, which lies in the record.
@@ -22,11 +24,11 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from latentkit.encoders.contract import Contract
-from latentkit.errors import UsageError
+from latentkit.errors import LatentkitError, UsageError
 from latentkit.stores.arrays import read_npy
 from latentkit.stores.ledger import Done
 from latentkit.stores.npy import IN_RECORD, NpyStore, array_path
-from latentkit.stores.records import image_id
+from latentkit.stores.records import image_id, stale_outputs
 
 MASK = "t5_attention_mask"
 UNBUCKETED = "none"
@@ -56,6 +58,7 @@ class Sample(NamedTuple):
     Attributes:
         key: the image id.
         offset: of its line in the records file.
+        line: the first 8 bytes of the sha256 of its line.
         bucket: ``WxH``, or `UNBUCKETED`.
         size: width and height of the picture in pixels; zeros where no encoder looked at it.
         inputs: sha256 of its line, and of what each encoder's output was made from.
@@ -64,6 +67,7 @@ class Sample(NamedTuple):
 
     key: str
     offset: int
+    line: bytes
     bucket: str
     size: tuple[int, int]
     inputs: bytes
@@ -152,10 +156,12 @@ def read_sample(
     """A sample's line of the open records file without the newline, the record in it, and its fields.
 
     Raises:
-        LatentkitError: names the file that is missing or damaged.
+        LatentkitError: names the file that is missing or damaged; or another line is there by now.
     """
     file.seek(sample.offset)
     line = file.readline().rstrip(b"\r\n")
+    if _digest(line) != sample.line:
+        raise LatentkitError(f"{file.name}: the records have changed since: open the dataset again")
     record: dict[str, Any] = json.loads(line)
     arrays = {
         name: np.array(record[MASK], np.uint8)
@@ -175,11 +181,15 @@ def _lacking(
     """What a record needs to be complete. Raises KeyError or TypeError for one that is none."""
     encoders = record.get("encoders", ())
     lacking = [name for name in contracts if name not in encoders or key not in whole[name]]
-    texts = [contract for contract in contracts.values() if reads_captions(contract)]
-    if texts and not record.get("caption"):
+    texts = {name: contract for name, contract in contracts.items() if reads_captions(contract)}
+    caption = record.get("caption")
+    if texts and not (caption and isinstance(caption, str)):
         lacking.append("caption")
-    if any(not _is_mask(record.get(MASK), _tokens(contract)) for contract in texts):
+    if any(not _is_mask(record.get(MASK), _tokens(contract)) for contract in texts.values()):
         lacking.append("mask")
+    made_from = {name: whole[name][key].sha256 for name in contracts if key in whole[name]}
+    if "caption" not in lacking and stale_outputs(caption, made_from, texts):
+        lacking.append("stale")
     bucket = record.get("aspect_bucket")
     if bucket is not None and not _BUCKET.fullmatch(bucket):
         lacking.append("aspect_bucket")
@@ -198,9 +208,15 @@ def _is_mask(value: Any, length: int) -> bool:
 
 
 def _sample(key: str, offset: int, raw: bytes, record: Mapping[str, Any], done: list[Done]) -> Sample:
-    inputs = hashlib.sha256(raw.rstrip(b"\r\n"))
+    line = raw.rstrip(b"\r\n")
+    inputs = hashlib.sha256(line)
     for entry in done:
         inputs.update(entry.sha256 + entry.bytes.to_bytes(8, "big"))
     size = (int(record.get("width", 0)), int(record.get("height", 0)))
     nbytes = len(raw) + sum(entry.bytes for entry in done)
-    return Sample(key, offset, record.get("aspect_bucket") or UNBUCKETED, size, inputs.digest(), nbytes)
+    bucket = record.get("aspect_bucket") or UNBUCKETED
+    return Sample(key, offset, _digest(line), bucket, size, inputs.digest(), nbytes)
+
+
+def _digest(line: bytes) -> bytes:
+    return hashlib.sha256(line).digest()[:8]

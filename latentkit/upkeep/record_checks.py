@@ -15,11 +15,13 @@ class Listed(NamedTuple):
     """What a done ledger says of one output, compact, for many.
 
     Attributes:
+        sha256: of what it was made from; empty where nobody recorded it.
         bytes: of its files.
         width, height, bucket: of the picture, and its aspect bucket; None where an encoder has no use for it.
         seen, length: tokens that a text encoder saw, and those that it stored; None for a picture's.
     """
 
+    sha256: bytes
     bytes: int
     width: int | None
     height: int | None
@@ -28,7 +30,7 @@ class Listed(NamedTuple):
     length: int | None
 
 
-def listed_facts(size: int, facts: Mapping[str, Any]) -> Listed:
+def listed_facts(sha256: bytes, size: int, facts: Mapping[str, Any]) -> Listed:
     """From a ledger's line; facts of another type than theirs are as if they were absent."""
     width, height, seen, length = (
         value if type(value) is int else None
@@ -36,7 +38,7 @@ def listed_facts(size: int, facts: Mapping[str, Any]) -> Listed:
     )
     bucket = facts.get("aspect_bucket")
     known = isinstance(bucket, str) and _BUCKET.fullmatch(bucket)
-    return Listed(size, width, height, bucket if known else None, seen, length)
+    return Listed(sha256, size, width, height, bucket if known else None, seen, length)
 
 
 def check_record(record: Mapping[str, Any], listed: Mapping[str, Listed]) -> Iterator[tuple[str, str]]:

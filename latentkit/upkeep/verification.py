@@ -21,7 +21,7 @@ from latentkit.stores.ledger import Damage, done_path, encoders_begun, journals,
 from latentkit.stores.npy import NpyStore, array_path, arrays_below
 from latentkit.stores.publish import find_temporaries
 from latentkit.stores.quarantine import Quarantine, bad_lines
-from latentkit.stores.records import image_id
+from latentkit.stores.records import image_id, stale_outputs
 from latentkit.stores.store import LEDGERS
 from latentkit.upkeep.findings import ARRAYS, Finding
 from latentkit.upkeep.inspection import Output, inspect_all
@@ -32,10 +32,11 @@ class EncoderState(NamedTuple):
     """One encoder's outputs, in pictures.
 
     Attributes:
-        done: listed in the ledger, and not found bad.
+        done: listed in the ledger, not found bad, and not stale.
         bad: whose output is missing or wrong.
         quarantined: held back because they failed.
-        incomplete: not done yet, for whatever other reason; nothing is wrong with that.
+        incomplete: not done yet, for whatever other reason, or stale (`stale_outputs`): to be encoded;
+            nothing is wrong with that.
     """
 
     encoder: str
@@ -101,6 +102,7 @@ class Verification:
         self._keys = pictures.keys
         self._read = read
         self._findings = [Finding("link", printable(path), "its file is gone") for path in pictures.broken]
+        self._stale: set[tuple[str, str]] = set()
         self._arrays = self._bytes = 0
 
     def run(self, console: Console) -> Verified:
@@ -240,6 +242,10 @@ class Verification:
             entries = {name: ledger[key] for name, ledger in listed.items() if key in ledger}
             for kind, detail in check_record(record, entries):
                 self._find(kind, path, detail, key=key)
+            made_from = {name: entry.sha256 for name, entry in entries.items()}
+            texts = {name for name, entry in entries.items() if entry.length is not None}
+            stale = stale_outputs(record.get("caption"), made_from, texts)
+            self._stale.update((name, key) for name in stale)
         done = {key for ledger in listed.values() for key in ledger} & self._keys
         for key in done - seen:
             self._find("unrecorded", path, "done, without a record", key=key)
@@ -257,7 +263,7 @@ class Verification:
     def _state(self, encoder: str, ledger: Set[str], quarantine: Quarantine) -> EncoderState:
         bad = {found.key for found in self._findings if found.kind in ARRAYS and found.encoder == encoder}
         held = quarantine.held(encoder).keys() & self._keys
-        done = (ledger & self._keys) - bad
+        done = {key for key in (ledger & self._keys) - bad if (encoder, key) not in self._stale}
         return EncoderState(
             encoder, len(done), len(bad), len(held - done), len(self._keys - done - bad - held)
         )
@@ -273,5 +279,4 @@ def _parse_listed(line: dict[str, Any]) -> tuple[str, Listed]:
     key, size, facts = line["key"], line["bytes"], line["facts"]
     if not isinstance(key, str) or not isinstance(size, int) or not isinstance(facts, dict):
         raise TypeError("wrong fields")
-    bytes.fromhex(line["sha256"])
-    return key, listed_facts(size, facts)
+    return key, listed_facts(bytes.fromhex(line["sha256"]), size, facts)

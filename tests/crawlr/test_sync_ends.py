@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from encode_process import kill_points
 from photo_server import Answer, PhotoServer
 from PIL import Image
-from sync_runs import picture, pictures, raw, summary, sync, timeless, tree
+from sync_runs import links, picture, pictures, raw, summary, sync, timeless, tree
 
 KILLS = 12
 
@@ -53,6 +54,21 @@ def test_killed_at_any_write_a_repeat_gives_the_same_tree(mixed: PhotoServer, tm
         again = sync(mixed, work)
         assert again.returncode == 3, again.stderr
         assert timeless(work) == timeless(clean), f"killed at call {point}"
+
+
+def test_a_photo_whose_link_is_renamed_has_one_at_every_moment(server: PhotoServer, tmp_path: Path) -> None:
+    server.photos["a"] = picture(1)
+    clean = tmp_path / "clean"
+    clean.mkdir()
+    assert sync(server, clean).returncode == 0
+    (clean / "data/approved/a.jpg").rename(clean / "data/approved/a.png")
+    before = shutil.copytree(clean, tmp_path / "before", symlinks=True)
+    changes = sync(server, clean).changes
+    assert changes is not None
+    for point in range(0, changes, 2):  # replacing a link takes more than two calls
+        work = shutil.copytree(before, tmp_path / f"killed-{point}", symlinks=True)
+        assert sync(server, work, kill_at=point).returncode == -signal.SIGKILL
+        assert "../raw/a" in links(work).values(), f"killed at call {point}"
 
 
 def test_interrupted_it_says_where_it_stopped_and_goes_on(mixed: PhotoServer, tmp_path: Path) -> None:

@@ -17,16 +17,26 @@ def answering(value: Any) -> Callable[[Answer, int], None]:
     return lambda answer, number: answer.send(200, body)
 
 
+def nested(depth: int) -> list[Any]:
+    return [nested(depth - 1)] if depth else []
+
+
 def repeating(answer: Answer, number: int) -> None:
     answer.path = "/photos.json?page=2"
     answer.right()
+
+
+def shuffled(answer: Answer, number: int) -> None:
+    server = answer.server.owner
+    answering([server.entry("p003"), server.entry("p000")])(answer, number)
 
 
 BAD: dict[str, tuple[int, Callable[[Answer, int], None], str]] = {
     "page 3 fails": (3, lambda answer, number: answer.send(500), "photos.json?page=3: HTTP 500"),
     "page 3 is gone": (3, lambda answer, number: answer.send(404), "photos.json?page=3: HTTP 404"),
     "page 3 is cut short": (3, lambda answer, number: answer.send(200, b"[", 99), "1 of 99 bytes"),
-    "it has no end": (3, repeating, "photos.json?page=3 has the photos of page 2 again"),
+    "it has no end": (3, repeating, "photos.json?page=3 has only photos that"),
+    "it repeats in another order": (3, shuffled, "photos.json?page=3 has only photos that"),
     "page 1 is empty": (1, answering([]), "the list is empty"),
     "an object": (1, answering({"photos": []}), "is an object, not an array"),
     "a page that is HTML": (2, answering(b"<html>"), "page=2 is not JSON"),
@@ -36,6 +46,16 @@ BAD: dict[str, tuple[int, Callable[[Answer, int], None], str]] = {
     "a name is a number": (2, answering([{"filename": 7}]), "has no filename"),
     "a URL is a list": (2, answering([{"filename": "x", "exportable_url": []}]), "is an array"),
     "a field is no JSON": (2, answering(b'[{"filename": "p002", "score": NaN}]'), "NaN is no number"),
+    "a field is over all numbers": (
+        2,
+        answering(b'[{"filename": "x", "score": 1e999}]'),
+        "1e999 is too large",
+    ),
+    "an entry is nested deep": (
+        2,
+        answering([{"filename": "x", "tags": nested(500)}]),
+        "nested over 100 deep",
+    ),
 }
 
 
@@ -87,3 +107,69 @@ def test_a_list_with_a_query_of_its_own(server: PhotoServer, work: Path) -> None
     assert sync(server, work).returncode == 0
     assert server.requests[0].path == "/photos.json?approved=1&page=1"
     assert raw(work) == server.photos
+
+
+def withdrawing(server: PhotoServer, name: str) -> Callable[[Answer, int], None]:
+    """A page before which a photo is withdrawn."""
+
+    def behaviour(answer: Answer, number: int) -> None:
+        server.photos.pop(name, None)
+        answer.right()
+
+    return behaviour
+
+
+def test_a_photo_that_slips_between_two_pages_is_not_pruned(work: Path) -> None:
+    photos = pictures(10)
+    with PhotoServer(dict(photos), page_size=4) as server:
+        assert sync(server, work).returncode == 0
+        server.behaviours["/photos.json?page=2"] = withdrawing(server, "p000")
+        ended = sync(server, work, "prune=true")
+        assert ended.returncode == 0, ended.stderr
+        assert raw(work) == photos, "p000 was on the first reading, p004 is on the second"
+        assert all(entry["listed"] for entry in ledger(work).values())
+        ended = sync(server, work, "prune=true")
+        assert ended.returncode == 0, ended.stderr
+        assert raw(work).keys() == photos.keys() - {"p000"}
+
+
+def test_when_the_second_reading_fails_nothing_is_pruned(work: Path) -> None:
+    photos = pictures(10)
+    with PhotoServer(dict(photos), page_size=4) as server:
+        assert sync(server, work, "prune=true").returncode == 0
+        assert len(server.requests) == 10 + 4, "the list is read once while all is on it"
+        del server.photos["p001"]
+        server.behaviours["/photos.json?page=3"] = lambda answer, number: (
+            answer.right() if number == 2 else answer.send(404)
+        )
+        ended = sync(server, work, "prune=true")
+        assert ended.returncode == 1
+        assert "nothing was pruned" in ended.stderr
+        assert "photos.json?page=3: HTTP 404" in ended.stderr.splitlines()[-1]
+        assert summary(work)["complete"] is False
+        assert raw(work) == photos
+        assert all(entry["listed"] for entry in ledger(work).values())
+
+
+def test_links_of_older_scripts_that_are_not_listed_are_withdrawn(work: Path) -> None:
+    photos = pictures(10)
+    (work / "data/raw").mkdir(parents=True)
+    root = work / "data/approved"
+    root.mkdir()
+    for name, data in photos.items():
+        (work / "data/raw" / name).write_bytes(data)
+        (root / f"{name}.jpg").symlink_to(f"../raw/{name}")
+    (work / "data/mine").write_bytes(picture(50))
+    (root / "elsewhere.jpg").symlink_to("../mine")
+    (root / "alias.jpg").symlink_to("../raw/p003")
+    (root / "CON.jpg").symlink_to("../raw/CON")
+    with PhotoServer({name: data for name, data in photos.items() if name != "p008"}) as server:
+        server.entries = [server.entry(name) for name in (*server.photos, "CON")]
+        ended = sync(server, work)
+        assert "│ no longer listed │  1 │" in ended.stderr
+        assert summary(work)["withdrawn"] == 1
+        assert raw(work) == photos
+        assert sync(server, work, "prune=true").returncode == 3, "a name is refused"
+    assert raw(work).keys() == photos.keys() - {"p008"}
+    assert links(work).keys() >= {"elsewhere.jpg", "alias.jpg"}
+    assert "p008.jpg" not in links(work)

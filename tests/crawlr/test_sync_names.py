@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from photo_server import PhotoServer
-from sync_runs import ledger, links, picture, pictures, raw, reasons, summary, sync
+from sync_runs import failures, ledger, links, picture, pictures, raw, reasons, summary, sync
 
 HOSTILE = {
     "../../etc/passwd": "begins with a dot",
@@ -150,3 +150,37 @@ def test_links_are_relative_wherever_the_folders_are(
     assert link.read_bytes() == server.photos["p000"]
     moved = work.rename(work.with_name("moved"))
     assert (moved / root / "p000.jpg").read_bytes() == server.photos["p000"]
+
+
+def test_what_servers_and_lists_say_reaches_the_terminal_escaped(server: PhotoServer, work: Path) -> None:
+    escape = "\x1b]0;title\x07\x1b[2J\x9b"
+    server.photos |= {"a": picture(1), "other": picture(2), "refusing": b""}
+    server.entries = [
+        server.entry("a"),
+        {"filename": "a", "exportable_url": f"{server.url('other')}?{escape}"},
+        {"filename": "b", "exportable_url": f"http://ex{escape}mple/"},
+        server.entry("refusing"),
+    ]
+    server.behaviours["/photo/refusing"] = lambda answer, number: answer.send_error(404, f"no{escape}")
+    ended = sync(server, work, "verbose=true", "retries=0")
+    assert ended.returncode == 1, ended.stderr
+    assert not {"\x1b", "\x07", "\x9b"} & set(ended.stderr)
+    assert r"\x1b[2J" in reasons(work)["a"]
+    assert failures(work)["refusing"].startswith(r"HTTP 404 no\x1b]0;title\x07\x1b[2J")
+    assert failures(work).keys() == {"b", "refusing"}
+
+
+@pytest.mark.parametrize("name", ["data/raw", "data/approved", "data/photos.jsonl"])
+def test_something_else_in_the_librarys_place_is_one_line(name: str, server: PhotoServer, work: Path) -> None:
+    place = work / name
+    place.parent.mkdir()
+    if place.suffix:
+        place.mkdir()
+    else:
+        place.symlink_to("/nonexistent") if name == "data/raw" else place.write_bytes(b"mine")
+    ended = sync(server, work)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"latentkit: {name} is there and no f")
+    assert ended.stderr.count("\n") == 1
+    assert not server.requests
+    assert not list(work.rglob(".latentkit"))

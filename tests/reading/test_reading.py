@@ -25,6 +25,7 @@ from training_tree import FOLDERS, KEYS, RECORDS, TOKENS, Captioned, bucket_of, 
 from latentkit.encoders import ContractError
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.stores import BucketBatchSampler, LatentFiles, LatentTars, NpyStore
+from latentkit.stores.records import drop_records
 from latentkit.tars.job import TarJob
 
 SHIFT, SCALE = np.float32(0.1159), np.float32(0.3611)
@@ -321,6 +322,20 @@ def test_a_damaged_file_is_named(derived: Path, tmp_path: Path) -> None:
     assert len(LatentFiles(copy)) == len(KEYS) - 1
     with pytest.raises(UsageError, match=r"no encoder's contract\.json"):
         LatentFiles(tmp_path)
+
+
+def test_records_that_were_published_again_are_noticed(derived: Path, tmp_path: Path) -> None:
+    """Every picture has its own caption or an error, wherever its line lies by now."""
+    copy = Path(shutil.copytree(derived, tmp_path / "derived"))
+    dataset = LatentFiles(copy)
+    first = dataset[0]["image_id"]
+    drop_records(copy / RECORDS, {first})
+    for index in range(len(dataset)):
+        with pytest.raises(LatentkitError, match="the records have changed since: open the dataset again"):
+            dataset[index]
+    again = LatentFiles(copy)
+    assert len(again) == len(KEYS) - 1
+    check_sample(again[0], copy)
 
 
 def test_torch_is_loaded_when_a_reader_is_asked_for() -> None:

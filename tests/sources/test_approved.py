@@ -41,7 +41,7 @@ def test_a_photo_is_read_through_its_link(library: Path) -> None:
     assert stat.mtime_ns == (library / "raw/abc123.jpg").stat().st_mtime_ns
 
 
-def test_captions_come_from_the_records_then_from_beside(library: Path) -> None:
+def test_captions_come_from_beside_then_from_the_records(library: Path) -> None:
     for name in ("b.png", "c.webp", "d.jpg"):
         add(library.parent, name, b"x")
     records(
@@ -57,7 +57,7 @@ def test_captions_come_from_the_records_then_from_beside(library: Path) -> None:
         json.dumps({"image_id": "gone", "caption": "of a photo no longer approved"}),
         json.dumps({"image_id": "d", "caption": 5}),
     )
-    (library / "approved/abc123.txt").write_text("beside")
+    (library / "approved/b.txt").write_text("")
     (library / "approved/c.txt").write_text("beside")
     source = ApprovedSource()
     assert {source[i].key: source[i].caption for i in range(4)} == {
@@ -67,6 +67,8 @@ def test_captions_come_from_the_records_then_from_beside(library: Path) -> None:
         "d": None,
     }
     assert source.bad_records == 4
+    (library / "approved/abc123.txt").write_text("of its own")
+    assert ApprovedSource()[0].caption == "of its own"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import library_tree
 import numpy as np
 import pytest
 from store_run import Pictures, contract, failure, make, missing, numbers, run, tree
@@ -289,6 +290,34 @@ class Recaptioned(Pictures):
     def __getitem__(self, index: int) -> Item:
         item = super().__getitem__(index)
         return replace(item, caption={3: None, 4: "another"}.get(index, item.caption))
+
+
+def test_captions_edited_while_a_run_encodes_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they came from the records; a text file beside the picture wins."""
+    derived = library_tree.build(tmp_path, 4) / "derived"
+    for number in range(3):
+        (tmp_path / f"data/approved/p{number:02d}.txt").unlink()
+    path = derived / "approved_image_dataset.jsonl"
+    monkeypatch.chdir(tmp_path)
+    source, store = library_tree.Photos(), library_tree.store(Path("data"))
+    text = path.read_text()
+    for number, caption in enumerate(('" my own "', "null", '"photo number 2"', '"my own"')):
+        text = text.replace(f'"photo number {number}"', caption)
+    path.write_text(text)
+    store.finish(source, complete=True)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    found = [(line["caption"], "text" in line["encoders"], "t5_attention_mask" in line) for line in lines]
+    assert found == [
+        ("my own", False, False),
+        (None, False, False),
+        ("photo number 2", True, True),
+        ("photo number 3", True, True),
+    ]
+    library_tree.encode(tmp_path / "data")
+    first = json.loads(path.read_text().splitlines()[0])
+    assert (first["caption"], "text" in first["encoders"]) == ("my own", True)
 
 
 def test_a_record_mentions_no_text_output_of_another_caption(tmp_path: Path) -> None:

@@ -158,6 +158,25 @@ def test_what_is_incomplete_is_left_out_and_counted(work: Path) -> None:
     assert "incomplete, not in the tars: 6" in ended.stderr
 
 
+def test_outputs_of_another_caption_or_picture_are_left_out_until_they_are_encoded(work: Path) -> None:
+    derived = work / "data" / "derived"
+    lines = records(work)
+    lines["p03"] = lines["p03"].replace(b'"A photo of p03"', b'"Something else"')
+    (derived / RECORDS).write_bytes(b"\n".join(lines.values()))
+    ledger = derived / ".latentkit" / "done" / "dinov3.jsonl"
+    entries = [json.loads(line) for line in ledger.read_text().splitlines()]
+    for entry in entries:
+        changed = {"p04": hashlib.sha256(b"another picture").hexdigest(), "p05": ""}
+        entry["sha256"] = changed.get(entry["key"], entry["sha256"])
+    ledger.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    run(work)
+    assert {key for keys in keys_in(work).values() for key in keys} == set(KEYS) - {"p03", "p04"}
+    assert manifest(work)["incomplete"] == {"records": 2, "lacking": {"stale": 2}}
+    build(derived)
+    run(work)
+    assert {key for keys in keys_in(work).values() for key in keys} == set(KEYS)
+
+
 def test_a_repeat_changes_nothing_and_a_change_only_what_it_must(work: Path) -> None:
     assert shard(work, "shard_size=3").returncode == 0
     before, names = state(work), keys_in(work)

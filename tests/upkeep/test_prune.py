@@ -169,10 +169,21 @@ def test_a_link_that_leads_out_is_not_broken_and_not_followed(data: Path) -> Non
         (data / "approved" / name).symlink_to(target)
     assert "nothing to prune" in verb(data).stderr
     with OutputLock(data / "derived"):
-        prune(store(data), library(data), withdrawn={"out"}, say=lambda line: None)
-    assert not os.path.lexists(data / "approved" / "out.jpg")
+        plan = prune(store(data), library(data), withdrawn={"out", "gone"}, say=lambda line: None)
+    assert not plan
+    assert os.path.lexists(data / "approved" / "out.jpg")
     assert os.path.lexists(data / "approved" / "gone.jpg")
     assert outside.read_bytes() == b"mine"
+
+
+def test_a_file_of_the_users_own_with_a_withdrawn_name_stays(data: Path) -> None:
+    own = data / "approved" / "p03.jpg"
+    own.unlink()
+    own.write_bytes(b"mine")
+    before = tree(data)
+    with OutputLock(data / "derived"), OutputLock(data):
+        assert not prune(store(data), library(data), withdrawn={"p03"}, say=lambda line: None)
+    assert tree(data) == before
 
 
 def test_a_withdrawn_photo_goes_with_its_file_and_all_that_was_made_of_it(data: Path) -> None:

@@ -284,6 +284,21 @@ def test_what_a_killed_run_left_is_counted_as_done(tmp_path: Path) -> None:
     assert findings(data) == {("unrecorded", None, "p00")}
 
 
+def test_what_was_made_of_another_caption_or_picture_is_incomplete(data: Path) -> None:
+    derived = data / "derived"
+    records = derived / "approved_image_dataset.jsonl"
+    records.write_text(records.read_text().replace('"photo number 1"', '"another"'))
+    ledger = derived / ".latentkit" / "done" / "dino.jsonl"
+    entries = [json.loads(line) for line in ledger.read_text().splitlines()]
+    for entry in entries:
+        entry["sha256"] = {"p02": "ab" * 32, "p03": ""}.get(entry["key"], entry["sha256"])
+    ledger.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    ended = verify(data)
+    assert ended.returncode == 0, ended.stderr
+    for encoder in ("dino", "text", "vae"):
+        assert f"{encoder}: 10 whole, 1 in quarantine, 1 incomplete" in ended.stderr
+
+
 def test_fix_waits_for_nobody(data: Path) -> None:
     before = tree(data)
     with OutputLock(data / "derived"):
