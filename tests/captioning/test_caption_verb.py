@@ -302,6 +302,15 @@ def test_a_server_that_is_gone_is_one_line(chat: ChatServer, work: Path) -> None
     assert "Traceback" not in ended.stderr
 
 
+def test_a_server_that_breaks_down_costs_no_picture(chat: ChatServer, work: Path) -> None:
+    chat.answer = lambda n, before: Reply(b"down", 500) if n >= 3 else completion(caption_of(n))
+    ended = caption(chat, work, "caption.concurrency=1", "caption.retries=0")
+    assert ended.returncode == 1, ended.stderr
+    assert "fails, 3 pictures in a row; the last: HTTP 500: down" in ended.stderr.splitlines()[-1]
+    assert [entry["key"] for entry in lines(work / "out" / "captions.jsonl")] == ["p0", "p2"]
+    assert not (work / "out" / "quarantine.jsonl").exists()
+
+
 def test_nobody_is_chosen_by_surprise_and_answers_come_without_torch(work: Path) -> None:
     for arguments, text in (
         ((), "caption=openai"),
