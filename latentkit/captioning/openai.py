@@ -17,13 +17,14 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import urllib3
 from PIL import Image
 
 from latentkit.captioning.captioner import Answer, Captioner, Describe, judge
+from latentkit.connections import failed_to_connect, network_reason
 from latentkit.errors import LatentkitError, UsageError
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 JPEG_QUALITY = 90
 LONGEST_WAIT = 30.0
 MAX_BYTES = 2**20
+IN_A_ROW = 3
+"""Pictures that a server fails to answer, one after the other: then it is not the pictures."""
 
 _BUSY = frozenset({408, 409, 425, 429})
 _PICTURE = frozenset({400, 413, 415, 422})
@@ -50,12 +53,20 @@ class _TryAgainError(Exception):
         self.after, self.reached = after, reached
 
 
+class _Unanswered(NamedTuple):
+    """The server had no answer for a picture, in all tries."""
+
+    number: int
+    reason: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class OpenAICaptioner(Captioner):
     """A model behind HTTP, asked about several pictures at once.
 
     A busy or failing server is asked again, after twice as long each time or as long as it says. What it
-    does not take is the picture's failure; that nobody answers, or not to us, ends the run.
+    does not take is the picture's failure, and so is one picture at which it fails alone. That it fails at
+    several in a row, that nobody answers, or not to us, ends the run.
 
     Attributes:
         url: of the interface, up to and with ``/v1``.
@@ -90,14 +101,35 @@ class OpenAICaptioner(Captioner):
         if self.api_key_env is not None:
             headers["Authorization"] = f"Bearer {os.environ[self.api_key_env]}"
         with urllib3.PoolManager(maxsize=self.concurrency, headers=headers, retries=False) as pool:
-            yield lambda pictures: self._describe(pool, pictures)
+            yield lambda pictures: self._judged(self._describe(pool, pictures))
+
+    def _judged(self, answers: Iterable[Answer | _Unanswered]) -> Iterator[Answer]:
+        """Whose fault it was: the picture's when others before or after it are answered, else the server's.
+
+        Raises:
+            LatentkitError: `IN_A_ROW` pictures had no answer, one after the other.
+        """
+        held: list[Answer] = []
+        for answer in answers:
+            if isinstance(answer, _Unanswered):
+                held.append(Answer(answer.number, reason=answer.reason))
+                if len(held) == IN_A_ROW:
+                    raise LatentkitError(
+                        f"{self.url} fails, {IN_A_ROW} pictures in a row; the last: {answer.reason}; see to "
+                        "the server and start again; captions that were written are kept"
+                    )
+                continue
+            yield from held
+            held.clear()
+            yield answer
+        yield from held
 
     def _describe(
         self, pool: urllib3.PoolManager, pictures: Iterable[tuple[int, Image.Image]]
-    ) -> Iterator[Answer]:
+    ) -> Iterator[Answer | _Unanswered]:
         """Keep `concurrency` requests under way. The threads are daemons: leaving waits for none of them."""
         work: queue.SimpleQueue[tuple[int, Image.Image] | None] = queue.SimpleQueue()
-        answers: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[Answer | _Unanswered | BaseException] = queue.SimpleQueue()
 
         def answer_all() -> None:
             while (job := work.get()) is not None:
@@ -122,7 +154,7 @@ class OpenAICaptioner(Captioner):
             for _ in range(self.concurrency):
                 work.put(None)
 
-    def _ask(self, pool: urllib3.PoolManager, number: int, image: Image.Image) -> Answer:
+    def _ask(self, pool: urllib3.PoolManager, number: int, image: Image.Image) -> Answer | _Unanswered:
         """Ask until there is an answer, and as often as may be.
 
         Raises:
@@ -140,10 +172,10 @@ class OpenAICaptioner(Captioner):
                 if not tries_left or time.monotonic() + pause > until:
                     if not problem.reached:
                         raise LatentkitError(
-                            f"{self.url} cannot be reached: {problem}; start the server, or give "
-                            "caption.url=URL; captions that were written are kept"
+                            f"{problem}; start the server, or give caption.url=URL; "
+                            "captions that were written are kept"
                         ) from None
-                    return Answer(number, reason=str(problem))
+                    return _Unanswered(number, str(problem))
                 time.sleep(pause)
         raise AssertionError("the last try returns or raises")
 
@@ -187,12 +219,13 @@ class OpenAICaptioner(Captioner):
                     if time.monotonic() > until:
                         raise _TryAgainError(f"no whole answer within {self.deadline:g} s")
                 response.release_conn()
-        except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError) as error:
-            raise _TryAgainError(_one_line(error), reached=False) from None
         except urllib3.exceptions.ReadTimeoutError:
             raise _TryAgainError(f"no answer within {self.deadline:g} s") from None
         except urllib3.exceptions.HTTPError as error:
-            raise _TryAgainError(f"the connection broke: {_one_line(error)}") from None
+            reason = _one_line(network_reason(error, self.url))
+            if failed_to_connect(error):
+                raise _TryAgainError(reason, reached=False) from None
+            raise _TryAgainError(f"the connection broke: {reason}") from None
         return response, bytes(data)
 
     def _answer(self, number: int, response: BaseHTTPResponse, data: bytes) -> Answer:
@@ -208,7 +241,7 @@ class OpenAICaptioner(Captioner):
         raise LatentkitError(f"{self.url} answers {said}; {advice}; captions that were written are kept")
 
 
-def _taken(answers: queue.SimpleQueue[Answer | BaseException]) -> Answer:
+def _taken(answers: queue.SimpleQueue[Answer | _Unanswered | BaseException]) -> Answer | _Unanswered:
     answer = answers.get()
     if isinstance(answer, BaseException):
         raise answer

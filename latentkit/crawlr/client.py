@@ -9,17 +9,20 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http.client import HTTPException
 from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, IncompleteRead, LocationParseError, ProtocolError
+from urllib3.exceptions import HTTPError, LocationParseError
 
 from latentkit import __version__
+from latentkit.connections import network_reason
 from latentkit.crawlr.body import Body, FetchError, Sink
 from latentkit.crawlr.watchdog import POOLS, Attempt, Stop, Watchdog
+from latentkit.readable import readable_count
 
 MAX_REDIRECTS = 5
 MAX_WAIT = 60.0
@@ -100,7 +103,7 @@ class Client:
                 if error.final:
                     raise
                 if attempt > self._retries:
-                    raise FetchError(f"{error}, after {attempt} attempts") from None
+                    raise FetchError(f"{error}, after {readable_count(attempt, 'attempt')}") from None
                 if self._stop.wait(_pause(attempt, error.wait)):
                     raise Stopped from None
 
@@ -110,9 +113,10 @@ class Client:
                 raise Stopped
             with self._watchdog.watching(self._deadline) as watched:
                 response = self._open(url, body.headers(), watched)
+                read = partial(response.read1, _CHUNK, decode_content=False)
                 try:
                     _judge(response, body)
-                    while data := self._guard(watched, lambda: response.read1(_CHUNK, decode_content=False)):
+                    while data := self._guard(watched, url, read):
                         body.write(data)
                     if watched.cut:  # a body without a length ends as if it were whole
                         raise self._too_slow()
@@ -129,7 +133,7 @@ class Client:
         seen: list[str] = []
         while len(seen) <= MAX_REDIRECTS:
             seen.append(url)
-            response = self._guard(watched, lambda: self._request(seen[-1], headers))
+            response = self._guard(watched, url, lambda: self._request(seen[-1], headers))
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or location is None:
                 return response
@@ -152,8 +156,8 @@ class Client:
             timeout=_TIMEOUT,
         )
 
-    def _guard(self, watched: Attempt, ask: Callable[[], _T]) -> _T:
-        """What the network gives, its dozen kinds of errors made one."""
+    def _guard(self, watched: Attempt, url: str, ask: Callable[[], _T]) -> _T:
+        """What the network gives, its dozen kinds of errors made one. `url` is for people."""
         try:
             return ask()
         except LocationParseError as error:
@@ -161,7 +165,7 @@ class Client:
         except (HTTPError, HTTPException, OSError, ValueError) as error:
             if watched.cut:
                 raise self._too_slow() from None
-            raise FetchError(_reason(error)) from None
+            raise FetchError(network_reason(error, url)) from None
 
     def _too_slow(self) -> FetchError:
         return FetchError(f"not done within {self._deadline:g} s")
@@ -184,14 +188,6 @@ def _judge(response: urllib3.BaseHTTPResponse, body: Body) -> None:
         transient = status in _TRANSIENT or status >= 500
         wait = _retry_after(response.headers.get("Retry-After"))
         raise FetchError(f"HTTP {status} {response.reason or ''}", final=not transient, wait=wait)
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong on the way, without urllib3's wrapping."""
-    cause = error.args[-1] if isinstance(error, ProtocolError) and error.args else error
-    if isinstance(cause, IncompleteRead):
-        return f"{cause.partial:,} of {cause.partial + cause.expected:,} bytes"
-    return str(cause) or type(cause).__name__
 
 
 def _scheme(url: str) -> str | None:

@@ -172,6 +172,8 @@ def _refuse_strangers(library: Library, photos: Path) -> None:
     for folder in (library.home, library.raw, library.root):
         if os.path.lexists(folder) and not folder.is_dir():
             raise UsageError(f"{printable(folder)} is there and no folder: move it away or set another")
+    if library.raw.resolve() == library.root.resolve():
+        raise UsageError(f"{printable(library.raw)} is to hold both the originals and the links: set another")
     if os.path.lexists(photos) and not photos.is_file():
         raise UsageError(f"{printable(photos)} is there and no file: move it away or set dataset.photos")
 

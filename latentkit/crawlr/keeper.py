@@ -108,17 +108,20 @@ class Keeper:
                 self.tally.unknown += photo.quarantine.stage == "type"
             if complete:
                 photo.listed = name in listed
+                photo.quarantine = photo.quarantine if photo.listed else None
         self.withdrawn = {name for name, photo in self._ledger.photos.items() if not photo.listed}
         if complete:
-            self.withdrawn |= self._links.unlisted(listed)
-        self.tally.withdrawn = len(self.withdrawn)
+            unlisted = self._links.unlisted(listed)
+            self.withdrawn |= unlisted
+            self.tally.withdrawn = len(unlisted)
         if not self._dry_run:
             self._flush()
             self._ledger.publish(self.aside)
 
     def lacks(self, listed: Set[str]) -> bool:
-        """Whether a photo of the ledger or of a link is not among these."""
-        return not self._ledger.photos.keys() <= listed or bool(self._links.unlisted(listed))
+        """Whether a photo that was listed, or that has a link, is not among these."""
+        gone = (photo.listed and name not in listed for name, photo in self._ledger.photos.items())
+        return any(gone) or bool(self._links.unlisted(listed))
 
     def reasons(self) -> dict[str, str]:
         """Key -> why, of all that is set aside."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from latentkit.errors import UsageError
 from latentkit.sources import files
-from latentkit.sources.captions import read_caption, read_records
+from latentkit.sources.captions import LIST, RECORD, TEXT_FILE, read_caption, read_records
 from latentkit.sources.item import Item, Source, SourceError, Stat
 from latentkit.sources.photos import PhotoMetadata
 
@@ -27,8 +27,8 @@ class ApprovedSource(Source):
 
     A caption comes from ``<image_id>.txt`` beside the link; else from the records, by ``image_id`` or else
     the stem of ``image_path``; else from the crawler's list (`photos.CAPTION_FIELDS`). Of several records of
-    a picture the last that has the field ``caption`` counts. Records repeat what was encoded, so that an
-    edited text file is heard, and so is an edited record where there is no such file.
+    a picture the last that has the field ``caption`` counts. Records repeat what was encoded and
+    say where it is from; such a copy does not count, until somebody edits it.
 
     Attributes:
         root: the folder of links.
@@ -83,15 +83,21 @@ class ApprovedSource(Source):
 
     def __getitem__(self, index: int) -> Item:
         key, name = self._keys[index], self._names[index]
-        caption = self._beside(name) or self._captions.get(key) or self._photos.caption(key)
+        _, caption = next(self.caption_choices(index), ("", None))
         return Item(key, self._location(name), caption)
 
     def _beside(self, name: str) -> str | None:
         text = f"{name.rpartition('.')[0]}.txt"
         return read_caption(self._folder / text, follow=False) if text in self._texts else None
 
-    def recorded(self, index: int) -> str | None:
-        return None if self._beside(self._names[index]) else self._captions.get(self._keys[index])
+    def caption_choices(self, index: int) -> Iterator[tuple[str, str]]:
+        key = self._keys[index]
+        if beside := self._beside(self._names[index]):
+            yield TEXT_FILE, beside
+        if recorded := self._captions.get(key):
+            yield RECORD, recorded
+        if listed := self._photos.caption(key):
+            yield LIST, listed
 
     def metadata(self, index: int) -> dict[str, Any]:
         """``{"metadata": {...}}`` with what the crawler's list said."""

@@ -14,11 +14,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from latentkit.sources.captions import MODEL, RECORD
 from latentkit.sources.item import Fingerprint, Item, Source, Stat
 
 
@@ -109,7 +110,8 @@ class Captioned(Source):
         written = self.captions.get(item.key)
         if written is None or self.captions.own(item.key, item.caption) is not None:
             return item
-        return dataclasses.replace(item, caption=written.caption)
+        _, caption = next(self.caption_choices(index))
+        return dataclasses.replace(item, caption=caption)
 
     def read(self, index: int) -> tuple[bytes, Stat | None]:
         return self.source.read(index)
@@ -117,8 +119,12 @@ class Captioned(Source):
     def stat(self, index: int) -> Stat | None:
         return self.source.stat(index)
 
-    def recorded(self, index: int) -> str | None:
-        return self.source.recorded(index)
+    def caption_choices(self, index: int) -> Iterator[tuple[str, str]]:
+        for place, caption in self.source.caption_choices(index):
+            if place != RECORD or self.captions.own(self.source[index].key, caption) is not None:
+                yield place, caption
+        if (written := self.captions.get(self.source[index].key)) is not None:
+            yield MODEL, written.caption
 
     def metadata(self, index: int) -> dict[str, Any]:
         return self.source.metadata(index)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import logging
 from collections.abc import Container
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from latentkit.sources import files
 from latentkit.sources.item import SourceError
 
 MAX_BYTES = 2**20
 """A larger text file is no caption."""
+
+TEXT_FILE, RECORD, LIST, MODEL = "text file", "record", "list", "model"
+"""Where a caption may be from."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +51,24 @@ def _warn(reason: str) -> None:
     logger.warning("caption left out: %s", reason)
 
 
+def caption_source(place: str, caption: str) -> dict[str, str]:
+    """The field ``caption_source`` of a record that repeats a caption from another place."""
+    return {
+        "from": place,
+        "sha256": hashlib.sha256(caption.encode("utf-8", "surrogatepass")).hexdigest()[:12],
+    }
+
+
+def is_copy(record: dict[str, Any]) -> bool:
+    """Whether a record's caption repeats another place's, as its ``caption_source`` says, and is unedited."""
+    said, caption = record.get("caption_source"), record.get("caption")
+    return (
+        isinstance(said, dict)
+        and isinstance(caption, str)
+        and said == caption_source(said.get("from", ""), caption)
+    )
+
+
 def read_records(path: Path, keys: Container[str]) -> tuple[dict[str, str | None], int]:
     """Captions of some pictures from a file of records, line by line; of several the last counts.
 
@@ -55,7 +78,8 @@ def read_records(path: Path, keys: Container[str]) -> tuple[dict[str, str | None
         keys: the image ids that are wanted.
 
     Returns:
-        image id -> caption, None for one that was emptied; and how many lines are no such record.
+        image id -> caption, None for one that was emptied or is a copy (`is_copy`); and how many lines
+        are no such record.
     """
     captions: dict[str, str | None] = {}
     bad = 0
@@ -77,5 +101,5 @@ def read_records(path: Path, keys: Container[str]) -> tuple[dict[str, str | None
             if not isinstance(key, str) or not isinstance(caption, str | None):
                 bad += 1
             elif "caption" in record and key in keys:
-                captions[key] = (caption or "").strip() or None
+                captions[key] = None if is_copy(record) else (caption or "").strip() or None
     return captions, bad

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,9 +91,13 @@ class Source(ABC):
     def stat(self, index: int) -> Stat | None:
         """Size and mtime without reading; None when that cannot be told (``read`` then says why)."""
 
-    def recorded(self, index: int) -> str | None:
-        """The caption that was read from the records, where these gave the item's; None by default."""
-        return None
+    def caption_choices(self, index: int) -> Iterator[tuple[str, str]]:
+        """(where from, caption) of each place that has one for a picture, the item's first.
+
+        ``record`` is what somebody wrote into the records; where they repeat another place, that is named.
+        Nothing by default: nobody recorded where captions come from.
+        """
+        return iter(())
 
     def metadata(self, index: int) -> dict[str, Any]:
         """What else is known of a picture: JSON values for its record; empty by default."""

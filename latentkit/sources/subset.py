@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +49,8 @@ class First(Source):
     def stat(self, index: int) -> Stat | None:
         return self.source.stat(self._checked(index))
 
-    def recorded(self, index: int) -> str | None:
-        return self.source.recorded(self._checked(index))
+    def caption_choices(self, index: int) -> Iterator[tuple[str, str]]:
+        return self.source.caption_choices(self._checked(index))
 
     def metadata(self, index: int) -> dict[str, Any]:
         return self.source.metadata(self._checked(index))

@@ -2,6 +2,7 @@
 
 Fields, in this order: ``image_path``, ``caption``, ``width``, ``height``, ``t5_attention_mask``,
 ``image_id``, ``aspect_bucket``, ``format_version`` (2), ``label`` (where the source has classes),
+``caption_source`` (where a caption was copied from that is not the record's own, and its hash),
 ``encoders`` (whose outputs are there and belong to the picture as it is now), then every other field that
 the record had, in its old order, and what else the source knows (``metadata``). A field whose value is not
 known yet is left out, and so is ``t5_attention_mask`` where no encoder has read the caption as it is now: a
@@ -21,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from latentkit.prediction.plan import caption_fingerprint
+from latentkit.sources.captions import LIST, MODEL, RECORD, caption_source, is_copy
 from latentkit.sources.item import Item, Source
 from latentkit.stores.ledger import Damage, dump, encoders_done, publish_lines, read_facts
 from latentkit.stores.publish import publish
@@ -30,7 +32,7 @@ FORMAT_VERSION = 2
 
 FIELDS = (
     *("image_path", "caption", "width", "height", "t5_attention_mask", "image_id"),
-    *("aspect_bucket", "format_version", "label"),
+    *("aspect_bucket", "format_version", "label", "caption_source"),
 )
 """What stands first in a record, in this order; then ``encoders``, then all else."""
 
@@ -76,7 +78,7 @@ def publish_records(path: Path, root: Path, source: Source) -> None:
                     facts[payload[0]] = payload[1:]
             old_fields = json.loads(raw) if raw else {}
             if item is not None and (facts or old_fields.get("encoders")):
-                item = _as_edited(item, old_fields, source, index)
+                item, place = _as_edited(item, _place_of(item, source, index), old_fields)
                 old_fields |= metadata
                 encoders = [
                     name
@@ -84,7 +86,9 @@ def publish_records(path: Path, root: Path, source: Source) -> None:
                     if key not in quarantined.get(name, {}) and _is_of(item, *fact)
                 ]
                 yield dump(
-                    _record(item, old_fields, {name: fact for name, (_, fact) in facts.items()}, encoders)
+                    _record(
+                        item, place, old_fields, {name: fact for name, (_, fact) in facts.items()}, encoders
+                    )
                 )
             elif raw is not None:
                 yield raw
@@ -203,14 +207,21 @@ def _done(root: Path, encoder: str) -> Iterator[_Row]:
         yield key, _DONE, (encoder, sha256, facts)
 
 
-def _as_edited(item: Item, old: dict[str, Any], source: Source, index: int) -> Item:
-    """The item with the caption that its record has now, if its own is what the record had before."""
+def _place_of(item: Item, source: Source, index: int) -> str | None:
+    """Where an item's caption is from; None where nobody knows."""
+    return next((place for place, text in source.caption_choices(index) if text == item.caption), None)
+
+
+def _as_edited(item: Item, place: str | None, old: dict[str, Any]) -> tuple[Item, str | None]:
+    """The item with the caption that its record has now, if that was edited since the source read it."""
     now = old.get("caption", item.caption)
-    if now == item.caption or item.caption is None or not isinstance(now, str | None):
-        return item
-    if source.recorded(index) != item.caption:
-        return item
-    return replace(item, caption=(now or "").strip() or None)
+    if now == item.caption or not isinstance(now, str | None):
+        return item, place
+    now = (now or "").strip() or None
+    copy_edited = now is not None and "caption_source" in old and not is_copy(old)
+    if place == RECORD or (place in (LIST, MODEL) and copy_edited):
+        return replace(item, caption=now), RECORD
+    return item, place
 
 
 def _is_of(item: Item, sha256: str, facts: dict[str, Any]) -> bool:
@@ -224,7 +235,11 @@ def _is_of(item: Item, sha256: str, facts: dict[str, Any]) -> bool:
 
 
 def _record(
-    item: Item, old: dict[str, Any], facts: dict[str, dict[str, Any]], encoders: list[str]
+    item: Item,
+    place: str | None,
+    old: dict[str, Any],
+    facts: dict[str, dict[str, Any]],
+    encoders: list[str],
 ) -> dict[str, Any]:
     known: dict[str, Any] = {}
     for fact in facts.values():
@@ -236,7 +251,13 @@ def _record(
     else:
         old = {name: value for name, value in old.items() if name != "t5_attention_mask"}
     known["image_path"] = item.location
-    known["caption"] = old.get("caption") if item.caption is None else item.caption
+    caption = item.caption
+    if caption is None and not is_copy(old):
+        caption = old.get("caption")
+    known["caption"] = caption
+    old = {name: value for name, value in old.items() if name != "caption_source"}
+    if item.caption is not None and place not in (None, RECORD):
+        known["caption_source"] = caption_source(place, item.caption)
     known |= {"image_id": item.key, "format_version": FORMAT_VERSION}
     if item.label is not None:
         known["label"] = item.label

@@ -19,6 +19,7 @@ Nothing is deleted: `latentkit.upkeep.trash` says where it goes and how it comes
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
@@ -33,7 +34,10 @@ from latentkit.stores.ledger import encoders_begun, read_done
 from latentkit.stores.npy import NpyStore, arrays_below
 from latentkit.stores.quarantine import Quarantine
 from latentkit.stores.records import numbered_records
-from latentkit.upkeep.trash import Entry, Trash
+from latentkit.upkeep.plan_file import Entry
+from latentkit.upkeep.trash import Trash
+
+_log = logging.getLogger(__name__)
 
 
 class Share(NamedTuple):
@@ -124,7 +128,7 @@ def plan_prune(store: NpyStore, pictures: Library | Source, withdrawn: Set[str] 
         UsageError: the library's folder of links does not exist.
     """
     library = pictures if isinstance(pictures, Library) else None
-    found = pictures.survey(withdrawn) if isinstance(pictures, Library) else Survey(set(pictures.keys()))
+    found = _survey(pictures, withdrawn)
     root, keys = Path(store.root), found.keys
     records = {key for _, key, _ in numbered_records(root / store.records) if key is not None}
     orphaned = sorted(records - keys)
@@ -168,7 +172,10 @@ def prune(
     dry_run: bool = False,
     say: Callable[[str], object],
 ) -> PrunePlan:
-    """Finish what a killed prune or restore began, then plan, check and carry out.
+    """Plan, check and carry out; or else finish what was stopped.
+
+    A restore that was stopped is finished first. After a prune that was stopped only that is finished, as far
+    as what it planned is unchanged and its picture did not come back: so that it can be restored.
 
     The caller holds an `OutputLock` on the store's root and, for a library, on its `home`; not for a dry run.
 
@@ -184,13 +191,16 @@ def prune(
 
     Raises:
         UsageError: the library's folder of links does not exist, or ``max_share`` is no share.
-        LatentkitError: a kind would lose more than ``max_share``, and nothing was touched; or as `publish`.
+        LatentkitError: a kind would lose more than ``max_share``, and nothing was touched; a restore that was
+            stopped is finished but for things in whose place something newer is; or as `publish`.
     """
     check_max_share(max_share)
     trash = Trash(store, pictures if isinstance(pictures, Library) else None)
     if not dry_run:
         store.repair()
-        trash.finish()
+        trash.finish_restore()
+        if trash.unfinished and (finished := _finish(store, pictures, withdrawn, trash, say)):
+            return finished
     elif trash.unfinished:
         raise LatentkitError(
             "a prune or a restore was stopped halfway: prune without dry_run=true to finish it"
@@ -208,16 +218,60 @@ def prune(
     return plan
 
 
+def _finish(
+    store: NpyStore,
+    pictures: Library | Source,
+    withdrawn: Set[str],
+    trash: Trash,
+    say: Callable[[str], object],
+) -> PrunePlan:
+    """Finish a prune that was stopped; what it took in all."""
+    entries = trash.narrow(_survey(pictures, withdrawn))
+    done: dict[str, list[str]] = {}
+    arrays: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {"link": [], "raw": [], "record": [], "quarantine": []}
+    for entry in entries:
+        match entry["kind"]:
+            case "done":
+                done.setdefault(entry["encoder"], []).append(entry["key"])
+            case "array":
+                arrays.setdefault(entry["folder"], []).append(entry["name"].removesuffix(".npy"))
+            case kind:
+                names[kind].append(entry["name"] if kind in {"link", "raw"} else entry["key"])
+    plan = PrunePlan(
+        store=store,
+        library=pictures if isinstance(pictures, Library) else None,
+        links=names["link"],
+        raw=names["raw"],
+        records=names["record"],
+        done=done,
+        quarantined=names["quarantine"],
+        arrays=arrays,
+        shares=[],
+    )
+    for line in plan.lines():
+        say(line)
+    trash.finish_prune()
+    if plan:
+        _log.warning("finished the prune that was stopped, no more: prune again for what is to go since")
+    return plan
+
+
+def _survey(pictures: Library | Source, withdrawn: Set[str]) -> Survey:
+    return pictures.survey(withdrawn) if isinstance(pictures, Library) else Survey(set(pictures.keys()))
+
+
 def restore(store: NpyStore, library: Library | None) -> int:
     """Put back everything that the last prune took: files and links as they were, records and ledger lines.
 
-    The caller holds the locks, as for `prune`.
+    The caller holds the locks, as for `prune`. A prune that was stopped is put back as well, not finished.
 
     Returns:
         How many things came back; 0 when there is nothing to restore.
 
     Raises:
-        LatentkitError: something has come to the place of one of them since: which. Nothing was touched.
+        LatentkitError: something has come to the place of one of them since: which. Nothing was touched;
+            after a prune or a restore that was stopped, all others were put back.
     """
     store.repair()
     return Trash(store, library).restore()

@@ -264,6 +264,39 @@ def test_the_photo_library_s_captions_can_be_written_anew(chat: ChatServer, tmp_
     assert [record["encoders"] for record in lines(path)] == [["t5"]] * 3
 
 
+def test_what_the_photo_library_s_owner_says_later_is_heard(chat: ChatServer, tmp_path: Path) -> None:
+    """A list that gains a caption or changes it, a text file that comes and goes, words in the record."""
+    for name in ("raw", "approved", "derived"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    save_picture(tmp_path / "data" / "approved" / "x.png", 1)
+    text, photos = tmp_path / "data" / "approved" / "x.txt", tmp_path / "data" / "photos.jsonl"
+    path = tmp_path / "data" / "derived" / "approved_image_dataset.jsonl"
+    arguments = ("dataset=crawlr", "encoder=t5", "weights=random")
+
+    def encoded(*more: str) -> tuple[str, str | None]:
+        ended = encode(*arguments, *more, cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        (record,) = lines(path)
+        assert record["encoders"] == ["t5"] * bool(record["caption"])
+        return record["caption"], record.get("caption_source", {}).get("from")
+
+    def listed(**said: str) -> None:
+        photos.write_text(json.dumps({"filename": "x", "metadata": said}) + "\n")
+
+    assert encoded("caption=openai", f"caption.url={chat.url}") == (caption_of(1), "model")
+    listed(description="listed")
+    assert encoded() == ("listed", "list")
+    listed(description="corrected")
+    assert encoded() == ("corrected", "list")
+    text.write_text("beside")
+    assert encoded() == ("beside", "text file")
+    text.unlink()
+    assert encoded() == ("corrected", "list")
+    path.write_text(path.read_text().replace('"corrected"', '"by hand"', 1))
+    listed(description="corrected again")
+    assert encoded() == ("by hand", None)
+
+
 def test_a_model_on_this_machine(gemma_folder: Path, work: Path) -> None:
     """The verb end to end; what the model says is test_transformers_captioner's."""
     ended = run_verb(
@@ -300,6 +333,15 @@ def test_a_server_that_is_gone_is_one_line(chat: ChatServer, work: Path) -> None
     assert ended.returncode == 1
     assert "HTTP 404: no such model; check caption.url and caption.model" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_server_that_breaks_down_costs_no_picture(chat: ChatServer, work: Path) -> None:
+    chat.answer = lambda n, before: Reply(b"down", 500) if n >= 3 else completion(caption_of(n))
+    ended = caption(chat, work, "caption.concurrency=1", "caption.retries=0")
+    assert ended.returncode == 1, ended.stderr
+    assert "fails, 3 pictures in a row; the last: HTTP 500: down" in ended.stderr.splitlines()[-1]
+    assert [entry["key"] for entry in lines(work / "out" / "captions.jsonl")] == ["p0", "p2"]
+    assert not (work / "out" / "quarantine.jsonl").exists()
 
 
 def test_nobody_is_chosen_by_surprise_and_answers_come_without_torch(work: Path) -> None:

@@ -103,6 +103,30 @@ def test_a_server_that_always_fails_costs_the_picture_its_tries(chat: ChatServer
     assert chat.asked == [1, 1]
 
 
+PAGE = Reply(b"<html>a proxy's page</html>")
+
+
+@pytest.mark.parametrize("trouble", [Reply(b"it broke", 500), PAGE], ids=["error", "page"])
+def test_a_server_that_fails_at_picture_after_picture_ends_the_run(chat: ChatServer, trouble: Reply) -> None:
+    """What came before is handed out; no picture is blamed."""
+    chat.answer = lambda number, before: trouble if number else completion(caption_of(number))
+    with captioner(chat.url, retries=0, concurrency=1).open() as describe:
+        found = describe((n, plain(n)) for n in range(20))
+        assert next(found) == Answer(0, caption_of(0))
+        with pytest.raises(LatentkitError, match=r"/v1 fails, 3 pictures in a row; .*kept$") as caught:
+            next(found)
+    assert "\n" not in str(caught.value)
+    assert chat.asked == [0, 1, 2, 3]
+
+
+def test_a_picture_at_which_a_server_fails_alone_is_the_one_to_blame(chat: ChatServer) -> None:
+    bad = {0, 1, 3, 5, 6}
+    chat.answer = lambda number, before: PAGE if number in bad else completion(caption_of(number))
+    got = answers(chat, *range(7), retries=0, concurrency=1)
+    assert {number for number, answer in got.items() if "not a chat completion" in answer.reason} == bad
+    assert {number for number, answer in got.items() if answer.caption} == {2, 4}
+
+
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "3600"}])
 def test_a_deadline_ends_dribbling_and_waiting(chat: ChatServer, headers: dict[str, str]) -> None:
     slow = Reply(b"x" * 100, 200, drip=0.2)
@@ -130,11 +154,19 @@ def test_a_server_that_is_not_there_ends_the_run() -> None:
     with (
         captioner("http://127.0.0.1:9/v1", retries=1).open() as describe,
         pytest.raises(
-            LatentkitError, match=r"http://127\.0\.0\.1:9/v1 cannot be reached: .*caption\.url"
+            LatentkitError, match=r"^cannot reach 127\.0\.0\.1:9: connection refused; .*caption\.url"
         ) as caught,
     ):
         list(describe([(0, plain(0))]))
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_nobody_has_is_named() -> None:
+    with (
+        captioner("http://nobody.invalid/v1", retries=0).open() as describe,
+        pytest.raises(LatentkitError, match=r"^cannot reach nobody\.invalid:80: [a-z ]+; start"),
+    ):
+        list(describe([(0, plain(0))]))
 
 
 def test_as_many_pictures_are_under_way_as_was_asked_for(chat: ChatServer) -> None:

@@ -181,6 +181,11 @@ FAILING: dict[str, tuple[Behaviour, str, int]] = {
     "to_file": (to("file:///etc/passwd"), "redirected from http to file: refused", 1),
     "to_ftp": (to("ftp://127.0.0.1/photo"), "redirected from http to ftp: refused", 1),
     "to_https": (to("https://127.0.0.1/photo"), "redirected from http to https: refused", 1),
+    "to_nobody": (
+        to("http://127.0.0.1:9/photo"),
+        "cannot reach 127.0.0.1:9: connection refused, after 4 attempts",
+        RETRIES + 1,
+    ),
     "zipped": (zipped, "sent with the encoding gzip", 1),
     "huge": (huge, "over the limit of 1,073,741,824 bytes", 1),
 }

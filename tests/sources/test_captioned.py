@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import pickle
@@ -87,6 +88,12 @@ def test_a_record_that_repeats_a_written_caption_is_not_the_picture_s_own(tmp_pa
     )
     source = Captioned(library, path)
     assert captions(source) == {"a": "new words", "b": "by hand"}
+    photos = [{"filename": key, "metadata": {"description": f"{key} in the list"}} for key in "ab"]
+    (tmp_path / "photos.jsonl").write_text("".join(json.dumps(photo) + "\n" for photo in photos))
+    listed = Captioned(dataclasses.replace(library), path)
+    assert captions(listed) == {"a": "a in the list", "b": "by hand"}
+    assert captions(First(listed, 1)) == {"a": "a in the list"}
+    assert list(First(listed, 1).caption_choices(0)) == [("list", "a in the list"), ("model", "new words")]
     assert source.captions.own("a", "old words") is None
     assert source.captions.own("a", "new words") is None
     assert source.captions.own("a", "other words") == "other words"

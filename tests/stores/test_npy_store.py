@@ -300,6 +300,10 @@ def test_captions_edited_while_a_run_encodes_are_kept(
     for number in range(3):
         (tmp_path / f"data/approved/p{number:02d}.txt").unlink()
     path = derived / "approved_image_dataset.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records[:3]:
+        assert record.pop("caption_source")["from"] == "text file"
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     monkeypatch.chdir(tmp_path)
     source, store = library_tree.Photos(), library_tree.store(Path("data"))
     text = path.read_text()

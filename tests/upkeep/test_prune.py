@@ -323,6 +323,57 @@ def test_a_killed_restore_is_finished_by_the_next_prune(data: Path) -> None:
     killed_at_every_point(data, restored, pruned, again, step=5)
 
 
+def killed(data: Path, do: Callable[[Path], object], point: int) -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            die_at(point)
+            do(data)
+        finally:
+            os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def arrays_and_links(data: Path) -> dict[str, bytes]:
+    return {name: value for name, value in tree(data).items() if ".latentkit/" not in name}
+
+
+@pytest.mark.parametrize("point", [12, 24, 36, 40])
+def test_what_came_back_after_a_kill_is_not_taken_by_the_old_plan(data: Path, point: int) -> None:
+    before = arrays_and_links(data)
+    killed(data, pruned, point)  # p04 is withdrawn
+    (data / "raw" / "p04").write_bytes(b"photo 4")  # and listed again
+    if not os.path.lexists(link := data / "approved" / "p04.jpg"):
+        link.symlink_to("../raw/p04")
+    encode(data)
+    assert arrays_and_links(data) == before
+    lose(data, "p07")
+    said: list[str] = []
+    with OutputLock(data / "derived"), OutputLock(data):
+        for _ in range(2):  # the first may have to finish what the kill left in the trash
+            prune(store(data), library(data), say=said.append)
+    gone = set(before) - set(arrays_and_links(data))
+    assert gone
+    assert all("p07" in name for name in gone)
+    assert any("link" in line and "p07" in line for line in said)
+
+
+def test_a_killed_restore_puts_nothing_over_what_came_since(data: Path) -> None:
+    old = (data / "derived" / "vae_latents" / "p04.npy").read_bytes()
+    pruned(data)
+    killed(data, restored, 8)
+    (data / "raw" / "p04").write_bytes(b"PHOTO 4")
+    (data / "approved" / "p04.jpg").unlink(missing_ok=True)
+    (data / "approved" / "p04.jpg").symlink_to("../raw/p04")
+    encode(data)
+    new = arrays_and_links(data)
+    with pytest.raises(LatentkitError, match=r"all but .*p04"):
+        pruned(data)
+    assert arrays_and_links(data) == new
+    kept = [path.read_bytes() for path in data.rglob("pruned/*/arrays/vae_latents/p04.npy")]
+    assert kept == [old]
+
+
 def test_the_verb_killed_and_repeated(data: Path) -> None:
     lose(data, "p03", "p05")
     clean = Path(shutil.copytree(data, data.parent.parent / "clean" / "data", symlinks=True))
