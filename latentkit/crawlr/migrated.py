@@ -23,6 +23,7 @@ class Migrated:
     Attributes:
         records: ids in the records file.
         moved: embeddings that left their record.
+        dropped: ids of those that cannot be used, where the encoder's own is there; the backup keeps them.
         entered: encoder -> arrays that were there already, and are in the ledger now.
         left: line number -> why its record stays at Stage 1.
         unfit: array -> why it does not enter the ledger.
@@ -35,6 +36,7 @@ class Migrated:
 
     records: int = 0
     moved: int = 0
+    dropped: set[str] = field(default_factory=set)
     entered: Counter[str] = field(default_factory=Counter)
     left: dict[int, str] = field(default_factory=dict)
     unfit: dict[Path, str] = field(default_factory=dict)
@@ -66,6 +68,11 @@ class Migrated:
             readable_count(self.moved, "inline embedding"),
         )
         lines = [f"{records}: {moved} to files, {len(self.left):,} left"]
+        if self.dropped:
+            lines.append(
+                f"{len(self.dropped):,} of them cannot be used: dropped, the encoder's own are there; "
+                "the old records keep them"
+            )
         if self.entered:
             counts = ", ".join(f"{count:,} of {name}" for name, count in sorted(self.entered.items()))
             lines.append(f"arrays that were there: {counts}")
@@ -79,7 +86,9 @@ class Migrated:
 
     def _left_out(self) -> list[str]:
         left = {f"line {number}": reason for number, reason in sorted(self.left.items())}
-        return [*_first("stays at Stage 1", left), *_first("left out", self.unfit)]
+        lines = _first("stays at Stage 1", left)
+        lines += ["  for these: encode encoder=dinov3, then migrate again"] * bool(left)
+        return [*lines, *_first("left out", self.unfit)]
 
     def _next(self) -> list[str]:
         lines = [f"the old records: {self.backup}" if self.backup else "the records did not change"]

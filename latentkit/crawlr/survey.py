@@ -139,8 +139,10 @@ class Survey:
             embedding = offset
             if before:
                 self._found.left.pop(before.number, None)
+            self._found.dropped.discard(key)
             try:
-                self._check(key, inline)
+                if not self._check(key, inline):
+                    self._found.dropped.add(key)
             except (ValueError, LatentkitError) as error:
                 embedding = None
                 self._found.left[number] = f"{key!r}: {error}"
@@ -156,16 +158,27 @@ class Survey:
         same = embedding is None and not enters and line == raw.rstrip(b"\r\n")
         return Row(number, offset, embedding, enters, same)
 
-    def _check(self, key: str, value: Any) -> None:
-        """Raise ValueError or LatentkitError, saying why, when an embedding has to stay in its record."""
+    def _check(self, key: str, value: Any) -> bool:
+        """Whether an embedding that may leave its record can be used.
+
+        Raises:
+            ValueError, LatentkitError: why it has to stay.
+        """
         refuse_unsafe(key)
-        embedding = parse_embedding(value)
         there = key in self.there["dinov3"]
+        encoded = "dinov3" in self.recorded and there and key in self.done["dinov3"]
+        try:
+            embedding = parse_embedding(value)
+        except ValueError:
+            if encoded:
+                return False
+            raise
         if "dinov3" in self.recorded:
-            if not there or key not in self.done["dinov3"]:
+            if not encoded:
                 raise ValueError(f"{self.folders['dinov3']} has a recorded contract: encode this picture")
         elif there and not np.array_equal(self.embedding(key), embedding):
             raise ValueError(f"{self.array('dinov3', key)} holds other numbers")
+        return True
 
     def _enters(self, name: str, key: str, fields: dict[str, Field]) -> bool:
         """Whether an array that is there belongs into the ledger; notes why not."""

@@ -21,6 +21,27 @@ def work(tmp_path: Path) -> Path:
     return tmp_path / "work"
 
 
+def encoded_by_us(root: Path, key: str) -> None:
+    """Numbers of one picture under a recorded contract, as a run publishes them."""
+    contract = Contract(
+        encoder="dinov3",
+        model="somebody/dinov3",
+        revision=None,
+        weights="none",
+        pretrained=True,
+        input={},
+        stored="cls",
+        outputs={"embeddings": {"shape": [1024], "dtype": "float32"}},
+        precision="32-true",
+    )
+    store = NpyStore(root=str(root), records=Path(RECORDS).name)
+    ours = np.array(numbers(50), np.float32)[None]
+    with OutputLock(root):
+        store.open({"dinov3": contract})
+        store._held["dinov3"] = set()
+        store.write(Encoded("dinov3", [0], [key], {"embeddings": ours}, [{}], [Fingerprint("00" * 32)]))
+
+
 def test_embeddings_become_files_and_all_else_survives(work: Path) -> None:
     odd = (
         b'{"caption": "na\xc3\xafve \\u00e9", "dinov3_embedding": [%s], "exact": [1.10, 1e400, -0, 2E+2], '
@@ -187,34 +208,43 @@ def test_arrays_of_an_earlier_script_get_a_contract_and_ledger_lines(work: Path)
 
 
 def test_under_a_recorded_contract_what_was_encoded_stays(work: Path) -> None:
-    contract = Contract(
-        encoder="dinov3",
-        model="somebody/dinov3",
-        revision=None,
-        weights="none",
-        pretrained=True,
-        input={},
-        stored="cls",
-        outputs={"embeddings": {"shape": [1024], "dtype": "float32"}},
-        precision="32-true",
-    )
     root = work / "data" / "derived"
-    store = NpyStore(root=str(root), records=Path(RECORDS).name)
-    ours = np.array(numbers(50), np.float32)[None]
-    with OutputLock(root):
-        store.open({"dinov3": contract})
-        store._held["dinov3"] = set()
-        store.write(Encoded("dinov3", [0], ["a"], {"embeddings": ours}, [{}], [Fingerprint("00" * 32)]))
+    encoded_by_us(root, "a")
     claim = (root / "dinov3" / "contract.json").read_bytes()
     write(work, stage1("a", 0), stage1("b", 1))
     ended = migrate(work)
     assert ended.returncode == 3, ended.stderr
+    assert "encode encoder=dinov3, then migrate again" in ended.stderr
     assert embedding(work, "a").tolist() == numbers(50)
     assert "dinov3_embedding" not in records(work)["a"]
     assert records(work)["b"]["dinov3_embedding"] == numbers(1)
     assert not (root / "dinov3" / "b.npy").exists()
     assert "line 2: 'b': data/derived/dinov3 has a recorded contract" in ended.stderr
     assert (root / "dinov3" / "contract.json").read_bytes() == claim
+
+
+@pytest.mark.parametrize("first", [[], [float("nan")]])
+def test_an_embedding_that_cannot_be_used_is_dropped_once_its_picture_is_encoded(
+    work: Path, first: list[float]
+) -> None:
+    unusable = first + numbers(0)[1:]
+    content = write(
+        work, stage1("a", 0, dinov3_embedding=unusable), stage1("b", 0, dinov3_embedding=unusable)
+    )
+    assert migrate(work).returncode == 3
+    root = work / "data" / "derived"
+    encoded_by_us(root, "a")
+    ended = migrate(work)
+    assert ended.returncode == 3, ended.stderr
+    assert "1 of them cannot be used: dropped" in ended.stderr
+    assert "line 2: 'b': the embedding" in ended.stderr
+    assert "dinov3_embedding" not in records(work)["a"]
+    assert records(work)["a"]["encoders"] == ["dinov3"]
+    assert embedding(work, "a").tolist() == numbers(50)
+    assert (work / f"{RECORDS}.stage1").read_bytes() == content
+    encoded_by_us(root, "b")
+    assert migrate(work).returncode == 0
+    assert "dinov3_embedding" not in records(work)["b"]
 
 
 def test_no_records_is_wrong_usage(work: Path) -> None:
