@@ -124,7 +124,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read(place: Path, name: str, checks: str) -> None:
     """Run a block in a Python of its own, then checks on what it left in its variables."""
-    code = f"{BLOCKS[name]}\n{textwrap.dedent(checks)}"
+    block = BLOCKS[name].replace("scaled=True, require", "scaled=True, allow_random=True, require")
+    code = f"{block}\n{textwrap.dedent(checks)}"
     ended = python([sys.executable, "-c", code], place)
     assert ended.returncode == 0, ended.stderr
 
@@ -148,6 +149,20 @@ def test_the_readme_s_reading_code_reads(demo: Path) -> None:
         assert latents.shape == (3, 4, 32, 32) and labels.shape == (3,)
         for key, latent in zip(keys, latents):
             np.testing.assert_array_equal(latent, np.load(f"outputs/demo/sd_vae/{key}.npy"))
+        """,
+    )
+
+
+def test_the_readme_s_training_code_reads_scaled_latents(demo: Path) -> None:
+    read(
+        demo,
+        "training on shards",
+        """
+        import numpy as np
+        raw = np.load("outputs/demo/sd_vae/demo_00_discs.npy").astype(np.float64)
+        np.testing.assert_allclose(latents.numpy(), raw * 0.18215, rtol=1e-6)
+        from safetensors.numpy import load_file
+        assert label == load_file("outputs/shards/sd_vae/shard_00000000.safetensors")["labels"][0]
         """,
     )
 
