@@ -17,6 +17,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from latentkit.command import DONE, FAILED, command
+from latentkit.errors import UsageError
 
 
 @command("verify")
@@ -32,6 +33,8 @@ def main(cfg: DictConfig) -> int:
     from latentkit.upkeep.verification import Pictures, Verification
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    if cfg.report and not Path(cfg.report).parent.is_dir():
+        raise UsageError(f"report={cfg.report}: there is no folder {Path(cfg.report).parent}: make it first")
     store = build_npy_store(cfg)
     Collection.from_config(cfg)  # mistakes show before a lock makes folders
     mended = None
