@@ -54,10 +54,10 @@ def check_record(record: Mapping[str, Any], listed: Mapping[str, Listed]) -> Ite
     """
     if "dinov3_embedding" in record:
         yield "stage1", "its embedding is inline"
+    mended = bool(listed or record.get("encoders"))  # by publishing the records anew
     for name, (fits, expected) in _FIELDS.items():
         if name in record and name not in _FACTS and not fits(record[name]):
-            kind = "record" if listed or record.get("encoders") else "unencoded"
-            yield kind, f"{name} is {_short(record[name])}, not {expected}"
+            yield "record" if mended else "unencoded", f"{name} is {_short(record[name])}, not {expected}"
     for name, attribute in _FACTS.items():
         value = record.get(name)
         known = {fact for entry in listed.values() if (fact := getattr(entry, attribute)) is not None}
@@ -69,24 +69,22 @@ def check_record(record: Mapping[str, Any], listed: Mapping[str, Listed]) -> Ite
     encoders = [name for name in encoders if isinstance(name, str)] if isinstance(encoders, list) else []
     yield from (("claim", f"lists {name}") for name in encoders if name not in listed)
     texts = [listed[name] for name in encoders if name in listed and listed[name].length is not None]
-    if "t5_attention_mask" in record:
-        yield from _check_mask(record["t5_attention_mask"], texts)
+    if "t5_attention_mask" in record and (mended or record["t5_attention_mask"] is not None):
+        for detail in _check_mask(record["t5_attention_mask"], texts):
+            yield "mask" if mended else "unencoded", f"the attention mask: {detail}"
     elif texts:
         yield "mask", "there is none"
 
 
-def _check_mask(mask: Any, texts: Iterable[Listed]) -> Iterator[tuple[str, str]]:
+def _check_mask(mask: Any, texts: Iterable[Listed]) -> Iterator[str]:
     if not isinstance(mask, list) or any(type(bit) is not int or bit not in (0, 1) for bit in mask):
-        yield "mask", "it is no list of 0 and 1"
+        yield "it is no list of 0 and 1"
     elif sorted(mask, reverse=True) != mask:
-        yield "mask", "it has a 1 behind a 0"
+        yield "it has a 1 behind a 0"
     else:
         for entry in texts:
             if (sum(mask), len(mask)) != (entry.seen, entry.length):
-                yield (
-                    "mask",
-                    f"{sum(mask)} of {len(mask)} tokens, the ledger says {entry.seen} of {entry.length}",
-                )
+                yield f"{sum(mask)} of {len(mask)} tokens, the ledger says {entry.seen} of {entry.length}"
 
 
 def _is_positive(value: Any) -> bool:

@@ -278,10 +278,11 @@ def test_a_field_that_is_not_known_yet_is_not_wrong(data: Path) -> None:
         shutil.rmtree(path)
     lines = [{"image_path": line["image_path"], "aspect_bucket": None, "width": None} for line in lines]
     lines[1]["width"] = "640"
+    lines[2]["t5_attention_mask"] = [0, 1]
     records.write_text("".join(json.dumps(line) + "\n" for line in lines))
     ended = verify(data)
     assert ended.returncode == 1
-    assert findings(data) == {("unencoded", None, "p01")}
+    assert findings(data) == {("unencoded", None, "p01"), ("unencoded", None, "p02")}
     assert "the next encode" in ended.stderr
 
 
