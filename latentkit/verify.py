@@ -20,6 +20,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from latentkit.command import DONE, FAILED, command
+from latentkit.errors import UsageError
 
 
 @command("verify")
@@ -34,6 +35,8 @@ def main(cfg: DictConfig) -> int:
     from latentkit.upkeep.outputs import check_mode, open_output
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    if cfg.report and not Path(cfg.report).parent.is_dir():
+        raise UsageError(f"report={cfg.report}: there is no folder {Path(cfg.report).parent}: make it first")
     check_mode(cfg.mode)
     store = Collection.from_config(cfg).store  # mistakes show before a lock makes folders
     mended = None

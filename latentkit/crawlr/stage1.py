@@ -156,8 +156,8 @@ def _size(fields: Mapping[str, Field]) -> tuple[int, int]:
 
 
 def aspect_bucket(fields: Mapping[str, Field]) -> str | None:
-    """The record's ``aspect_bucket``, else the one for its width and height; None when it has neither."""
-    if "aspect_bucket" in fields:
+    """The record's ``aspect_bucket``, else (also for null) the one for its size; None when it has neither."""
+    if "aspect_bucket" in fields and fields["aspect_bucket"].value is not None:
         return str(fields["aspect_bucket"].value)
     width, height = _size(fields)
     return BucketCrop().bucket_of(width, height) if width else None
@@ -173,7 +173,7 @@ def stage2_line(key: str, fields: Mapping[str, Field], encoders: Sequence[str]) 
     """
     texts = {name: field.text for name, field in fields.items() if name != EMBEDDING}
     texts |= {"image_id": json.dumps(key), "format_version": str(FORMAT_VERSION)}
-    if "aspect_bucket" not in texts and (bucket := aspect_bucket(fields)):
+    if texts.get("aspect_bucket", "null") == "null" and (bucket := aspect_bucket(fields)):
         texts["aspect_bucket"] = json.dumps(bucket)
     if encoders:
         texts["encoders"] = json.dumps(encoders)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import asdict
 from typing import Any
@@ -35,7 +36,7 @@ def as_json(verified: Verified, mended: int | None) -> dict[str, Any]:
 
 
 def print_findings(verified: Verified, console: Console) -> None:
-    """A row for each kind that was found, and a line of what was looked at."""
+    """A line of what was looked at, a row for each kind that was found, and below it some of the places."""
     looked = [readable_count(verified.pictures, "picture")]
     if verified.records is not None:
         looked.append(readable_count(verified.records, "record"))
@@ -45,22 +46,27 @@ def print_findings(verified: Verified, console: Console) -> None:
         words = [f"{state.done:,} whole"]
         words += [f"{state.bad:,} bad"] * bool(state.bad)
         words += [f"{state.quarantined:,} in quarantine"] * bool(state.quarantined)
+        words += [f"{state.unchecked:,} not checked"] * bool(state.unchecked)
         words += [f"{state.incomplete:,} incomplete"] * bool(state.incomplete)
         console.print(f"  {state.encoder}: {', '.join(words)}")
     if not verified.findings:
         console.print("nothing is wrong")
         return
     table = Table(title="what is wrong", title_justify="left", title_style="bold")
-    for heading in ("what", "mended by", "where"):
+    for heading in ("what", "mended by"):
         table.add_column(heading, overflow="fold")
     table.add_column("count", justify="right", no_wrap=True)
     counts = Counter(found.kind for found in verified.findings)
     for kind in (kind for kind in KINDS if counts[kind]):
-        where = [_place(found) for found in verified.findings if found.kind == kind]
-        shown = where[:_NAMES_SHOWN] + ["..."] * (len(where) > _NAMES_SHOWN)
         meaning, remedy = KINDS[kind]
-        table.add_row(f"{kind}: {meaning}", remedy, "\n".join(shown), f"{counts[kind]:,}")
+        table.add_row(f"{kind}: {meaning}", remedy, f"{counts[kind]:,}")
     console.print(table, soft_wrap=False)
+    for kind in (kind for kind in KINDS if counts[kind]):
+        where = (_place(found) for found in verified.findings if found.kind == kind)
+        for place in itertools.islice(where, _NAMES_SHOWN):
+            console.print(f"{kind}: {place}")
+        if counts[kind] > _NAMES_SHOWN:
+            console.print(f"{kind}: {counts[kind] - _NAMES_SHOWN:,} more; report=FILE has all")
 
 
 def _place(found: Finding) -> str:

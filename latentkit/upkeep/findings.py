@@ -14,15 +14,18 @@ class Kind(NamedTuple):
 
 
 FIX, PRUNE, ENCODE = "fix=true", "latentkit.prune", "latentkit.encode"
+AGAIN = "encode again; fix=true forgets it"
+MIGRATE = "latentkit.migrate; what it cannot move: encode encoder=dinov3, then migrate again"
 
 KINDS: dict[str, Kind] = {
     "contract": Kind(
-        "no contract, a damaged one, or another encoder's", "restore it, or encode overwrite=true"
+        "no contract, a damaged one, or another encoder's: its arrays were not checked",
+        "restore it, or encode encoder=NAME overwrite=true",
     ),
     "index": Kind("not as many pictures as the official archive has", "latentkit.prepare"),
     "manifest": Kind("no manifest, a damaged one, or not what the ledgers say", FIX),
     "ledger": Kind("a shard's ledger is damaged, or of another contract", FIX),
-    "missing": Kind("a ledger lists it and it is not there", FIX),
+    "missing": Kind("a ledger lists it and it is not there", AGAIN),
     "unreadable": Kind("no .npy file, or one with Python objects; no shard", FIX),
     "shape": Kind("not the shape or type of its contract and picture", FIX),
     "size": Kind("shorter or longer than its header says", FIX),
@@ -35,11 +38,14 @@ KINDS: dict[str, Kind] = {
     "line": Kind("a line that is no JSON object of its kind", FIX),
     "duplicate": Kind("a second record of one picture", FIX),
     "record": Kind("a record's field is wrong", FIX),
+    "unencoded": Kind(
+        "a field is wrong that no encoder's ledger knows yet", "the next encode of its picture"
+    ),
     "mask": Kind("a record's attention mask is wrong", FIX),
     "claim": Kind("a record lists an output that is not there", FIX),
     "unrecorded": Kind("outputs that no record lists", FIX),
     "temporary": Kind("left behind by a killed process", FIX),
-    "stage1": Kind("a Stage 1 record, with its embedding inline", "latentkit.migrate"),
+    "stage1": Kind("a Stage 1 record, with its embedding inline", MIGRATE),
     "orphan": Kind("belongs to no picture", PRUNE),
     "link": Kind("a link that leads to nothing", PRUNE),
     "outdated": Kind("not the pictures that the collection has there now", ENCODE),

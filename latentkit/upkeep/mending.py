@@ -11,6 +11,7 @@ from latentkit.stores.npy import NpyStore, array_path
 from latentkit.stores.publish import move_many
 from latentkit.stores.records import publish_records
 from latentkit.stores.store import hidden_folder
+from latentkit.upkeep.contracts import read_contracts
 from latentkit.upkeep.findings import ARRAYS, Finding
 
 
@@ -39,8 +40,9 @@ def mend(store: NpyStore, source: Source, findings: Iterable[Finding]) -> int:
 
 def _moves(store: NpyStore, bad: dict[str, set[str]]) -> Iterator[tuple[Path, Path]]:
     root = Path(store.root)
+    contracts, _ = read_contracts(store)
     for encoder, keys in bad.items():
-        contract = store.contract(encoder)
+        contract = contracts.get(encoder)
         folders = store.output_folders(encoder, contract).values() if contract else ()
         for folder in folders:
             aside = hidden_folder(folder, root) / "set-aside" / folder.relative_to(root)

@@ -10,7 +10,7 @@ from latentkit.errors import UsageError
 from latentkit.sources.item import Source
 from latentkit.sources.library import Library
 from latentkit.stores import NpyStore, ShardStore, Store
-from latentkit.upkeep.findings import ENCODE, FIX, KINDS, Finding
+from latentkit.upkeep.findings import AGAIN, ENCODE, FIX, KINDS, Finding
 from latentkit.upkeep.mending import mend
 from latentkit.upkeep.shard_folder import FULL, NAMES, QUICK
 from latentkit.upkeep.shard_mending import mend_shards
@@ -88,5 +88,5 @@ class _Shards:
 
     def left(self, found: Verified, console: Console) -> list[Finding]:
         now = ShardVerification(self._store, self._source, mode=NAMES).run(console).findings
-        others = [old for old in found.findings if KINDS[old.kind].remedy not in {FIX, ENCODE}]
-        return others + [new for new in now if KINDS[new.kind].remedy == FIX]
+        others = [old for old in found.findings if KINDS[old.kind].remedy not in {FIX, AGAIN, ENCODE}]
+        return others + [new for new in now if KINDS[new.kind].remedy in {FIX, AGAIN}]

@@ -49,40 +49,42 @@ def check_record(record: Mapping[str, Any], listed: Mapping[str, Listed]) -> Ite
         listed: encoder -> what its ledger says of this picture.
 
     Yields:
-        Kind and detail, as in `latentkit.upkeep.findings`: ``stage1``, ``record``, ``mask``, ``claim``.
+        Kind and detail, as in `latentkit.upkeep.findings`: ``stage1``, ``record``, ``unencoded``, ``mask``,
+        ``claim``. A null size or bucket that no ledger knows is one that is not known yet.
     """
     if "dinov3_embedding" in record:
         yield "stage1", "its embedding is inline"
+    mended = bool(listed or record.get("encoders"))  # by publishing the records anew
     for name, (fits, expected) in _FIELDS.items():
-        if name in record and not fits(record[name]):
-            yield "record", f"{name} is {_short(record[name])}, not {expected}"
-    for name in ("width", "height", "aspect_bucket"):
-        attribute = "bucket" if name == "aspect_bucket" else name
-        known = {value for entry in listed.values() if (value := getattr(entry, attribute)) is not None}
-        if known and record.get(name) not in known:
-            yield "record", f"{name} is {_short(record.get(name))}, the ledger says {min(known)}"
+        if name in record and name not in _FACTS and not fits(record[name]):
+            yield "record" if mended else "unencoded", f"{name} is {_short(record[name])}, not {expected}"
+    for name, attribute in _FACTS.items():
+        value = record.get(name)
+        known = {fact for entry in listed.values() if (fact := getattr(entry, attribute)) is not None}
+        if known and value not in known:
+            yield "record", f"{name} is {_short(value)}, the ledger says {min(known)}"
+        elif not known and value is not None and not _FIELDS[name][0](value):
+            yield "unencoded", f"{name} is {_short(value)}, not {_FIELDS[name][1]}"
     encoders = record.get("encoders", [])
     encoders = [name for name in encoders if isinstance(name, str)] if isinstance(encoders, list) else []
     yield from (("claim", f"lists {name}") for name in encoders if name not in listed)
     texts = [listed[name] for name in encoders if name in listed and listed[name].length is not None]
-    if "t5_attention_mask" in record:
-        yield from _check_mask(record["t5_attention_mask"], texts)
+    if "t5_attention_mask" in record and (mended or record["t5_attention_mask"] is not None):
+        for detail in _check_mask(record["t5_attention_mask"], texts):
+            yield "mask" if mended else "unencoded", f"the attention mask: {detail}"
     elif texts:
         yield "mask", "there is none"
 
 
-def _check_mask(mask: Any, texts: Iterable[Listed]) -> Iterator[tuple[str, str]]:
+def _check_mask(mask: Any, texts: Iterable[Listed]) -> Iterator[str]:
     if not isinstance(mask, list) or any(type(bit) is not int or bit not in (0, 1) for bit in mask):
-        yield "mask", "it is no list of 0 and 1"
+        yield "it is no list of 0 and 1"
     elif sorted(mask, reverse=True) != mask:
-        yield "mask", "it has a 1 behind a 0"
+        yield "it has a 1 behind a 0"
     else:
         for entry in texts:
             if (sum(mask), len(mask)) != (entry.seen, entry.length):
-                yield (
-                    "mask",
-                    f"{sum(mask)} of {len(mask)} tokens, the ledger says {entry.seen} of {entry.length}",
-                )
+                yield f"{sum(mask)} of {len(mask)} tokens, the ledger says {entry.seen} of {entry.length}"
 
 
 def _is_positive(value: Any) -> bool:
@@ -103,6 +105,10 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a list of names",
     ),
 }
+
+
+_FACTS = {"width": "width", "height": "height", "aspect_bucket": "bucket"}
+"""A record's field -> the fact of `Listed` that decides it."""
 
 
 def _short(value: Any) -> str:

@@ -212,7 +212,8 @@ class ShardFolder:
         good = [head for k, head in heads.items() if k not in spoilt | self._outdated]
         done = sum(head.count for head in good)
         held = sum(head.items for head in good) - done
-        return EncoderState(self._encoder, done, bad, held, len(self._source) - done - held - bad)
+        left = len(self._source) - done - held - bad
+        return EncoderState(self._encoder, done, bad, held, unchecked=0, incomplete=left)
 
 
 def _fits(head: Head, k: int) -> bool:

@@ -11,18 +11,17 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from latentkit.encoders.contract import Contract
-from latentkit.errors import LatentkitError
 from latentkit.progress import ProgressReport
 from latentkit.sources.files import printable
 from latentkit.sources.item import Source
 from latentkit.sources.library import Library
-from latentkit.stores.claim import read_claim
 from latentkit.stores.ledger import Damage, done_path, encoders_begun, journals, read_lines
 from latentkit.stores.npy import NpyStore, array_path, arrays_below
 from latentkit.stores.publish import find_temporaries
 from latentkit.stores.quarantine import Quarantine, bad_lines
 from latentkit.stores.records import image_id, stale_outputs
 from latentkit.stores.store import LEDGERS
+from latentkit.upkeep.contracts import read_contracts, require_outputs
 from latentkit.upkeep.findings import ARRAYS, Finding
 from latentkit.upkeep.inspection import Output, inspect_all
 from latentkit.upkeep.record_checks import Listed, check_record, listed_facts
@@ -35,6 +34,7 @@ class EncoderState(NamedTuple):
         done: listed in the ledger, not found bad, and not stale.
         bad: whose output is missing or wrong.
         quarantined: held back because they failed.
+        unchecked: listed in the ledger, without a readable contract to hold their arrays against.
         incomplete: not done yet, for whatever other reason, or stale (`stale_outputs`): to be encoded;
             nothing is wrong with that.
     """
@@ -43,6 +43,7 @@ class EncoderState(NamedTuple):
     done: int
     bad: int
     quarantined: int
+    unchecked: int
     incomplete: int
 
 
@@ -109,22 +110,21 @@ class Verification:
         """Look at everything.
 
         Raises:
-            LatentkitError: there is no output at all.
+            LatentkitError: there is no output at all, or none that lies in `.npy` files.
         """
-        if not self._root.is_dir():
-            raise LatentkitError(f"{self._root} does not exist: encode first, or set output_dir")
+        require_outputs(self._store)
         self._find_temporaries()
-        contracts = self._read_contracts()
+        contracts, found = read_contracts(self._store)
+        self._findings += found
         listed = {name: self._read_ledger(name) for name in encoders_begun(self._root)}
-        for name, ledger in listed.items():
-            path = self._root / self._store.folders.get(name, name) / "contract.json"
-            if ledger and not path.exists() and next(arrays_below(path.parent), None) is None:
-                self._find("contract", path, f"missing, and the ledger lists {len(ledger):,}", name)
+        for name in listed.keys() - contracts.keys():
+            folder = self._store.claim_path(name).parent
+            self._compare(name, folder, listed[name].keys(), {key for key, _ in arrays_below(folder)})
         self._check_arrays(contracts, listed, console)
         records = self._check_records(listed)
         quarantine = self._check_quarantine()
         states = [
-            self._state(name, listed.get(name, {}).keys(), quarantine)
+            self._state(name, listed.get(name, {}).keys(), quarantine, name in contracts)
             for name in sorted({*contracts, *listed})
         ]
         order = sorted(self._findings, key=lambda found: (found.kind, found.path, found.key or ""))
@@ -141,34 +141,6 @@ class Verification:
         for folder, below in places:
             for path in find_temporaries(folder, below=below):
                 self._find("temporary", path, "a killed process left it")
-
-    def _read_contracts(self) -> dict[str, Contract]:
-        """The readable contracts of folders that are their encoders'."""
-        contracts: dict[str, Contract] = {}
-        further: set[Path] = set()
-        without: list[Path] = []
-        for name, folder in self._store.array_folders().items():
-            path = folder / "contract.json"
-            if not path.exists():
-                without.append(folder)
-                continue
-            try:
-                contract = read_claim(path)
-            except LatentkitError as error:
-                self._find("contract", path, str(error))
-                continue
-            there = self._store.folders.get(contract.encoder, contract.encoder)
-            if there != name:
-                self._find(
-                    "contract", path, f"is {contract.encoder}'s, whose folder is {there}", contract.encoder
-                )
-                continue
-            contracts[contract.encoder] = contract
-            further.update(self._store.output_folders(contract.encoder, contract).values())
-        for folder in without:
-            if folder not in further and (count := sum(1 for _ in arrays_below(folder))):
-                self._find("contract", folder / "contract.json", f"missing, beside {count:,} arrays")
-        return contracts
 
     def _read_ledger(self, encoder: str) -> dict[str, Listed]:
         listed: dict[str, Listed] = {}
@@ -189,13 +161,18 @@ class Verification:
         for encoder, contract in contracts.items():
             ledger = listed.get(encoder, {})
             for name, folder in self._store.output_folders(encoder, contract).items():
-                there = {
-                    key: entry.stat(follow_symlinks=False).st_size for key, entry in arrays_below(folder)
-                }
+                there: dict[str, int] = {}
+                odd: set[str] = set()
+                for key, file in arrays_below(folder):
+                    there[key] = file.stat(follow_symlinks=False).st_size
+                    if not file.is_file():
+                        odd.add(key)
                 self._compare(encoder, folder, ledger.keys(), there.keys())
+                for key in odd & ledger.keys() & self._keys:
+                    self._find("unreadable", array_path(folder, key), "no regular file", encoder, key)
                 for key, size in there.items():
                     sizes[encoder][key] = sizes[encoder].get(key, 0) + size
-                keys = sorted(ledger.keys() & self._keys & there.keys())
+                keys = sorted((ledger.keys() & self._keys & there.keys()) - odd)
                 outputs.append(Output(encoder, folder, contract, name, keys))
                 self._bytes += sum(there[key] for key in keys)
         if self._read:
@@ -260,12 +237,18 @@ class Verification:
             self._find("orphan", path, "in quarantine", key=key)
         return quarantine
 
-    def _state(self, encoder: str, ledger: Set[str], quarantine: Quarantine) -> EncoderState:
+    def _state(self, encoder: str, ledger: Set[str], quarantine: Quarantine, checked: bool) -> EncoderState:
         bad = {found.key for found in self._findings if found.kind in ARRAYS and found.encoder == encoder}
         held = quarantine.held(encoder).keys() & self._keys
         done = {key for key in (ledger & self._keys) - bad if (encoder, key) not in self._stale}
+        whole, unchecked = (len(done), 0) if checked else (0, len(done))
         return EncoderState(
-            encoder, len(done), len(bad), len(held - done), len(self._keys - done - bad - held)
+            encoder,
+            whole,
+            len(bad),
+            len(held - done),
+            unchecked,
+            len(self._keys - done - bad - held),
         )
 
 

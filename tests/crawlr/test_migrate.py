@@ -247,6 +247,15 @@ def test_an_embedding_that_cannot_be_used_is_dropped_once_its_picture_is_encoded
     assert "dinov3_embedding" not in records(work)["b"]
 
 
+def test_a_bucket_that_is_null_is_not_known_yet(work: Path) -> None:
+    write(
+        work, stage1("a", 0, aspect_bucket=None, width=1024, height=1024), stage1("b", 1, aspect_bucket=None)
+    )
+    assert migrate(work).returncode == 0
+    assert records(work)["a"]["aspect_bucket"] == "1024x1024"
+    assert records(work)["b"]["aspect_bucket"] is None
+
+
 def test_no_records_is_wrong_usage(work: Path) -> None:
     ended = migrate(work)
     assert ended.returncode == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,8 +17,9 @@ from encode_process import Ended, kill_points, run_verb
 from library_tree import encode, tree
 from PIL import Image
 from recipes import photo
+from store_run import contract
 
-from latentkit.stores import OutputLock
+from latentkit.stores import OutputLock, ShardStore
 
 VERB = ("store=npy", "store.records=approved_image_dataset.jsonl")
 NAMES = ("+store.folders.vae=vae_latents", "+store.folders.text=t5_hidden")
@@ -80,6 +82,7 @@ BAD_FILES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "no npy": ("unreadable", lambda path: path.write_bytes(b"<html>" * 40)),
     "cut in the header": ("unreadable", lambda path: path.write_bytes(path.read_bytes()[:50])),
     "a folder": ("missing", lambda path: (path.unlink(), path.mkdir())),
+    "a pipe": ("unreadable", lambda path: (path.unlink(), os.mkfifo(path))),
     "pickled": ("unreadable", pickled),
     "cut": ("size", lambda path: path.write_bytes(path.read_bytes()[:-1])),
     "junk behind": ("size", lambda path: path.write_bytes(path.read_bytes() + b"\0")),
@@ -237,6 +240,52 @@ def test_contracts(data: Path) -> None:
     assert {name: content for name, content in tree(data).items() if name in before} == before
 
 
+def test_what_is_gone_or_was_not_checked_is_not_whole(data: Path) -> None:
+    clean = tree(data)
+    derived = data / "derived"
+    shutil.rmtree(derived / "t5_hidden")
+    original = (derived / "vae_latents" / "contract.json").read_bytes()
+    (derived / "vae_latents" / "contract.json").write_bytes(original.replace(b"vae", b"VAE"))
+    pickled(derived / "vae_latents" / "p00.npy")
+    (derived / "vae_latents" / "p01.npy").unlink()
+    (derived / "vae_latents" / "p01.npy").mkdir()
+    ended = verify(data)
+    assert ended.returncode == 1
+    keys = [f"p{number:02d}" for number in range(12) if number != 5]
+    expected = {("missing", "text", key) for key in keys}
+    assert findings(data) == expected | {("contract", None, None), ("missing", "vae", "p01")}
+    lines = [line.strip() for line in ended.stderr.splitlines()]
+    assert "text: 0 whole, 11 bad, 1 in quarantine" in lines
+    assert "vae: 0 whole, 1 bad, 1 in quarantine, 10 not checked" in lines
+    assert "missing: data/derived/t5_hidden/p00.npy" in lines
+    (derived / "vae_latents" / "contract.json").write_bytes(original)
+    assert verify(data, "fix=true").returncode == 0
+    assert ("unreadable", "vae", "p00") in findings(data)
+    encode(data)
+    shutil.rmtree(derived / ".latentkit" / "set-aside")
+    assert tree(data) == clean
+
+
+def test_a_field_that_is_not_known_yet_is_not_wrong(data: Path) -> None:
+    records = data / "derived" / "approved_image_dataset.jsonl"
+    lines = [json.loads(line) for line in records.read_text().splitlines()]
+    lines[0] |= {"aspect_bucket": None, "width": None}
+    records.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert verify(data).returncode == 1
+    assert findings(data) == {("record", None, "p00")}
+    assert verify(data, "fix=true").returncode == 0
+    for path in data.glob("derived/*/"):
+        shutil.rmtree(path)
+    lines = [{"image_path": line["image_path"], "aspect_bucket": None, "width": None} for line in lines]
+    lines[1]["width"] = "640"
+    lines[2]["t5_attention_mask"] = [0, 1]
+    records.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ended = verify(data)
+    assert ended.returncode == 1
+    assert findings(data) == {("unencoded", None, "p01"), ("unencoded", None, "p02")}
+    assert "the next encode" in ended.stderr
+
+
 def test_orphans_links_strays_temporaries_and_stage_1(data: Path) -> None:
     derived = data / "derived"
     (data / "raw" / "p03").unlink()
@@ -341,6 +390,28 @@ def test_an_output_that_is_not_there(data: Path) -> None:
     assert ended.returncode == 1
     assert "nowhere does not exist" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
+    assert not (data.parent / "nowhere").exists()
+
+
+def test_where_nothing_can_be_verified(data: Path) -> None:
+    (data.parent / "empty").mkdir()
+    shards = ShardStore(root=str(data.parent / "sharded"), shard_size=4, dataset="crawlr")
+    with contextlib.chdir(data.parent), OutputLock(shards.root):
+        shards.open({"dino": contract("dino")})
+        shards.finish(library_tree.Photos(), complete=False)
+    for folder, reason in (("empty", "holds no encoder's contract.json"), ("sharded", "in shards")):
+        ended = verify(data, f"output_dir={folder}")
+        assert ended.returncode == 1
+        assert reason in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_report_needs_its_folder(data: Path) -> None:
+    ended = run_verb(
+        "verify", "dataset=crawlr", *VERB, *NAMES, "report=nowhere/findings.json", cwd=data.parent
+    )
+    assert ended.returncode == 2
+    assert "there is no folder nowhere" in ended.stderr
     assert not (data.parent / "nowhere").exists()
 
 
