@@ -1,0 +1,1 @@
+"""One metric a file; each agrees with the published evaluators on golden values."""

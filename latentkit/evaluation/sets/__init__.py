@@ -1,0 +1,1 @@
+"""Where the pictures of an evaluation come from: latents, tensor files, folders, datasets, references."""
