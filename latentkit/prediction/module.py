@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import nn
 
 from latentkit.encoders.encoder import Encoder
 from latentkit.prediction.batches import Batch
+from latentkit.prediction.memory import MeasuredModule, is_out_of_memory, within_memory
 from latentkit.prediction.precision import precision_plugin
 from latentkit.prediction.results import Encoded, Failure
 
@@ -27,7 +28,7 @@ class _Launched:
     arrived: torch.cuda.Event | None
 
 
-class EncodingModule(pl.LightningModule):
+class EncodingModule(MeasuredModule):
     """Runs networks over batches; out of memory and non-finite numbers cost pictures, never the run.
 
     `predict_step` returns the results of the batch before, so that a GPU computes one batch while the
@@ -36,10 +37,6 @@ class EncodingModule(pl.LightningModule):
     Args:
         encoders: those of this pass; their networks are loaded in `setup`.
         fail: told of each picture that could not be encoded.
-
-    Attributes:
-        device_name: where the pass ran; known when it has ended.
-        peak_bytes: device memory at its fullest during the pass; None on a CPU.
     """
 
     def __init__(self, encoders: Sequence[Encoder], fail: Callable[[Failure], None]) -> None:
@@ -49,24 +46,11 @@ class EncodingModule(pl.LightningModule):
         self._fits = {encoder.name: encoder.batch_size for encoder in encoders}
         self._launched: _Launched | None = None
         self.networks = nn.ModuleDict()
-        self.device_name = "cpu"
-        self.peak_bytes: int | None = None
 
     def setup(self, stage: str) -> None:
         """Load every network on the host; Lightning moves them to the device."""
         for name, encoder in self._encoders.items():
             self.networks[name] = encoder.load()
-
-    def on_predict_start(self) -> None:
-        """Count device memory from here."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-
-    def on_predict_end(self) -> None:
-        """Note the device, from which Lightning takes the networks away next."""
-        if self.device.type == "cuda":
-            self.device_name = torch.cuda.get_device_name(self.device)
-            self.peak_bytes = torch.cuda.max_memory_allocated(self.device)
 
     @property
     def batch_sizes(self) -> dict[str, int]:
@@ -92,7 +76,10 @@ class EncodingModule(pl.LightningModule):
         return self._land(before) if before else None
 
     def _launch(self, batch: Batch) -> _Launched:
-        outputs, lost = self._within_memory(batch)
+        name = batch.encoder
+        fitted = within_memory(partial(self._forward, name), batch.tensors, len(batch.keys), self._fits[name])
+        self._fits[name] = fitted.size
+        outputs, lost = fitted.outputs, fitted.lost
         finite = torch.stack([torch.isfinite(out).flatten(1).all(1) for out in outputs.values()]).all(0)
         if self.device.type != "cuda":
             return _Launched(batch, outputs, finite, lost, None)
@@ -101,35 +88,6 @@ class EncodingModule(pl.LightningModule):
         arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
         arrived.record()
         return _Launched(batch, host, finite, lost, arrived)
-
-    def _within_memory(self, batch: Batch) -> tuple[dict[str, torch.Tensor], frozenset[int]]:
-        """Forward in pieces of the size that fits, halved as often as memory runs out.
-
-        Returns:
-            The outputs [B, ...] and the positions of pictures that do not fit even alone (zeros there).
-        """
-        name, total = batch.encoder, len(next(iter(batch.tensors.values())))
-        pieces: list[dict[str, torch.Tensor] | None] = []
-        sizes: list[int] = []
-        start = 0
-        while start < len(batch.keys):
-            size = self._fits[name]
-            # The last piece is as long as the others: it begins early and repeats some pictures.
-            begin = min(start, total - size)
-            try:
-                piece = self._forward(name, {k: v[begin : begin + size] for k, v in batch.tensors.items()})
-                pieces.append({k: v[start - begin :] for k, v in piece.items()})
-            except RuntimeError as error:
-                if not _is_out_of_memory(error):
-                    raise
-                torch.cuda.empty_cache()
-                if size > 1:
-                    self._fits[name] = size // 2
-                    continue
-                pieces.append(None)
-            sizes.append(begin + size - start)
-            start = begin + size
-        return _joined(pieces, sizes)
 
     def _forward(self, name: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         plugin = precision_plugin(self._encoders[name].precision, self.device)
@@ -146,7 +104,7 @@ class EncodingModule(pl.LightningModule):
                     **tensors
                 )  # not compiled
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             return None
         if not all(bool(torch.isfinite(out).all()) for out in outputs.values()):
@@ -198,32 +156,3 @@ class EncodingModule(pl.LightningModule):
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return host.copy_(tensor, non_blocking=True)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _joined(
-    pieces: Sequence[dict[str, torch.Tensor] | None], sizes: Sequence[int]
-) -> tuple[dict[str, torch.Tensor], frozenset[int]]:
-    """Pieces end to end; a piece that is None becomes zeros, its positions are returned as lost."""
-    ends = np.cumsum(sizes).tolist()
-    lost = frozenset(
-        position
-        for piece, size, end in zip(pieces, sizes, ends, strict=True)
-        if piece is None
-        for position in range(end - size, end)
-    )
-    whole = next((piece for piece in pieces if piece is not None), None)
-    if whole is None:
-        return {"": torch.zeros(ends[-1], 1)}, lost
-    filled: list[dict[str, torch.Tensor]] = [
-        {name: out.new_zeros((size, *out.shape[1:])) for name, out in whole.items()}
-        if piece is None
-        else piece
-        for piece, size in zip(pieces, sizes, strict=True)
-    ]
-    if len(filled) == 1:
-        return filled[0], lost
-    return {name: torch.cat([piece[name] for piece in filled]) for name in whole}, lost

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import gc
-import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import lightning.pytorch as pl
-import torch
-import torch.distributed as dist
 from lightning.pytorch.accelerators import CUDAAccelerator
 from rich.console import Console
 
 from latentkit.encoders.encoder import Encoder
-from latentkit.errors import LatentkitError
 from latentkit.interrupt import Interrupts
 from latentkit.prediction.batches import BatchStream
 from latentkit.prediction.decoding import worker_deaths_told
 from latentkit.prediction.failures import FailureLimit
 from latentkit.prediction.module import EncodingModule
 from latentkit.prediction.plan import Plan, Unit
+from latentkit.prediction.processes import free_device_memory, pass_title, predict, stop
 from latentkit.prediction.progress import PassProgress
 from latentkit.prediction.writer import Sink, StoreWriter, Tally, WriterThread
 from latentkit.sources.item import Source
+
+_ADVICE = "what is done is kept, the same command goes on from here"
 
 
 @dataclass
@@ -117,7 +115,7 @@ def run_plan(
         for together in passes:
             units = {encoder.name: shares[encoder.name] for encoder in together}
             total = sum(len(unit.indices) for of_encoder in units.values() for unit in of_encoder)
-            title = _title(together, trainer)
+            title = pass_title(" + ".join(encoder.name for encoder in together), trainer)
             with PassProgress(title, total, len(together), console, progress_every) as progress:
                 module = EncodingModule(together, limit)
                 stream = BatchStream(
@@ -129,14 +127,14 @@ def run_plan(
                     workers=workers,
                     pin=isinstance(trainer.accelerator, CUDAAccelerator),
                 )
-                stop = partial(_stop, stream, trainer)
-                with Interrupts(stop, patient=trainer.global_rank > 0) as interrupts:
+                stop_all = partial(stop, stream, trainer)
+                with Interrupts(stop_all, patient=trainer.global_rank > 0) as interrupts:
                     writer.attend(stream, progress, interrupts)
                     with worker_deaths_told(workers):
-                        _predict(trainer, module, stream)
+                        predict(trainer, module, stream, advice=_ADVICE)
             result.add(module, writer.tally, progress.seconds)
             del module
-            _free_device_memory()
+            free_device_memory()
             if result.interrupted:
                 break
     return result
@@ -149,50 +147,3 @@ def _share(units: Sequence[Unit], rank: int, processes: int) -> list[Unit]:
         for unit in units
         if not unit.atomic or unit.id % processes == rank
     ]
-
-
-def _title(together: Sequence[Encoder], trainer: pl.Trainer) -> str:
-    title = " + ".join(encoder.name for encoder in together)
-    if trainer.world_size > 1:
-        title += f" (process {trainer.global_rank + 1} of {trainer.world_size})"
-    return title
-
-
-def _predict(trainer: pl.Trainer, module: EncodingModule, stream: BatchStream) -> None:
-    try:
-        trainer.predict(module, dataloaders=stream, return_predictions=False)
-    except SystemExit:  # how Lightning passes on a second Ctrl-C
-        raise KeyboardInterrupt from None
-    except BaseException as error:
-        _signal_processes(trainer, signal.SIGKILL)  # they would wait for this one
-        if _is_lost_process(error):
-            raise LatentkitError(
-                "another process of this run ended too early; what is done is kept, "
-                "the same command goes on from here"
-            ) from error
-        raise
-
-
-def _is_lost_process(error: BaseException) -> bool:
-    """Whether a collective failed because a process is gone: gloo has no error class of its own for it."""
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and "by peer" in str(error) and "gloo" in str(error)
-    )
-
-
-def _stop(stream: BatchStream, trainer: pl.Trainer) -> None:
-    stream.stop()
-    _signal_processes(trainer, signal.SIGTERM)
-
-
-def _signal_processes(trainer: pl.Trainer, number: signal.Signals) -> None:
-    """To those that this process started; others have a launcher that sees to them."""
-    launcher = trainer.strategy.launcher
-    if launcher is not None:
-        launcher.kill(number)
-
-
-def _free_device_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

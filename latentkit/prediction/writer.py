@@ -1,31 +1,26 @@
-"""Between the loop and the disk: a bounded queue and one writer thread, whose errors surface in the loop."""
+"""Between the loop and the store: results go to it from a thread of its own, and are counted."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import queue
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Protocol
 
 import lightning.pytorch as pl
-import torch.distributed as dist
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from latentkit.errors import LatentkitError
 from latentkit.interrupt import Interrupts
+from latentkit.prediction.background import BackgroundThread
 from latentkit.prediction.batches import BatchStream
 from latentkit.prediction.module import EncodingModule
 from latentkit.prediction.plan import Unit
+from latentkit.prediction.processes import of_every_process
 from latentkit.prediction.progress import PassProgress
 from latentkit.prediction.results import Encoded, Failure
 from latentkit.sources.item import Source
-
-BATCHES_IN_FLIGHT = 8
 
 
 class Sink(Protocol):
@@ -44,65 +39,15 @@ class Sink(Protocol):
         ...
 
 
-class WriterThread:
-    """Hands results to a sink in their order, from a thread of its own. A context manager.
-
-    All batches that are waiting are handed over at once: syncing many files takes hardly longer than one. The
-    queue is bounded: when the disk is slower than the device, the loop waits instead of filling memory.
-    `put`, `flush` and leaving the context raise what the sink raised.
-    """
+class WriterThread(BackgroundThread[Encoded | Failure]):
+    """Hands results to a sink in their order; `put`, `flush` and leaving it raise what the sink raised."""
 
     def __init__(self, sink: Sink) -> None:
+        super().__init__("latentkit-writer")
         self._sink = sink
-        self._queue: queue.Queue[Encoded | Failure | None] = queue.Queue(BATCHES_IN_FLIGHT)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="latentkit-writer", daemon=True)
 
-    def __enter__(self) -> WriterThread:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._queue.put(None)
-        self._thread.join()
-        if error is None:
-            self._raise()
-
-    def put(self, result: Encoded | Failure) -> None:
-        """Queue a result; waits while the queue is full."""
-        self._raise()
-        self._queue.put(result)
-
-    def flush(self) -> None:
-        """Wait until everything that was put is published."""
-        self._queue.join()
-        self._raise()
-
-    def _raise(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    def _run(self) -> None:
-        ended = False
-        while not ended:
-            results = [self._queue.get()]
-            with contextlib.suppress(queue.Empty):
-                while len(results) < BATCHES_IN_FLIGHT:
-                    results.append(self._queue.get_nowait())
-            ended = None in results
-            try:
-                # After an error the queue is still emptied, so that the loop never blocks on a dead writer.
-                if self._error is None:
-                    self._hand_over([result for result in results if result is not None])
-            except BaseException as error:
-                self._error = error
-            finally:
-                for _ in results:
-                    self._queue.task_done()
-
-    def _hand_over(self, results: Sequence[Encoded | Failure]) -> None:
+    def hand_over(self, results: Sequence[Encoded | Failure]) -> None:
+        """Batches that follow each other go to the sink together."""
         for failed, run in itertools.groupby(results, key=lambda result: isinstance(result, Failure)):
             if failed:
                 for failure in run:
@@ -182,19 +127,10 @@ class StoreWriter(BasePredictionWriter):
         self._take(pl_module.drain())
         self._thread.flush()
         mine = Tally(self._encoded, self._progress.notes, self._stream.stopped)
-        self.tally = sum(_of_every_process(mine), Tally())
+        self.tally = sum(of_every_process(mine), Tally())
 
     def _take(self, encoded: Encoded | None) -> None:
         if encoded is not None:
             self._thread.put(encoded)
             self._progress.encoded(len(encoded.keys))
             self._encoded[encoded.encoder] += len(encoded.keys)
-
-
-def _of_every_process(mine: Tally) -> list[Tally]:
-    """In order of rank. Waits until every process has come here."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return [mine]
-    tallies: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(tallies, mine)
-    return tallies

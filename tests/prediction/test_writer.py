@@ -11,8 +11,9 @@ import pytest
 from small_runs import Collected, run_into, whole_plan
 from toy_encoders import MeanColour, paint
 
+from latentkit.prediction.background import BATCHES_IN_FLIGHT
 from latentkit.prediction.results import Encoded, Failure
-from latentkit.prediction.writer import BATCHES_IN_FLIGHT, WriterThread
+from latentkit.prediction.writer import WriterThread
 from latentkit.sources import FolderSource
 from latentkit.sources.item import Fingerprint
 

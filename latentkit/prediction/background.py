@@ -1,0 +1,78 @@
+"""A thread between the loop and the disk: a bounded queue, whose errors surface in the loop."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+BATCHES_IN_FLIGHT = 8
+
+_T = TypeVar("_T")
+
+
+class BackgroundThread(ABC, Generic[_T]):
+    """Takes results in their order, in a thread of its own. A context manager.
+
+    All that are waiting are handed over at once: syncing many files takes hardly longer than one. The queue
+    is bounded: when the disk is slower than the device, the loop waits instead of filling memory. `put`,
+    `flush` and leaving the context raise what `hand_over` raised.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._queue: queue.Queue[_T | None] = queue.Queue(BATCHES_IN_FLIGHT)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    @abstractmethod
+    def hand_over(self, results: Sequence[_T]) -> None:
+        """Write these, at least one; in the thread."""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if error is None:
+            self._raise()
+
+    def put(self, result: _T) -> None:
+        """Queue a result; waits while the queue is full."""
+        self._raise()
+        self._queue.put(result)
+
+    def flush(self) -> None:
+        """Wait until everything that was put is published."""
+        self._queue.join()
+        self._raise()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        ended = False
+        while not ended:
+            waiting = [self._queue.get()]
+            with contextlib.suppress(queue.Empty):
+                while len(waiting) < BATCHES_IN_FLIGHT:
+                    waiting.append(self._queue.get_nowait())
+            ended = None in waiting
+            results = [result for result in waiting if result is not None]
+            try:
+                # After an error the queue is still emptied, so that the loop never blocks on a dead writer.
+                if results and self._error is None:
+                    self.hand_over(results)
+            except BaseException as error:
+                self._error = error
+            finally:
+                for _ in waiting:
+                    self._queue.task_done()
