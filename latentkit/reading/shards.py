@@ -162,6 +162,23 @@ class LatentShards(Dataset[Sample]):
         number = int(np.searchsorted(self._ends, place, side="right"))
         return self._keys_of(number)[int(place - self._ends[number])]
 
+    def read_keys(self) -> list[str]:
+        """The keys of all pictures, in order.
+
+        Raises:
+            LatentkitError: names the shard that has not as many keys as pictures.
+        """
+        keys: list[str] = []
+        for number, entry in enumerate(self._entries):
+            there = self._keys_of(number)
+            if len(there) != entry.count:
+                raise LatentkitError(
+                    f"{self._folder / entry.path} is damaged: {len(there)} keys for {entry.count} pictures: "
+                    "verify fix=true and encode again"
+                )
+            keys += there
+        return keys
+
     def _checked(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         places = np.asarray(indices, np.int64)
         wrong = (places < -len(self)) | (places >= len(self))
