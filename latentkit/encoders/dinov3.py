@@ -44,7 +44,7 @@ class DINOv3(PretrainedEncoder):
         super().__post_init__()
         if self.input_size < PATCH or self.input_size % PATCH:
             raise UsageError(
-                f"encoders.{self.name}.input_size={self.input_size}: must be a positive multiple of {PATCH}"
+                f"{self.where}.input_size={self.input_size}: must be a positive multiple of {PATCH}"
             )
 
     @property

@@ -49,13 +49,18 @@ class Encoder(ABC):
     def __post_init__(self) -> None:
         self.require_choice("precision", PRECISIONS)
         if self.batch_size < 1:
-            raise UsageError(f"encoders.{self.name}.batch_size={self.batch_size}: must be at least 1")
+            raise UsageError(f"{self.where}.batch_size={self.batch_size}: must be at least 1")
+
+    @property
+    def where(self) -> str:
+        """Its node in the configuration, for messages; one that is part of something else says which."""
+        return f"encoders.{self.name}"
 
     def require_choice(self, option: str, choices: Sequence[str]) -> None:
         """Raise UsageError, listing the choices, unless the option's value is one of them."""
         value = getattr(self, option)
         if value not in choices:
-            raise UsageError(f"encoders.{self.name}.{option}={value}: choose one of {', '.join(choices)}")
+            raise UsageError(f"{self.where}.{option}={value}: choose one of {', '.join(choices)}")
 
     @property
     @abstractmethod

@@ -52,7 +52,7 @@ class PretrainedEncoder(Encoder):
         """
         if isinstance(self.weights, Random):
             raise ValueError(f"{self.name}: random weights have no checkpoint")
-        return self.weights.fetch(self.model, revision=self.revision, layout=self.layout, encoder=self.name)
+        return self.weights.fetch(self.model, revision=self.revision, layout=self.layout, where=self.where)
 
     @property
     def config(self) -> Mapping[str, Any]:

@@ -43,10 +43,10 @@ class T5(PretrainedEncoder):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.max_length <= LONGEST:
-            raise UsageError(f"encoders.{self.name}.max_length={self.max_length}: must be 1 to {LONGEST}")
+            raise UsageError(f"{self.where}.max_length={self.max_length}: must be 1 to {LONGEST}")
         if self.precision == "16-mixed":
             raise UsageError(
-                f"encoders.{self.name}.precision=16-mixed: T5 overflows in float16; "
+                f"{self.where}.precision=16-mixed: T5 overflows in float16; "
                 "choose one of 32-true, tf32, bf16-mixed"
             )
 

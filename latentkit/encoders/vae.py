@@ -86,15 +86,11 @@ class VAE(PretrainedEncoder):
         self.require_choice("posterior", POSTERIORS)
         if self.latent_channels not in PUBLISHED:
             choices = ", ".join(map(str, PUBLISHED))
-            raise UsageError(
-                f"encoders.{self.name}.latent_channels={self.latent_channels}: choose one of {choices}"
-            )
+            raise UsageError(f"{self.where}.latent_channels={self.latent_channels}: choose one of {choices}")
         if self.size < FACTOR or self.size % FACTOR:
-            raise UsageError(
-                f"encoders.{self.name}.size={self.size}: must be a positive multiple of {FACTOR}"
-            )
+            raise UsageError(f"{self.where}.size={self.size}: must be a positive multiple of {FACTOR}")
         if self.scaled and self.posterior == "moments":
-            raise UsageError(f"encoders.{self.name}: moments are stored unscaled; leave scaled=false")
+            raise UsageError(f"{self.where}: moments are stored unscaled; leave scaled=false")
         BucketCrop(buckets=self._buckets)
 
     @property
@@ -152,7 +148,7 @@ class VAE(PretrainedEncoder):
         channels, blocks = config.get("latent_channels", 4), config.get("block_out_channels", ())
         if channels != self.latent_channels or 2 ** (len(blocks) - 1) != FACTOR:
             raise LatentkitError(
-                f"encoders.{self.name}.model={self.model}: wrong architecture: config.json has {channels} "
+                f"{self.where}.model={self.model}: wrong architecture: config.json has {channels} "
                 f"latent channels and {len(blocks)} blocks, {self.latent_channels} and 4 are needed"
             )
         return config

@@ -103,31 +103,31 @@ class Pretrained:
 
     local_files_only: bool = False
 
-    def fetch(self, model: str, *, revision: str | None, layout: Layout, encoder: str) -> Checkpoint:
+    def fetch(self, model: str, *, revision: str | None, layout: Layout, where: str) -> Checkpoint:
         """Find, download if need be, check and hash a model's files. No network is built.
 
         Args:
             model: an existing folder, or a hub id.
             revision: hub revision; not used for a folder.
             layout: what must be there.
-            encoder: the encoder's public name, for messages.
+            where: the configuration node whose ``model`` it is, for messages: ``encoders.t5``.
 
         Raises:
             LatentkitError: absent, gated, out of reach, damaged, or another architecture; one line each.
         """
-        setting = f"encoders.{encoder}.model={model}"
+        setting = f"{where}.model={model}"
         top = locate(
             model,
             revision,
             layout.patterns,
-            where=f"encoders.{encoder}",
-            otherwise=f"pass encoders.{encoder}.model=FOLDER or weights=random",
+            where=where,
+            otherwise=f"pass {where}.model=FOLDER or weights=random",
             local_files_only=self.local_files_only,
         )
         local = Path(model).expanduser().is_dir()
         folder = top / layout.subfolder
         if not folder.is_dir():
-            hint = f"; if its weights lie at the top, pass encoders.{encoder}.subfolder=''"
+            hint = f"; if its weights lie at the top, pass {where}.subfolder=''"
             raise LatentkitError(f"{setting}: there is no folder {layout.subfolder} in it{hint}")
         config = _read_config(folder, layout, setting)
         weights = _weights_files(folder, layout, setting)
