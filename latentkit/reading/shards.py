@@ -166,16 +166,18 @@ class LatentShards(Dataset[Sample]):
         """The keys of all pictures, in order.
 
         Raises:
-            LatentkitError: names the shard that has not as many keys as pictures.
+            LatentkitError: names the shard that has not a key for each of its pictures.
         """
         keys: list[str] = []
         for number, entry in enumerate(self._entries):
-            there = self._keys_of(number)
-            if len(there) != entry.count:
+            try:
+                there = self._keys_of(number)
+                if len(there) != entry.count:
+                    raise ValueError(f"it has {len(there)} keys for {entry.count} pictures")
+            except ValueError as error:
                 raise LatentkitError(
-                    f"{self._folder / entry.path} is damaged: {len(there)} keys for {entry.count} pictures: "
-                    "verify fix=true and encode again"
-                )
+                    f"{self._folder / entry.path} is damaged: {error}: verify fix=true and encode again"
+                ) from None
             keys += there
         return keys
 
