@@ -36,10 +36,16 @@ def register() -> None:
     OmegaConf.register_new_resolver("basename", _basename, replace=True)
     OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
     OmegaConf.register_new_resolver("shards_dir", _shards_dir, replace=True)
+    OmegaConf.register_new_resolver("evaluation_name", _evaluation_name, replace=True)
 
 
 def _basename(path: str) -> str:
     return Path(path).resolve().name or "root"
+
+
+def _evaluation_name(generated: str | None, output_dir: str) -> str:
+    """What an evaluation's results are called: the generated file or folder, or the dataset's output."""
+    return Path(generated).resolve().stem if generated else _basename(output_dir)
 
 
 def _shards_dir(output_dir: str) -> str:

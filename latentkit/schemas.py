@@ -136,6 +136,52 @@ class ShardConfig(CollectionConfig):
 
 
 @dataclass
+class ProtocolConfig:
+    """How a published evaluator counts.
+
+    Attributes:
+        name: of the protocol.
+        shuffle_seed: numpy ``RandomState`` seed of the Inception Score's shuffle; None: in order of the keys.
+        splits: equal parts of the Inception Score; None where ``split_size`` divides.
+        split_size: pictures a part of the Inception Score.
+        pictures: that its published numbers are of.
+    """
+
+    name: str = MISSING
+    shuffle_seed: int | None = None
+    splits: int | None = None
+    split_size: int | None = None
+    pictures: int = 50000
+
+
+@dataclass
+class EvaluateConfig(CollectionConfig):
+    """The root of ``latentkit.evaluate``; the groups' own options are checked when they are built."""
+
+    generated: str | None = None
+    generated_scaled: bool | None = None
+    reference: str | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    extractors: dict[str, Any] = field(default_factory=dict)
+    decoder: Any = MISSING
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    vram: VramConfig = field(default_factory=VramConfig)
+    trainer: Any = MISSING
+    crop: str | None = None
+    size: int = 256
+    encode: bool = False
+    shard_size: int = 10000
+    limit: int | None = None
+    report_dir: str = MISSING
+    references_dir: str = "outputs/references"
+    save_reference: str | None = None
+    save_images: bool = False
+    sweep_dir: str = MISSING
+    seed: int = 0
+    workers: int | None = None
+
+
+@dataclass
 class ArchivesConfig:
     """Where ImageNet's archives are: a folder to look in, and paths that win over it."""
 
@@ -166,5 +212,6 @@ ROOTS: dict[str, type] = {
     "prune": PruneConfig,
     "shard": ShardConfig,
     "prepare": PrepareConfig,
+    "evaluate": EvaluateConfig,
 }
 """Verb -> schema; ``conf/<verb>.yaml`` begins its defaults with ``<verb>_schema``."""

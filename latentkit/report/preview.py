@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from latentkit.encoders.encoder import Encoder
 from latentkit.errors import LatentkitError
 from latentkit.pixels import DecodeError, decode
+from latentkit.report.sheet import Row, draw_sheet
 from latentkit.sources.item import Source, SourceError
 
 PICTURES = 12
-CELL = 128
-MARGIN = 6
-LABEL_WIDTH = 176
-BACKGROUND, INK, FAINT = (250, 250, 248), (30, 30, 34), (120, 120, 126)
 
 
 def contact_sheet(
@@ -41,15 +37,15 @@ def contact_sheet(
     columns = _columns(source, viewers, read)
     if not columns:
         return None
-    rows: list[tuple[str, str, list[Image.Image]]] = []
+    rows: list[Row] = []
     for encoder in viewers:
         views = [_view(encoder, image) for image, _ in columns]
-        rows.append((encoder.name, "sees", views))
+        rows.append(Row(encoder.name, "sees", views))
         latents = [arrays[encoder.name].get("latents") for _, arrays in columns]
         if all(latent is not None and latent.ndim == 3 and len(latent) >= 3 for latent in latents):
             colours = principal_colours([latent for latent in latents if latent is not None])
-            rows.append((encoder.name, "latents, 3 main components", colours))
-    return _draw(rows, note)
+            rows.append(Row(encoder.name, "latents, 3 main components", colours))
+    return draw_sheet(rows, note)
 
 
 def principal_colours(latents: Sequence[np.ndarray]) -> list[Image.Image]:
@@ -103,25 +99,3 @@ def _columns(
 def _view(encoder: Encoder, image: Image.Image) -> Image.Image:
     assert encoder.geometry is not None
     return Image.fromarray(np.rint(np.clip(encoder.geometry(image), 0, 255)).astype(np.uint8))
-
-
-def _draw(rows: Sequence[tuple[str, str, list[Image.Image]]], note: str) -> bytes:
-    columns = len(rows[0][2])
-    step = CELL + MARGIN
-    sheet = Image.new("RGB", (LABEL_WIDTH + columns * step + MARGIN, len(rows) * step + 34), BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
-    name_font, font = ImageFont.load_default(15), ImageFont.load_default(11)
-    for row, (name, what, pictures) in enumerate(rows):
-        top = MARGIN + row * step
-        draw.text((10, top + CELL // 2 - 18), name, INK, font=name_font)
-        draw.text((10, top + CELL // 2 + 2), what, FAINT, font=font)
-        for column, picture in enumerate(pictures):
-            scale = CELL / max(picture.size)
-            size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-            small = picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
-            left = LABEL_WIDTH + column * step
-            sheet.paste(small, (left + (CELL - size[0]) // 2, top + (CELL - size[1]) // 2))
-    draw.text((10, sheet.height - 22), note, FAINT, font=font)
-    file = io.BytesIO()
-    sheet.save(file, "PNG", optimize=True)
-    return file.getvalue()

@@ -1,0 +1,44 @@
+"""What pictures on disk are told apart by, without decoding them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from latentkit.errors import LatentkitError
+from latentkit.sources.item import Stat
+
+MAX_HASHED = 2**30
+"""A larger file is told by its name, size and mtime: it would take longer to hash than a user would wait."""
+
+_CHUNK = 1 << 22
+
+
+def file_identity(path: Path) -> dict[str, Any]:
+    """A file's sha256; of one over 1 GiB name, size and mtime.
+
+    Raises:
+        LatentkitError: it cannot be read.
+    """
+    try:
+        now = path.stat()
+        if now.st_size > MAX_HASHED:
+            return {"file": path.name, "bytes": now.st_size, "mtime_ns": now.st_mtime_ns}
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise LatentkitError(f"{path} cannot be read: {error.strerror or error}") from None
+    return {"sha256": digest.hexdigest()}
+
+
+def listing_sha256(entries: Iterable[tuple[str, Stat | None]]) -> str:
+    """sha256 over keys, sizes and mtimes, in the order given."""
+    digest = hashlib.sha256()
+    for key, stat in entries:
+        known = f"{stat.size}\0{stat.mtime_ns}" if stat else ""
+        digest.update(f"{key}\0{known}\n".encode())
+    return digest.hexdigest()
