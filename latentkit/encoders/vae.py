@@ -155,11 +155,12 @@ class VAE(PretrainedEncoder):
 
     def contract(self, *, orient: bool) -> Contract:
         """See `Encoder.contract`; the factors are the model's, recorded whether applied or not."""
-        scale, shift = self._factors()
+        scale, shift = self.factors
         contract = super().contract(orient=orient)
         return replace(contract, scaling_factor=scale, shift_factor=shift, scaled=self.scaled)
 
-    def _factors(self) -> tuple[float, float | None]:
+    @property
+    def factors(self) -> tuple[float, float | None]:
         """(scaling_factor, shift_factor); what config.json leaves out is AutoencoderKL's default."""
         return self.config.get("scaling_factor", 0.18215), self.config.get("shift_factor")
 
@@ -197,7 +198,7 @@ class VAE(PretrainedEncoder):
     def build(self) -> torch.nn.Module:
         from latentkit.encoders.networks import VAENetwork
 
-        scale, shift = self._factors()
+        scale, shift = self.factors
         return VAENetwork(
             self.autoencoder(),
             posterior=self.posterior,

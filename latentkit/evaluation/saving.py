@@ -1,0 +1,55 @@
+"""Pictures as PNG files, written in passing by a thread of their own."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from latentkit.prediction.background import BackgroundThread
+from latentkit.stores.publish import Publication, publish_many
+
+COMPRESSION = 1
+"""zlib's lowest level: photographs hardly shrink further."""
+
+Pictures = tuple[Sequence[str], np.ndarray]
+"""Keys, and uint8 [B, H, W, 3]."""
+
+
+class PictureFolder(BackgroundThread[Pictures]):
+    """``<key>.png`` of every picture that is put, published some batches at a time.
+
+    `put`, `flush` and leaving the context raise LatentkitError when the disk is full.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("latentkit-pictures")
+        self._folder = folder
+
+    def hand_over(self, results: Sequence[Pictures]) -> None:
+        """Encoded by the threads that write."""
+        publish_many(
+            [
+                _publication(self._folder / f"{key}.png", picture)
+                for keys, pictures in results
+                for key, picture in zip(keys, pictures, strict=True)
+            ]
+        )
+
+
+def _publication(path: Path, picture: np.ndarray) -> Publication:
+    encoded = io.BytesIO()
+
+    def write(file: BinaryIO) -> None:
+        Image.fromarray(picture).save(encoded, "PNG", compress_level=COMPRESSION)
+        file.write(encoded.getbuffer())
+
+    def validate(file: BinaryIO) -> None:
+        if file.read() != encoded.getbuffer():
+            raise ValueError("it reads back differently")
+
+    return Publication(path, write, validate)
