@@ -51,7 +51,16 @@ class Collection:
 
 def dataset_name() -> str:
     """The dataset that was chosen on the command line, or by default."""
-    name: str = HydraConfig.get().runtime.choices["dataset"]
+    return _chosen("dataset")
+
+
+def decoder_name() -> str:
+    """The decoder that was chosen; the encoder whose latents it takes has the same name."""
+    return _chosen("decoder")
+
+
+def _chosen(group: str) -> str:
+    name: str = HydraConfig.get().runtime.choices[group]
     return name
 
 

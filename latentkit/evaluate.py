@@ -1,0 +1,35 @@
+"""Decoded latents, or any pictures, to FID, Inception Score and their relatives, in one pass over the network.
+
+    python -m latentkit.evaluate                                        the demo's latents, random weights
+    python -m latentkit.evaluate dataset=imagenet                       val latents against val pictures
+    python -m latentkit.evaluate generated=samples.npz reference=VIRTUAL_imagenet256_labeled.npz protocol=adm
+    python -m latentkit.evaluate generated=latents.safetensors generated_scaled=true reference=val.npz
+    python -m latentkit.evaluate generated=FOLDER reference=FOLDER metric=[fid,kid]
+    python -m latentkit.evaluate -m generated=run1,run2,run3 reference=FILE      one table and one plot
+    python -m latentkit.evaluate experiment=sdvae_rfid_imagenet         a published table
+
+Exit status: 0 done; 1 failed; 2 wrong usage; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from latentkit.command import command
+
+
+@command("evaluate")
+def main(cfg: DictConfig) -> int:
+    """Encode what is missing if asked, open both sides, decode and compare, report; the exit status."""
+    from latentkit.evaluation.encoding import encode_missing
+    from latentkit.evaluation.job import EvaluationJob
+
+    if EvaluationJob.encodes(cfg) and (status := encode_missing(cfg)):
+        return status
+    job = EvaluationJob.from_config(cfg)
+    job.announce()
+    return job.report(job.run())
+
+
+if __name__ == "__main__":
+    main()
