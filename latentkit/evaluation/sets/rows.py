@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -89,7 +90,7 @@ class _Batch:
 
 
 def check_latents(latents: PictureSet, positions: np.ndarray, stack: np.ndarray) -> None:
-    """Raise LatentkitError, with keys, where latents [B, C, h, w] are not finite, or too large for latents."""
+    """Raise LatentkitError, with keys, where latents [B, C, h, w] are not finite, or larger than any are."""
     flat = stack.reshape(len(stack), -1)
     reach = np.maximum(flat.max(axis=1), -flat.min(axis=1))
     wrong = np.flatnonzero(~(reach <= MAX_LATENT))
@@ -107,10 +108,10 @@ def named(keys: Sequence[str], positions: Iterable[int]) -> str:
 
 
 def ordered(keys: Sequence[str], name: str) -> tuple[list[str], np.ndarray]:
-    """Keys ascending, and the row, int64 [N], that each had. Raises LatentkitError where one is there twice."""
+    """Keys ascending, and each one's row, int64 [N]. Raises LatentkitError for one that is there twice."""
     rows = sorted(range(len(keys)), key=keys.__getitem__)
     ascending = [keys[row] for row in rows]
-    for first, second in zip(ascending, ascending[1:], strict=False):
+    for first, second in pairwise(ascending):
         if first == second:
             raise LatentkitError(f"{name} has the key {first!r} twice")
     return ascending, np.array(rows, np.int64)

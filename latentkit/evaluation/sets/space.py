@@ -37,7 +37,9 @@ class Decodable:
             ContractError: names the field that is not as the decoder needs it.
         """
         if LATENTS not in contract.outputs:
-            raise ContractError(f"{where}: {contract.encoder} stores {', '.join(contract.outputs)}, no latents")
+            raise ContractError(
+                f"{where}: {contract.encoder} stores {', '.join(contract.outputs)}, no latents"
+            )
         channels = latent_channels(contract)
         if channels != self.channels:
             raise ContractError(

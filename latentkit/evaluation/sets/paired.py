@@ -1,0 +1,72 @@
+"""Latents beside the pictures that they were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from latentkit.encoders.contract import ContractError
+from latentkit.errors import LatentkitError
+from latentkit.evaluation.picture_set import PictureBatch, PictureSet
+from latentkit.evaluation.sets.latents import NpyLatents, ShardLatents
+from latentkit.evaluation.sets.pictures import SourcePictures
+from latentkit.evaluation.sets.rows import check_latents, named, stacked
+
+
+class Reconstructions(PictureSet):
+    """A dataset's latents, each with its picture as the encoder saw it, matched by key.
+
+    Args:
+        latents: encoded from these pictures.
+        pictures: the dataset's, in the encoder's geometry.
+
+    Attributes:
+        left_out: pictures that have no latent: they are in quarantine, or were never encoded.
+
+    Raises:
+        ContractError: the latents were made from pictures in another geometry or orientation.
+        LatentkitError: there are latents of pictures that the dataset lacks.
+    """
+
+    paired = True
+
+    def __init__(self, latents: ShardLatents | NpyLatents, pictures: SourcePictures) -> None:
+        _check_input(latents, pictures)
+        self.name, self.keys, self.latents = latents.name, latents.keys, latents.latents
+        self._latents, self._pictures = latents, pictures
+        places = {key: place for place, key in enumerate(pictures.keys)}
+        lacking = [position for position, key in enumerate(self.keys) if key not in places]
+        if lacking:
+            raise LatentkitError(
+                f"{latents.name} has latents of {len(lacking):,} pictures that {pictures.name} lacks: "
+                f"{named(self.keys, lacking)}: give the dataset that was encoded, whole"
+            )
+        self._places = np.array([places[key] for key in self.keys], np.int64)
+        self.left_out = len(pictures) - len(self)
+
+    def batches(self, positions: np.ndarray, batch_size: int, workers: int) -> Iterator[PictureBatch]:
+        import torch
+
+        latents = self._latents.rows(positions, workers)
+        pictures = self._pictures.rows(self._places[positions], workers)
+        for places, (stack, originals) in stacked(positions, zip(latents, pictures, strict=True), batch_size):
+            check_latents(self, places, stack)
+            yield PictureBatch(places, latents=torch.from_numpy(stack), originals=torch.from_numpy(originals))
+
+    def identity(self) -> dict[str, Any]:
+        return self._latents.identity() | {"originals": self._pictures.identity()}
+
+
+def _check_input(latents: ShardLatents | NpyLatents, pictures: SourcePictures) -> None:
+    """Raise ContractError unless the pictures are prepared as the latents' were."""
+    have = latents.contract.input
+    asked = pictures.geometry.describe() if pictures.geometry else {}
+    asked |= {"orientation": "exif" if pictures.source.orient else "ignored"}
+    for field, value in asked.items():
+        if field in have and have[field] != value:
+            raise ContractError(
+                f"{latents.name}: the contract says input.{field} = {have[field]!r}, the originals are "
+                f"prepared with {value!r}: give the settings that encoded them"
+            )

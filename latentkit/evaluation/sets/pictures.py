@@ -1,0 +1,74 @@
+"""Pictures of a source, decoded by processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from latentkit.errors import LatentkitError
+from latentkit.evaluation.sets.identity import listing_sha256
+from latentkit.evaluation.sets.rows import NAMED, RowSet, ordered
+from latentkit.pixels.geometry import Geometry, RoundDown
+from latentkit.sources.item import Source
+
+if TYPE_CHECKING:
+    from latentkit.prediction.decoding import Row
+
+_LOOKED_ON = 256
+
+
+class SourcePictures(RowSet):
+    """A source's pictures, each in a geometry or as it is.
+
+    Pictures of several sizes come in batches of one size. A loop over `batches` with workers belongs into
+    `latentkit.prediction.decoding.worker_deaths_told`. One that cannot be read ends it; so that several need
+    not be found run by run, up to three among the next 256 are named.
+
+    Args:
+        source: where they are.
+        geometry: how they are cropped to uint8; None leaves them as they are.
+        name: see `PictureSet`.
+
+    Attributes:
+        source, geometry: as given.
+    """
+
+    def __init__(self, source: Source, geometry: Geometry | None, name: str) -> None:
+        self.source, self.geometry, self.name = source, geometry, name
+        self.keys, self._indices = ordered(list(source.keys()), name)
+
+    def rows(self, positions: np.ndarray, workers: int) -> Iterator[np.ndarray]:
+        from latentkit.prediction.decoding import ChunkDecoder, decoded_rows
+
+        if not len(positions):
+            return
+        seen = [self.geometry or RoundDown(multiple=1)]
+        indices = self._indices[positions]
+        rows = decoded_rows(ChunkDecoder(self.source, indices, np.ones_like(indices), seen), workers)
+        for row, pixels in rows:
+            if row.stage:
+                further = (later for later, _ in islice(rows, _LOOKED_ON) if later.stage)
+                raise LatentkitError(self._unreadable([row, *islice(further, NAMED - 1)]))
+            yield pixels[0].numpy()
+
+    def identity(self) -> dict[str, Any]:
+        """Count, geometry, orientation, and a hash over every key, size and mtime.
+
+        Where a source has nothing to stat, its fields count.
+        """
+        stats = [self.source.stat(index) for index in self._indices.tolist()]
+        described: dict[str, Any] = {
+            "kind": "pictures",
+            "count": len(self),
+            "geometry": self.geometry.describe() if self.geometry else None,
+            "orientation": "exif" if self.source.orient else "ignored",
+            "files": listing_sha256(zip(self.keys, stats, strict=True)),
+        }
+        return described | ({"source": repr(self.source)} if None in stats else {})
+
+    def _unreadable(self, rows: list[Row]) -> str:
+        told = "; ".join(f"{self.source[row.index].location}: {row.reason}" for row in rows)
+        return f"{self.name}: unreadable pictures: {told}: mend or remove them"

@@ -1,0 +1,148 @@
+"""Latents, or pictures, in one tensor of a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentkit.encoders.contract import Contract, ContractError
+from latentkit.errors import LatentkitError, UsageError
+from latentkit.evaluation.picture_set import LatentSpace
+from latentkit.evaluation.sets.identity import file_identity
+from latentkit.evaluation.sets.rows import RowSet, ordered
+from latentkit.evaluation.sets.space import LATENTS, Decodable
+from latentkit.evaluation.sets.tensor_files import FileTensor, TensorFile, read_tensor_file
+from latentkit.stores.arrays import match
+from latentkit.stores.shard_manifest import MANIFEST, ShardManifest
+
+PREFERRED = (LATENTS, "samples", "arr_0")
+"""What the tensor is called that counts, where a file has several."""
+
+
+class TensorRows(RowSet):
+    """A tensor file's latents, floats [N, C, h, w], or pictures, uint8 [N, H, W, 3] or [N, 3, H, W].
+
+    Its keys are those in a safetensors file's metadata (a JSON list under ``keys``), else the numbers of the
+    rows, padded with zeros. A latent shard is decoded by its contract where its manifest lies beside it.
+
+    Args:
+        path: ``.safetensors``, ``.npz``, ``.npy``, ``.pt`` or ``.pth``.
+        decodable: which latents are asked for.
+
+    Raises:
+        UsageError: no tensor, or no one of several, can be meant; or it is not told whether latents are scaled.
+        ContractError: a shard's contract says something else than what is asked for.
+        LatentkitError: the file is damaged, or its tensor has another shape or type.
+    """
+
+    def __init__(self, path: Path, decodable: Decodable) -> None:
+        self.name = path.name
+        self._path = path
+        opened = read_tensor_file(path)
+        self._tensor_name, self._tensor = _chosen(opened, path)
+        where = f"{path}, {self._tensor_name}" if self._tensor_name else str(path)
+        self._channels_last = self._tensor.shape[-1:] == (3,)
+        self._contract: Contract | None = None
+        if not _are_pictures(self._tensor, decodable.channels, where):
+            self._contract = _contract_beside(path, opened)
+            self.latents = _space(self._tensor, self._contract, decodable, where)
+        self.keys, self._rows = ordered(_keys(opened, self._tensor.shape[0], path), str(path))
+
+    def rows(self, positions: np.ndarray, workers: int) -> Iterator[np.ndarray]:
+        for row in self._tensor.rows(self._rows[positions]):
+            if self.latents is not None:
+                yield row[: self.latents.channels]
+            else:
+                yield row if self._channels_last else row.transpose(1, 2, 0)
+
+    def identity(self) -> dict[str, Any]:
+        """The file's sha256 (over 1 GiB: name, size, mtime), the tensor's name, and how it is decoded."""
+        described: dict[str, Any] = {"kind": "pictures" if self.latents is None else "latents"}
+        if self._contract is not None:
+            described["contract"] = self._contract.sha256
+        elif self.latents is not None:
+            described |= {"factor": self.latents.factor, "shift": self.latents.shift}
+        return described | {"tensor": self._tensor_name} | file_identity(self._path)
+
+
+def _chosen(opened: TensorFile, path: Path) -> tuple[str, FileTensor]:
+    """The tensor that is meant."""
+    names = [name for name in PREFERRED if name in opened.tensors] or list(opened.tensors)
+    if not names:
+        raise UsageError(f"{path} holds no tensor")
+    if len(names) > 1 and names[0] not in PREFERRED:
+        raise UsageError(
+            f"{path} holds {', '.join(names)}: which of them is meant? call it one of {', '.join(PREFERRED)}"
+        )
+    return names[0], opened.tensors[names[0]]
+
+
+def _keys(opened: TensorFile, count: int, path: Path) -> Sequence[str]:
+    if "keys" not in opened.metadata:
+        return [f"{row:0{len(str(count - 1))}}" for row in range(count)]
+    try:
+        keys = json.loads(opened.metadata["keys"])
+    except ValueError:
+        keys = None
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(keys) != count:
+        raise LatentkitError(f"{path}: its keys are no list of {count:,} texts, one for each row")
+    return keys
+
+
+def _are_pictures(tensor: FileTensor, channels: int, where: str) -> bool:
+    """Whether it holds pictures; False: latents, of which those of a decoder have so many channels.
+
+    Raises:
+        LatentkitError: neither can be.
+    """
+    shape, floats = tensor.shape, tensor.dtype.kind == "f"
+    described = f"{where} is {tensor.dtype} {list(shape)}"
+    if len(shape) == 4:
+        colour = 3 in (shape[1], shape[3])
+        if floats and (shape[1] == channels or not colour):
+            return False
+        if floats:
+            raise LatentkitError(
+                f"{described}: pictures must be uint8: save clip(127.5 * x + 128, 0, 255) of x in [-1, 1]"
+            )
+        if colour and tensor.dtype == np.uint8:
+            return True
+    raise LatentkitError(
+        f"{described}: give latents, floats [N, C, h, w], or pictures, uint8 [N, H, W, 3] or [N, 3, H, W]"
+    )
+
+
+def _contract_beside(path: Path, opened: TensorFile) -> Contract | None:
+    """The contract of a latent shard whose manifest lies beside it; None for any other file."""
+    if "contract" not in opened.metadata or not (path.parent / MANIFEST).exists():
+        return None
+    contract = ShardManifest.read(path.parent / MANIFEST).contract
+    if contract.sha256 != opened.metadata["contract"]:
+        raise ContractError(f"{path} is of another contract than the {MANIFEST} beside it")
+    return contract
+
+
+def _space(tensor: FileTensor, contract: Contract | None, decodable: Decodable, where: str) -> LatentSpace:
+    """How the latents are decoded."""
+    if contract is not None:
+        space = decodable.recorded(contract, where)
+        try:
+            match(tensor.shape[1:], tensor.dtype, contract.outputs[LATENTS])
+        except ValueError as error:
+            raise LatentkitError(f"{where} is damaged: {error}") from None
+        return space
+    channels = tensor.shape[1]
+    if channels == 2 * decodable.channels:
+        raise LatentkitError(
+            f"{where} is {list(tensor.shape)}: are these moments? save the mean, [:, :{decodable.channels}]"
+        )
+    if channels != decodable.channels:
+        raise LatentkitError(
+            f"{where} is {list(tensor.shape)}: the decoder takes {decodable.channels} channels, "
+            f"latents [N, {decodable.channels}, h, w]"
+        )
+    return decodable.told(where)
