@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from latentkit.encoders.contract import ContractError
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.sets.latents import CONTRACT, NpyLatents, ShardLatents
-from latentkit.evaluation.sets.paired import Reconstructions
+from latentkit.evaluation.sets.paired import Reconstructions, recorded_geometry
 from latentkit.evaluation.sets.pictures import SourcePictures
 from latentkit.evaluation.sets.space import LATENTS, Decodable, latent_channels
 from latentkit.evaluation.sets.tensor_files import SUFFIXES
 from latentkit.evaluation.sets.tensors import TensorRows
 from latentkit.pixels.geometry import Geometry
-from latentkit.sources import FolderSource
+from latentkit.sources import FolderSource, Source
 from latentkit.stores.claim import read_claim
 from latentkit.stores.shard_manifest import MANIFEST
 
 FEWEST = 2
 """No statistic is defined on fewer pictures."""
 
+_Set = TypeVar("_Set", bound=PictureSet)
 
-def open_set(
-    path: str,
-    *,
-    channels: int,
-    geometry: Geometry | None = None,
-    factor: float = 1.0,
-    shift: float = 0.0,
-    scaled: bool | None = None,
-    allow_random: bool = False,
-) -> PictureSet:
+
+def open_set(path: str, decodable: Decodable, geometry: Geometry | None = None) -> PictureSet:
     """The pictures or latents at a path.
 
     A folder of latent shards or its ``manifest.json``; an encoder's folder of ``store=npy``, or an output_dir
     that holds one such; a tensor file (see `TensorRows`); else a folder of pictures.
 
     Args:
-        channels, factor, shift, scaled, allow_random: what the decoder takes; see `Decodable`.
+        decodable: which latents are asked for.
         geometry: how picture files are cropped; None leaves them as they are. Tensors are never cropped.
 
     Raises:
@@ -48,9 +41,6 @@ def open_set(
         LatentkitError: what is there is damaged, or fewer than two pictures.
     """
     place = Path(path).expanduser()
-    decodable = Decodable(
-        channels=channels, factor=factor, shift=shift, scaled=scaled, allow_random=allow_random
-    )
     opened: PictureSet
     if not place.exists():
         raise UsageError(f"{path} does not exist: give {_CHOICES}")
@@ -66,26 +56,29 @@ def open_set(
     return _enough(opened)
 
 
-def open_generated(path: str | None, output_dir: str, pictures: SourcePictures, **decoder: Any) -> PictureSet:
-    """What is evaluated.
+def open_own(
+    output_dir: str, decodable: Decodable, source: Source, name: str, geometry: Geometry | None = None
+) -> Reconstructions:
+    """The latents that a dataset's encoding run left, beside its pictures.
 
     Args:
-        path: as for `open_set`; picture files are taken as they are. None: the dataset's own latents.
-        output_dir: where these lie.
-        pictures: the dataset's, in the geometry of the encoder that made them.
-        decoder: ``channels`` and what else `Decodable` has.
+        output_dir: of that run.
+        decodable: which latents are asked for.
+        source: the dataset.
+        name: its, for messages and tables.
+        geometry: what the pictures are brought to; None: what the latents' contract says.
 
     Raises:
-        UsageError: there are no latents yet; else as `open_set` and `Reconstructions`.
+        UsageError: there are no latents yet.
+        ContractError, LatentkitError: as `open_set` and `Reconstructions`.
     """
-    if path is not None:
-        return open_set(path, **decoder)
-    latents = _find_latents(Path(output_dir), Decodable(**decoder))
+    latents = _find_latents(Path(output_dir).expanduser(), decodable)
     if latents is None:
         raise UsageError(
             f"{output_dir} holds no latents: run python -m latentkit.encode with the same dataset first, "
             "or give generated=PATH"
         )
+    pictures = SourcePictures(source, geometry or recorded_geometry(latents.contract), name)
     return _enough(Reconstructions(latents, pictures))
 
 
@@ -118,7 +111,7 @@ def _find_latents(folder: Path, decodable: Decodable) -> ShardLatents | NpyLaten
     return None
 
 
-def _enough(opened: PictureSet) -> PictureSet:
+def _enough(opened: _Set) -> _Set:
     if len(opened) < FEWEST:
         raise LatentkitError(f"{opened.name} holds {len(opened)} of the at least {FEWEST} pictures needed")
     return opened

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from latentkit.encoders.contract import ContractError
+from latentkit.encoders.contract import Contract, ContractError
 from latentkit.errors import LatentkitError
 from latentkit.evaluation.picture_set import PictureBatch, PictureSet
 from latentkit.evaluation.sets.latents import NpyLatents, ShardLatents
 from latentkit.evaluation.sets.pictures import SourcePictures
 from latentkit.evaluation.sets.rows import check_latents, named, stacked
+from latentkit.pixels.geometry import AdmCrop, BucketCrop, Geometry, RoundDown, Squash
 
 
 class Reconstructions(PictureSet):
@@ -57,6 +58,27 @@ class Reconstructions(PictureSet):
 
     def identity(self) -> dict[str, Any]:
         return self._latents.identity() | {"originals": self._pictures.identity()}
+
+
+def recorded_geometry(contract: Contract) -> Geometry:
+    """The geometry that a contract's input describes.
+
+    Raises:
+        ContractError: it is none that pictures can be brought to again.
+    """
+    have = contract.input
+    size, buckets = have.get("size"), have.get("buckets")
+    candidates: list[Geometry] = [RoundDown()]
+    if isinstance(size, int):
+        candidates += [AdmCrop(size=size), Squash(size=size)]
+    if isinstance(buckets, list):
+        candidates.append(BucketCrop(buckets=tuple(buckets)))
+    for geometry in candidates:
+        if all(have.get(field) == value for field, value in geometry.describe().items()):
+            return geometry
+    raise ContractError(
+        f"{contract.encoder}: how its pictures were cropped is not recorded: give crop and size"
+    )
 
 
 def _check_input(latents: ShardLatents | NpyLatents, pictures: SourcePictures) -> None:

@@ -48,8 +48,8 @@ class Decodable:
             )
         if not contract.pretrained and not self.allow_random:
             raise ContractError(
-                f"{where}: the contract says pretrained = False, the weights were random and no decoder fits: "
-                "give weights=random to see it run all the same"
+                f"{where}: the contract says pretrained = False, the weights were random and no decoder fits "
+                "them: give weights=random to see it run all the same"
             )
         if self.scaled not in (None, contract.scaled):
             raise ContractError(

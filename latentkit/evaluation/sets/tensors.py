@@ -34,7 +34,7 @@ class TensorRows(RowSet):
         decodable: which latents are asked for.
 
     Raises:
-        UsageError: no tensor, or no one of several, can be meant; or it is not told whether latents are scaled.
+        UsageError: no tensor, or no one of several, can be meant; or nobody said whether latents are scaled.
         ContractError: a shard's contract says something else than what is asked for.
         LatentkitError: the file is damaged, or its tensor has another shape or type.
     """
