@@ -6,11 +6,15 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from omegaconf import DictConfig
 
 from latentkit.encoders import Encoder
 from latentkit.errors import UsageError
+from latentkit.evaluation.decoding import VAEDecoder
+
+_Network = TypeVar("_Network", bound=Encoder | VAEDecoder)
 
 HIGH_FROM_BYTES = 40 * 2**30
 MOST_WORKERS = 16
@@ -78,9 +82,9 @@ def decoding_workers(asked: int | None) -> int:
     return min(MOST_WORKERS, len(os.sched_getaffinity(0))) if asked is None else asked
 
 
-def fit_encoder(encoder: Encoder, device: Device) -> Encoder:
-    """With the precision that ``auto`` stands for there; nothing is compiled for a CPU."""
-    if encoder.precision == "auto":
-        precision = encoder.gpu_precision if device.kind == "cuda" else "32-true"
-        encoder = dataclasses.replace(encoder, precision=precision)
-    return encoder if device.kind == "cuda" else dataclasses.replace(encoder, compile=False)
+def fit_network(network: _Network, device: Device) -> _Network:
+    """An encoder or decoder with the precision that ``auto`` stands for there; compiled for a GPU only."""
+    if network.precision == "auto":
+        precision = network.gpu_precision if device.kind == "cuda" else "32-true"
+        network = dataclasses.replace(network, precision=precision)
+    return network if device.kind == "cuda" else dataclasses.replace(network, compile=False)

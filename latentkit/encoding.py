@@ -25,7 +25,7 @@ from latentkit.device import (
     decoding_workers,
     fill_vram,
     find_device,
-    fit_encoder,
+    fit_network,
     launched_externally,
     process_rank,
 )
@@ -96,7 +96,7 @@ class EncodingJob:
         device = find_device(cfg.trainer.accelerator)
         fill_vram(cfg.vram, device)
         built = (build(cfg.encoders[name], f"encoders.{name}", name=str(name)) for name in cfg.encoders)
-        encoders = [fit_encoder(encoder, device) for encoder in built]
+        encoders = [fit_network(encoder, device) for encoder in built]
         contracts = {encoder.name: encoder.contract(orient=source.orient) for encoder in encoders}
         if cfg.adopt and (cfg.overwrite or cfg.limit is not None or not isinstance(store, NpyStore)):
             raise UsageError("adopt=true goes with store=npy or store=crawlr, and without overwrite or limit")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,19 +11,19 @@ SAMPLED = 4096
 """Pictures among which the median ones are looked for: evenly spaced, so that memory stays bounded."""
 
 
-@dataclass(frozen=True)
-class Gallery:
-    """The pictures of three rows, each from the lowest PSNR to the highest.
+class Reconstruction(NamedTuple):
+    """A picture and what became of it.
 
     Attributes:
-        worst, median, best: int64 [k] positions, fewer than were asked for in a small set.
-        psnr: position -> dB.
+        key: of the picture.
+        psnr: in dB.
+        original, decoded: uint8 [H, W, 3].
     """
 
-    worst: np.ndarray
-    median: np.ndarray
-    best: np.ndarray
-    psnr: dict[int, float]
+    key: str
+    psnr: float
+    original: np.ndarray
+    decoded: np.ndarray
 
 
 class GallerySearch:
@@ -46,16 +46,23 @@ class GallerySearch:
         self._best = _sorted(self._best, new)[-self._wanted :]
         self._sampled = np.concatenate([self._sampled, new[new["position"] % self._step == 0]])
 
-    def merge(self, others: Iterable[GallerySearch]) -> Gallery:
-        """What this one and those of other processes have found. Ties go by position."""
+    def merge(self, others: Iterable[GallerySearch]) -> dict[str, dict[int, float]]:
+        """``worst``, ``median`` and ``best`` -> position -> dB, the lowest first; ties go by position.
+
+        Of this one and those of other processes. Fewer than were wanted in a small set, nothing in an empty
+        one.
+        """
         together = [self, *others]
         worst = _sorted(*(search._worst for search in together))[: self._wanted]
         best = _sorted(*(search._best for search in together))[-self._wanted :]
         sampled = _sorted(*(search._sampled for search in together))
         first = max(0, (len(sampled) - self._wanted) // 2)
-        rows = [worst, sampled[first : first + self._wanted], best]
-        psnr = {int(position): float(value) for row in rows for value, position in row}
-        return Gallery(*(row["position"].copy() for row in rows), psnr=psnr)
+        rows = {"worst": worst, "median": sampled[first : first + self._wanted], "best": best}
+        return {
+            name: {int(position): float(value) for value, position in row}
+            for name, row in rows.items()
+            if len(row)
+        }
 
 
 def _table(positions: object, psnr: object) -> np.ndarray:
