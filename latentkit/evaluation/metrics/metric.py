@@ -20,12 +20,18 @@ class EvaluationMetric(Metric):
     """A number, or a few, about a set of generated pictures, alone or beside a reference.
 
     Nothing depends on the order of batches, or on how pictures are divided among processes: what is kept a
-    picture is put into order by position before it is used.
+    picture is put into order by position before it is used. States are of one process until they are synced:
+    with several, call `compute` and `reference_statistics` inside ``with metric.sync_context():``, which
+    every process enters.
 
     Class attributes:
         taps: names of the features that `update` reads: an extractor's taps, `PIXELS` or `ORIGINALS`.
         compares: whether it needs a reference. One that reads `ORIGINALS` does not: its pictures come in
             pairs.
+
+    Attributes:
+        latest_psnr: [B] in dB, what the last `update` found of each picture; None for a metric that does not
+            compare pictures with their originals.
     """
 
     is_differentiable = False
@@ -34,6 +40,11 @@ class EvaluationMetric(Metric):
 
     taps: ClassVar[tuple[str, ...]]
     compares: ClassVar[bool]
+
+    latest_psnr: torch.Tensor | None = None
+
+    def __init__(self) -> None:
+        super().__init__(sync_on_compute=False)
 
     @abstractmethod
     def update(self, features: Mapping[str, torch.Tensor], positions: torch.Tensor, side: Side) -> None:
@@ -55,7 +66,7 @@ class EvaluationMetric(Metric):
     def reference_statistics(self) -> dict[str, np.ndarray]:
         """What is known of the reference, so that it need not be looked at again; of all processes.
 
-        Call it in a synced state (``metric.sync_context()``). Empty for a metric that does not compare.
+        Empty for a metric that does not compare.
         """
         return {}
 
