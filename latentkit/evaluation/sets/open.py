@@ -25,14 +25,14 @@ FEWEST = 2
 _Set = TypeVar("_Set", bound=PictureSet)
 
 
-def open_set(path: str, decodable: Decodable, geometry: Geometry | None = None) -> PictureSet:
+def open_set(path: str, decodable: Decodable | None, geometry: Geometry | None = None) -> PictureSet:
     """The pictures or latents at a path.
 
     A folder of latent shards or its ``manifest.json``; an encoder's folder of ``store=npy``, or an output_dir
     that holds one such; a tensor file (see `TensorRows`); else a folder of pictures.
 
     Args:
-        decodable: which latents are asked for.
+        decodable: which latents are asked for; None where pictures are needed.
         geometry: how picture files are cropped; None leaves them as they are. Tensors are never cropped.
 
     Raises:
@@ -44,11 +44,9 @@ def open_set(path: str, decodable: Decodable, geometry: Geometry | None = None) 
     opened: PictureSet
     if not place.exists():
         raise UsageError(f"{path} does not exist: give {_CHOICES}")
-    if place.is_dir():
+    if place.is_dir() or place.name == MANIFEST:
         latents = _find_latents(place, decodable)
         opened = latents or SourcePictures(FolderSource(root=str(place)), geometry, place.resolve().name)
-    elif place.name == MANIFEST:
-        opened = ShardLatents(place, decodable)
     elif place.suffix in SUFFIXES:
         opened = TensorRows(place, decodable)
     else:
@@ -82,33 +80,40 @@ def open_own(
     return _enough(Reconstructions(latents, pictures))
 
 
-def _find_latents(folder: Path, decodable: Decodable) -> ShardLatents | NpyLatents | None:
+def _find_latents(place: Path, decodable: Decodable | None) -> ShardLatents | NpyLatents | None:
     """The latents of a folder, or of one folder in it; None where there are none.
 
     Raises:
-        UsageError: several folders in it would do.
+        UsageError: several folders in it would do; or pictures are needed.
         ContractError: none of them is the decoder's.
     """
-    if (folder / MANIFEST).exists():
-        return ShardLatents(folder, decodable)
-    if (folder / CONTRACT).exists():
-        return NpyLatents(folder, decodable)
-    claims = {claim.parent: claim for name in (MANIFEST, CONTRACT) for claim in folder.glob(f"*/{name}")}
-    contracts = {inside: read_claim(claim) for inside, claim in sorted(claims.items())}
+    if place.name == MANIFEST or (place / MANIFEST).exists():
+        return ShardLatents(place, _needed(decodable, place))
+    if (place / CONTRACT).exists():
+        return NpyLatents(place, _needed(decodable, place))
+    claims = {claim.parent: claim for name in (MANIFEST, CONTRACT) for claim in place.glob(f"*/{name}")}
+    contracts = {folder: read_claim(claim) for folder, claim in sorted(claims.items())}
     channels = {
-        inside: latent_channels(contract)
-        for inside, contract in contracts.items()
+        folder: latent_channels(contract)
+        for folder, contract in contracts.items()
         if LATENTS in contract.outputs
     }
-    fitting = [inside for inside, count in channels.items() if count == decodable.channels]
+    if not channels:
+        return None
+    asked = _needed(decodable, place)
+    fitting = [folder for folder, count in channels.items() if count == asked.channels]
     if len(fitting) == 1:
-        return _find_latents(fitting[0], decodable)
-    told = ", ".join(f"{inside.name} ({count} channels)" for inside, count in channels.items())
+        return _find_latents(fitting[0], asked)
+    told = ", ".join(f"{folder.name} ({count} channels)" for folder, count in channels.items())
     if fitting:
-        raise UsageError(f"{folder} holds {told}: name the folder of one of them")
-    if channels:
-        raise ContractError(f"{folder} holds {told}, the decoder takes {decodable.channels}: choose another")
-    return None
+        raise UsageError(f"{place} holds {told}: name the folder of one of them")
+    raise ContractError(f"{place} holds {told}, the decoder takes {asked.channels}: choose another")
+
+
+def _needed(decodable: Decodable | None, place: Path) -> Decodable:
+    if decodable is None:
+        raise UsageError(f"{place} holds latents: pictures are needed here")
+    return decodable
 
 
 def _enough(opened: _Set) -> _Set:

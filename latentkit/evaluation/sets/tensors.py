@@ -31,7 +31,7 @@ class TensorRows(RowSet):
 
     Args:
         path: ``.safetensors``, ``.npz``, ``.npy``, ``.pt`` or ``.pth``.
-        decodable: which latents are asked for.
+        decodable: which latents are asked for; None where pictures are needed.
 
     Raises:
         UsageError: no tensor, or no one of several, can be meant; or nobody said whether latents are scaled.
@@ -39,7 +39,7 @@ class TensorRows(RowSet):
         LatentkitError: the file is damaged, or its tensor has another shape or type.
     """
 
-    def __init__(self, path: Path, decodable: Decodable) -> None:
+    def __init__(self, path: Path, decodable: Decodable | None) -> None:
         self.name = path.name
         self._path = path
         opened = read_tensor_file(path)
@@ -47,7 +47,9 @@ class TensorRows(RowSet):
         where = f"{path}, {self._tensor_name}" if self._tensor_name else str(path)
         self._channels_last = self._tensor.shape[-1:] == (3,)
         self._contract: Contract | None = None
-        if not _are_pictures(self._tensor, decodable.channels, where):
+        if not _are_pictures(self._tensor, decodable.channels if decodable else 0, where):
+            if decodable is None:
+                raise UsageError(f"{where} holds latents: pictures are needed here")
             self._contract = _contract_beside(path, opened)
             self.latents = _space(self._tensor, self._contract, decodable, where)
         self.keys, self._rows = ordered(_keys(opened, self._tensor.shape[0], path), str(path))

@@ -1,0 +1,134 @@
+"""Files of reference statistics: ``.npz`` with the names of ADM's evaluator, and what they were made from.
+
+``mu`` [2048] and ``sigma`` [2048, 2048] are FID's; with a suffix (``mu_s``, ``sigma_s``) another metric's.
+``identity``, which only our own files have, is JSON text: ``pictures`` (`PictureSet.identity`) and
+``extractors`` (name -> `Extractor.identity`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from latentkit.errors import LatentkitError
+from latentkit.stores.arrays import npy_header
+from latentkit.stores.publish import publish
+
+IDENTITY = "identity"
+_PICTURES = "arr_"
+_MEAN, _COVARIANCE = "mu", "sigma"
+_ASYMMETRY = 1e-6
+"""How far a covariance may be from symmetric, relative to its largest entry."""
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def is_statistics(path: Path) -> bool:
+    """Whether a file is an ``.npz`` that has statistics in it, by the names alone."""
+    if path.suffix != ".npz":
+        return False
+    with contextlib.suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        names = {name.removesuffix(".npy") for name in archive.namelist()}
+        return not names.isdisjoint({_MEAN, _COVARIANCE, IDENTITY})
+    return False
+
+
+def read_statistics(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
+    """Everything in a file of statistics but pictures, and what it was made from; None: nobody recorded it.
+
+    Raises:
+        LatentkitError: it is damaged, holds objects, or what it holds are no statistics.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = [name for name in file.files if not name.startswith(_PICTURES)]
+            arrays = {name: file[name] for name in names if name != IDENTITY}
+            identity = json.loads(str(file[IDENTITY])) if IDENTITY in names else None
+        if identity is not None and not isinstance(identity, dict):
+            raise ValueError("its identity is no object")
+        _check(arrays)
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise LatentkitError(f"{path} cannot be used as statistics: {reason}") from None
+    return arrays, identity
+
+
+def publish_statistics(path: Path, statistics: Mapping[str, np.ndarray], identity: Mapping[str, Any]) -> None:
+    """Publish statistics; others of the same identity that the file has already stay in it.
+
+    The bytes follow from names, numbers and identity alone.
+
+    Args:
+        path: the file's final name, ``.npz``.
+        statistics: name -> numbers; finite.
+        identity: JSON values: ``pictures`` and ``extractors``.
+
+    Raises:
+        LatentkitError: they are no statistics; or one line that says why they cannot be written.
+    """
+    text = json.dumps(identity, sort_keys=True)
+    there: Mapping[str, np.ndarray] = {}
+    with contextlib.suppress(LatentkitError):
+        found, whose = read_statistics(path)
+        there = found if whose == json.loads(text) else {}
+    arrays = {name: np.asarray(array) for name, array in (there | {**statistics}).items()}
+    try:
+        _check(arrays)
+    except ValueError as error:
+        raise LatentkitError(f"{path}: {error}, it is not written") from None
+    arrays[IDENTITY] = np.array(text)
+
+    def write(file: BinaryIO) -> None:
+        with zipfile.ZipFile(file, "w") as archive:
+            for name in sorted(arrays):
+                array = np.ascontiguousarray(arrays[name]).reshape(arrays[name].shape)
+                member = zipfile.ZipInfo(f"{name}.npy", _EPOCH)
+                with archive.open(member, "w", force_zip64=True) as stream:
+                    stream.write(npy_header(array))
+                    stream.write(array.reshape(-1).view(np.uint8).data)
+
+    def validate(file: BinaryIO) -> None:
+        with np.load(file, allow_pickle=False) as written:
+            if set(written.files) != set(arrays):
+                raise ValueError("a name is missing")
+            for name, array in arrays.items():
+                if not np.array_equal(written[name], array):
+                    raise ValueError(f"{name} reads back differently")
+
+    publish(path, write, validate)
+
+
+def _check(arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError unless all are finite numbers, and means and covariances fit each other."""
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiu":
+            raise ValueError(f"{name} is {array.dtype}, not numbers")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} is not finite")
+        stem, _, suffix = name.partition("_")
+        if stem == _MEAN:
+            covariance = f"{_COVARIANCE}_{suffix}" if suffix else _COVARIANCE
+            if covariance not in arrays:
+                raise ValueError(f"it has {name} and no {covariance}")
+            _check_pair(array, arrays[covariance], name, covariance)
+        elif stem == _COVARIANCE:
+            mean = f"{_MEAN}_{suffix}" if suffix else _MEAN
+            if mean not in arrays:
+                raise ValueError(f"it has {name} and no {mean}")
+
+
+def _check_pair(mu: np.ndarray, sigma: np.ndarray, mean: str, covariance: str) -> None:
+    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
+        raise ValueError(
+            f"{mean} is {list(mu.shape)} and {covariance} is {list(sigma.shape)}, not [d], [d, d]"
+        )
+    if np.abs(sigma - sigma.T).max(initial=0) > _ASYMMETRY * np.abs(sigma).max(initial=0):
+        raise ValueError(f"{covariance} is not symmetric")
+    if (np.diagonal(sigma) < 0).any():
+        raise ValueError(f"{covariance} has a negative variance")
