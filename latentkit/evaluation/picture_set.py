@@ -20,7 +20,8 @@ class PictureBatch:
     Attributes:
         positions: int64 [B], places in the set's ``keys``.
         pixels: uint8 [B, H, W, 3]; None for a set of latents.
-        latents: [B, C, h, w] as they are stored, of any float type; None for a set of pictures.
+        latents: [B, C, h, w] as they are stored, of any float type (where moments are, the mean); None for a
+            set of pictures.
         originals: uint8 [B, H, W, 3], the pictures that the latents were made from; None where they are not
             known.
     """
@@ -38,14 +39,12 @@ class LatentSpace:
     Attributes:
         channels: C.
         factor, shift: 1 and 0 where the latents are stored as the encoder gave them.
-        moments: whether 2C channels are stored, of which the first C, the mean, are decoded.
         pretrained: False marks latents of random weights.
     """
 
     channels: int
     factor: float = 1.0
     shift: float = 0.0
-    moments: bool = False
     pretrained: bool = True
 
 
