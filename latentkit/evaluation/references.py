@@ -140,7 +140,7 @@ def _check_recorded(
     extractors: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Raise ContractError, which names the field, where statistics are not of this run's networks or crop."""
-    pairs = [
+    pairs: list[tuple[str, Any, Any]] = [
         (f"extractors.{name}", recorded.get("extractors", {}).get(name), asked)
         for name, asked in extractors.items()
     ]

@@ -73,11 +73,11 @@ def publish_statistics(path: Path, statistics: Mapping[str, np.ndarray], identit
         LatentkitError: they are no statistics; or one line that says why they cannot be written.
     """
     text = json.dumps(identity, sort_keys=True)
-    there: Mapping[str, np.ndarray] = {}
+    there: dict[str, np.ndarray] = {}
     with contextlib.suppress(LatentkitError):
         found, whose = read_statistics(path)
         there = found if whose == json.loads(text) else {}
-    arrays = {name: np.asarray(array) for name, array in (there | {**statistics}).items()}
+    arrays = {name: np.asarray(array) for name, array in {**there, **statistics}.items()}
     try:
         _check(arrays)
     except ValueError as error:
