@@ -6,6 +6,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from latentkit.encoders.encoder import PRECISIONS
+from latentkit.errors import UsageError
+
 if TYPE_CHECKING:
     import torch
 
@@ -22,6 +25,16 @@ class Extractor(ABC):
 
     name: str
     precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        choices = [precision for precision in PRECISIONS if precision != "auto"]
+        if self.precision not in choices:
+            raise UsageError(f"{self.where}.precision={self.precision}: choose one of {', '.join(choices)}")
+
+    @property
+    def where(self) -> str:
+        """Its node in the configuration, for messages."""
+        return f"extractors.{self.name}"
 
     @property
     @abstractmethod
@@ -46,4 +59,7 @@ class Extractor(ABC):
         """The network: on the CPU, float32, in eval mode, without gradients.
 
         ``forward(pixels)`` takes uint8 [B, H, W, 3] on the device and gives tap -> float32 [B, d].
+
+        Raises:
+            LatentkitError: the weights cannot be had, or do not fit the network.
         """
