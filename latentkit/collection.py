@@ -51,15 +51,11 @@ class Collection:
 
 def dataset_name() -> str:
     """The dataset that was chosen on the command line, or by default."""
-    return _chosen("dataset")
+    return chosen("dataset")
 
 
-def decoder_name() -> str:
-    """The decoder that was chosen; the encoder whose latents it takes has the same name."""
-    return _chosen("decoder")
-
-
-def _chosen(group: str) -> str:
+def chosen(group: str) -> str:
+    """The option of a group of the configuration, such as ``sd_vae`` of ``decoder``."""
     name: str = HydraConfig.get().runtime.choices[group]
     return name
 

@@ -24,7 +24,7 @@ def main(cfg: DictConfig) -> int:
     from latentkit.evaluation.encoding import encode_missing
     from latentkit.evaluation.job import EvaluationJob
 
-    if EvaluationJob.encodes(cfg) and (status := encode_missing(cfg)):
+    if status := encode_missing(cfg):
         return status
     job = EvaluationJob.from_config(cfg)
     job.announce()

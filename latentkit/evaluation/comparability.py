@@ -17,8 +17,6 @@ class Circumstances:
         limited: only the first pictures were taken.
         random: what had random weights: ``the decoder``, ``inception`` ...
         extractors: name -> precision of its forward pass.
-        crop: what folders' and datasets' pictures were brought to; None where none was.
-        sizes_differ: the pictures of the two sides are not of one size.
     """
 
     pictures: int

@@ -7,7 +7,7 @@ import copy
 from hydra import compose
 from omegaconf import DictConfig, open_dict
 
-from latentkit.collection import dataset_name, decoder_name
+from latentkit.collection import chosen
 from latentkit.command import DONE, QUARANTINED
 from latentkit.encoding import EncodingJob
 from latentkit.errors import UsageError
@@ -18,11 +18,15 @@ _SHARED = (
 )
 _OF_THE_MODEL = ("model", "subfolder", "revision")
 
+DEMO = "demo"
+"""The dataset that nobody had to choose."""
+
 
 def encode_missing(cfg: DictConfig) -> int:
     """Encode the pictures of the evaluation's dataset that have no latents, as ``latentkit.encode`` does.
 
-    The encoder is the one of the decoder's name, with the decoder's model; pictures in quarantine stay there.
+    Only where that is asked for; the demo need not be asked for. The encoder is the one of the decoder's
+    name, with the decoder's model; pictures in quarantine stay there.
 
     Args:
         cfg: of ``latentkit.evaluate``.
@@ -34,12 +38,15 @@ def encode_missing(cfg: DictConfig) -> int:
         UsageError: there is nothing to encode, or no encoder of the decoder's name.
         LatentkitError: as encoding.
     """
+    several = cfg.trainer.devices != 1
+    if not cfg.encode and (cfg.generated is not None or chosen("dataset") != DEMO or several):
+        return DONE
     if cfg.generated is not None:
         raise UsageError("encode=true encodes the dataset's pictures: leave generated out")
-    if cfg.trainer.devices != 1:
+    if several:
         raise UsageError("encode=true works on one device: run latentkit.encode first, then this without it")
-    name = decoder_name()
-    encoding = compose("encode", overrides=[f"dataset={dataset_name()}", f"encoder={name}"])
+    name = chosen("decoder")
+    encoding = compose("encode", overrides=[f"dataset={chosen('dataset')}", f"encoder={name}"])
     with open_dict(encoding):
         for key in _SHARED:
             encoding[key] = copy.deepcopy(cfg[key])

@@ -97,7 +97,9 @@ class SweepTable:
         """Rounded as papers print them."""
         heads = [*self.swept, *self.values]
         lines = [heads, ["---"] * len(self.swept) + ["---:"] * len(self.values), *self._rows()]
-        return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+        return "".join(
+            f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines
+        )
 
     def print(self, console: Console) -> None:
         """The same as a table on the terminal."""
@@ -119,7 +121,9 @@ class SweepTable:
         figure = Figure(figsize=(4.2 * len(self.values), 0.4 * len(self._names) + 2.2), layout="constrained")
         numbers = _numbers([names[0] for names in self._names]) if len(self.swept) == 1 else None
         labels = [", ".join(names) for names in self._names]
-        for panel, name in zip(figure.subplots(1, len(self.values), squeeze=False)[0], self.values, strict=True):
+        for panel, name in zip(
+            figure.subplots(1, len(self.values), squeeze=False)[0], self.values, strict=True
+        ):
             heights = [results.get(name, float("nan")) for results in self._results]
             panel.set_title(name)
             if numbers is not None:
@@ -136,7 +140,13 @@ class SweepTable:
 
     def _rows(self) -> list[list[str]]:
         return [
-            [*names, *(describe_value(name, results[name]) if name in results else MISSING for name in self.values)]
+            [
+                *names,
+                *(
+                    describe_value(name, results[name]) if name in results else MISSING
+                    for name in self.values
+                ),
+            ]
             for names, results in zip(self._names, self._results, strict=True)
         ]
 

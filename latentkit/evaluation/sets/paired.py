@@ -24,6 +24,7 @@ class Reconstructions(PictureSet):
         pictures: the dataset's, in the encoder's geometry.
 
     Attributes:
+        pictures: as given, all of them.
         left_out: pictures that have no latent: they are in quarantine, or were never encoded.
 
     Raises:
@@ -36,7 +37,7 @@ class Reconstructions(PictureSet):
     def __init__(self, latents: ShardLatents | NpyLatents, pictures: SourcePictures) -> None:
         _check_input(latents, pictures)
         self.name, self.keys, self.latents = latents.name, latents.keys, latents.latents
-        self._latents, self._pictures = latents, pictures
+        self._latents, self.pictures = latents, pictures
         places = {key: place for place, key in enumerate(pictures.keys)}
         lacking = [position for position, key in enumerate(self.keys) if key not in places]
         if lacking:
@@ -51,13 +52,13 @@ class Reconstructions(PictureSet):
         import torch
 
         latents = self._latents.rows(positions, workers)
-        pictures = self._pictures.rows(self._places[positions], workers)
+        pictures = self.pictures.rows(self._places[positions], workers)
         for places, (stack, originals) in stacked(positions, zip(latents, pictures, strict=True), batch_size):
             check_latents(self, places, stack)
             yield PictureBatch(places, latents=torch.from_numpy(stack), originals=torch.from_numpy(originals))
 
     def identity(self) -> dict[str, Any]:
-        return self._latents.identity() | {"originals": self._pictures.identity()}
+        return self._latents.identity() | {"originals": self.pictures.identity()}
 
 
 def recorded_geometry(contract: Contract) -> Geometry:
