@@ -1,4 +1,4 @@
-"""Decoded latents, or any pictures, to FID, Inception Score and their relatives, in one pass over the network.
+"""Decoded latents, or any pictures, to FID, Inception Score and their relatives, in one pass.
 
     python -m latentkit.evaluate                                        the demo's latents, random weights
     python -m latentkit.evaluate dataset=imagenet                       val latents against val pictures

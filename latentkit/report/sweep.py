@@ -164,5 +164,10 @@ def _numbers(texts: Sequence[str]) -> list[float] | None:
         return None
 
 
+def _in_a_cell(text: str) -> str:
+    """Of a Markdown table."""
+    return text.replace("|", r"\|")
+
+
 def _unmarked(text: str) -> str:
     return text.replace("[", r"\[")
