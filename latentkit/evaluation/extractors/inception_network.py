@@ -108,7 +108,7 @@ class _Unit(nn.Module):
         self.bn: Any = nn.BatchNorm2d(self.channels, eps=0.001)
 
     def fold(self) -> None:
-        self.conv, self.bn = fuse_conv_bn_eval(self.conv, self.bn), nn.Identity()
+        self.conv, self.bn = fuse_conv_bn_eval(self.conv, self.bn), nn.Identity().eval()
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.relu_(self.bn(self.conv(x)))
