@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from torchmetrics import Metric
 
+from latentkit.errors import LatentkitError
+
 Side = Literal["generated", "reference"]
 
 PIXELS, ORIGINALS = "pixels", "originals"
 """Besides the extractors' taps: uint8 [B, H, W, 3], the pictures and what they are reconstructions of."""
+
+
+class NonFiniteFeaturesError(LatentkitError):
+    """Features that are NaN or infinite.
+
+    Attributes:
+        positions: of the pictures, in their set.
+    """
+
+    def __init__(self, tap: str, positions: list[int]) -> None:
+        super().__init__(f"{tap} is not finite for the pictures at positions {positions}")
+        self.positions = positions
 
 
 class EvaluationMetric(Metric):
@@ -25,6 +39,7 @@ class EvaluationMetric(Metric):
     every process enters.
 
     Class attributes:
+        name: for messages.
         taps: names of the features that `update` reads: an extractor's taps, `PIXELS` or `ORIGINALS`.
         compares: whether it needs a reference. One that reads `ORIGINALS` does not: its pictures come in
             pairs.
@@ -38,6 +53,7 @@ class EvaluationMetric(Metric):
     higher_is_better: bool | None = None
     full_state_update = False
 
+    name: ClassVar[str]
     taps: ClassVar[tuple[str, ...]]
     compares: ClassVar[bool]
 
@@ -63,6 +79,17 @@ class EvaluationMetric(Metric):
     def compute(self) -> dict[str, float]:
         """Name -> value, at least one. Raises LatentkitError when a side has too few pictures."""
 
+    def fewest(self) -> int:
+        """Pictures that a set must have at least, on either side."""
+        return 2 if self.compares else 1
+
+    def require(self, pictures: int, side: Side) -> None:
+        """Raise LatentkitError when a set has too few pictures. `compute` asks too; a run can ask first."""
+        if pictures < self.fewest():
+            raise LatentkitError(
+                f"{self.name} needs at least {self.fewest()} {side} pictures, there are {pictures}"
+            )
+
     def reference_statistics(self) -> dict[str, np.ndarray]:
         """What is known of the reference, so that it need not be looked at again; of all processes.
 
@@ -76,3 +103,23 @@ class EvaluationMetric(Metric):
         On one process of several: elsewhere the states stay empty, and sum to the same.
         """
         return not self.compares
+
+    def _finite(
+        self, tap: str, features: Mapping[str, torch.Tensor], positions: torch.Tensor
+    ) -> torch.Tensor:
+        """The tap's features; raises NonFiniteFeaturesError."""
+        finite = torch.isfinite(features[tap]).all(dim=1)
+        if not bool(finite.all()):
+            raise NonFiniteFeaturesError(tap, positions[~finite].tolist())
+        return features[tap]
+
+    def _agreed(self, width: int, gather: Callable[..., list[torch.Tensor]], group: Any) -> int:
+        """The largest width of all processes: one that has seen no picture does not know its own."""
+        widths = gather(torch.tensor(width, device=self.device), group=group)
+        return max(int(width) for width in widths)
+
+    def _apply(self, fn: Callable[..., Any], exclude_state: Any = "") -> Self:
+        """Follow the module to another device, but never to another dtype."""
+        device = fn(torch.empty(0, device=self.device)).device
+        super()._apply(lambda tensor: tensor.to(device), exclude_state)
+        return self

@@ -1,0 +1,11 @@
+"""Fréchet distance of DINOv3's CLS features, after FD-DINOv2 (Stein et al., 2023, arXiv:2306.04675)."""
+
+from latentkit.evaluation.metrics.frechet import FrechetDistance
+
+
+class DINOv3FrechetDistance(FrechetDistance):
+    """Reads ``dinov3``; statistics `mu_dinov3`, `sigma_dinov3`."""
+
+    name = "fd_dinov3"
+    taps = ("dinov3",)
+    statistics = ("mu_dinov3", "sigma_dinov3")

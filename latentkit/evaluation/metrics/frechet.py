@@ -1,0 +1,143 @@
+"""Fréchet distance between Gaussians fitted to features: what FID and its relatives have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from scipy.linalg.lapack import dpstrf
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from latentkit.errors import LatentkitError
+from latentkit.evaluation.metrics.metric import EvaluationMetric, Side
+
+
+class Gaussian(NamedTuple):
+    """A Gaussian: mu float64 [d], sigma float64 [d, d]."""
+
+    mu: np.ndarray
+    sigma: np.ndarray
+
+
+def frechet_distance(first: Gaussian, second: Gaussian) -> float:
+    """|mu1 - mu2|^2 + tr(sigma1) + tr(sigma2) - 2 tr((sigma1 sigma2)^(1/2)); below zero by rounding alone."""
+    difference = first.mu - second.mu
+    traces = np.trace(first.sigma) + np.trace(second.sigma)
+    return float(difference @ difference + traces - 2 * trace_of_root(first.sigma, second.sigma))
+
+
+def trace_of_root(first: np.ndarray, second: np.ndarray) -> float:
+    """tr((S1 S2)^(1/2)) of covariances S1 and S2, float64 [d, d], of any rank.
+
+    With S1 = A A^T and S2 = B B^T, the eigenvalues of S1 S2 that are not zero are those of C C^T, where
+    C = A^T B. At full rank the symmetric eigendecomposition of C C^T gives them; else C has fewer rows and
+    columns, and its singular values are taken, which are their roots and lose nothing to squaring.
+    """
+    cross = _factor(first).T @ _factor(second)
+    if cross.shape == first.shape:
+        return float(np.sqrt(np.linalg.eigvalsh(cross @ cross.T).clip(min=0)).sum())
+    return float(np.linalg.svd(cross, compute_uv=False).sum())
+
+
+def _factor(covariance: np.ndarray) -> np.ndarray:
+    """A [d, rank] with A A^T = covariance: Cholesky's, with pivots, which ends where rounding begins."""
+    lower, pivots, rank, _ = dpstrf(covariance, lower=1)
+    factor = np.empty((len(covariance), rank))
+    factor[pivots - 1] = np.tril(lower)[:, :rank]
+    return factor
+
+
+class FrechetDistance(EvaluationMetric):
+    """Fréchet distance between the features of both sides; covariances with N - 1.
+
+    Of each side a process holds [d + 1, d + 1] float64, the sum of [1 x]^T [1 x] over its pictures x: their
+    count, the sums of their features and of the outer products. Nothing is kept per picture.
+
+    Class attributes:
+        taps: the one tap.
+        statistics: what mu and sigma are called in files of reference statistics.
+    """
+
+    compares = True
+    higher_is_better = False
+    statistics: ClassVar[tuple[str, str]]
+
+    generated: torch.Tensor
+    reference: torch.Tensor
+    loaded: torch.Tensor
+    """The reference's count (-1: not known), mu and sigma, in the places of the sums; 0: none is loaded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for state in ("generated", "reference", "loaded"):
+            self.add_state(state, torch.zeros(0, 0, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, features: Mapping[str, torch.Tensor], positions: torch.Tensor, side: Side) -> None:
+        """Add a batch of [B, d]; `EvaluationMetric.update`."""
+        (tap,) = self.taps
+        found = self._finite(tap, features, positions).double()
+        self._allocate(found.shape[1])
+        rows = torch.cat([found.new_ones(len(found), 1), found], dim=1)
+        getattr(self, side).addmm_(rows.T, rows)
+
+    def compute(self) -> dict[str, float]:
+        """The distance, under the metric's name."""
+        return {self.name: frechet_distance(self._fitted("generated"), self._fitted("reference"))}
+
+    def reference_statistics(self) -> dict[str, np.ndarray]:
+        """mu [d], sigma [d, d] under this metric's names, and ``count`` when it is known."""
+        found: dict[str, np.ndarray] = dict(zip(self.statistics, self._fitted("reference"), strict=True))
+        count = int((self.loaded if self._is_loaded else self.reference)[0, 0])
+        return found | ({"count": np.array(count)} if count > 0 else {})
+
+    def load_reference(self, statistics: Mapping[str, np.ndarray]) -> bool:
+        """Take mu and sigma from `statistics`, and ``count`` if it is there."""
+        if not statistics.keys() >= set(self.statistics):
+            return False
+        mu, sigma = (torch.from_numpy(np.asarray(statistics[name], np.float64)) for name in self.statistics)
+        if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
+            raise LatentkitError(
+                f"{self.name}: the reference's {' and '.join(self.statistics)} have the shapes "
+                f"{list(mu.shape)} and {list(sigma.shape)}"
+            )
+        self._allocate(len(mu))
+        self.loaded[0, 0] = int(statistics.get("count", -1))
+        self.loaded[0, 1:] = mu
+        self.loaded[1:, 1:] = sigma
+        return True
+
+    @property
+    def _is_loaded(self) -> bool:
+        return bool(self.loaded.numel()) and self.loaded[0, 0].item() != 0
+
+    def _fitted(self, side: Side) -> Gaussian:
+        """Of one side, on the host, where equal sums give equal distances whatever the device."""
+        if side == "reference" and self._is_loaded:
+            loaded = self.loaded.cpu().numpy()
+            return Gaussian(loaded[0, 1:], loaded[1:, 1:])
+        sums = getattr(self, side).cpu().numpy()
+        count = float(sums[0, 0]) if sums.size else 0.0
+        self.require(int(count), side)
+        mu = sums[0, 1:] / count
+        return Gaussian(mu, (sums[1:, 1:] - count * np.outer(mu, mu)) / (count - 1))
+
+    def _allocate(self, features: int) -> None:
+        for name in ("generated", "reference", "loaded"):
+            state = getattr(self, name)
+            if not state.numel():
+                setattr(self, name, state.new_zeros(features + 1, features + 1))
+            elif len(state) != features + 1:
+                raise LatentkitError(
+                    f"{self.name}: {features} features a picture here, {len(state) - 1} there: "
+                    "the two sides are of different networks"
+                )
+
+    def _sync_dist(
+        self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None
+    ) -> None:
+        rows = self._agreed(len(self.generated), dist_sync_fn, process_group)
+        if rows:
+            self._allocate(rows - 1)
+        super()._sync_dist(dist_sync_fn, process_group)

@@ -1,0 +1,66 @@
+"""Inception Score (Salimans et al., 2016, arXiv:1606.03498)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from latentkit.errors import UsageError
+from latentkit.evaluation.metrics.kept import KeptFeatures
+
+
+class InceptionScore(KeptFeatures):
+    """exp of the mean KL(p(y|x) || p(y)) in each part of the set: the parts' mean and population deviation.
+
+    Reads ``logits``, without the bias, and keeps them: 200 MB for 50,000 pictures of 1008 classes.
+
+    Args:
+        splits: parts of N // splits pictures, or one more (torch-fidelity: 10).
+        split_size: in place of `splits`, pictures a part, of which the last may have fewer (ADM: 5000).
+        shuffle_seed: of the permutation of the pictures, which stand in the order of their keys, before they
+            are divided (torch-fidelity: 2020); None leaves the order.
+    """
+
+    name = "inception_score"
+    taps = ("logits",)
+    compares = False
+    higher_is_better = True
+
+    def __init__(
+        self, splits: int | None = 10, split_size: int | None = None, shuffle_seed: int | None = 2020
+    ) -> None:
+        super().__init__()
+        if (splits is None) == (split_size is None):
+            raise UsageError("inception_score: give either splits or split_size")
+        if (splits or split_size or 0) < 1:
+            raise UsageError("inception_score: splits and split_size are at least 1")
+        self.splits, self.split_size, self.shuffle_seed = splits, split_size, shuffle_seed
+
+    def fewest(self) -> int:
+        """A picture a part."""
+        return self.splits or 1
+
+    def compute(self) -> dict[str, float]:
+        """``inception_score`` and ``inception_score_std``, over the parts."""
+        logits = self.kept("generated")
+        order = np.arange(len(logits))
+        if self.shuffle_seed is not None:
+            order = np.random.RandomState(self.shuffle_seed).permutation(len(logits))
+        places = torch.from_numpy(order).to(logits.device)
+        parts = pairwise(self._bounds(len(logits)))
+        scores = [_score(logits[places[begin:end]]) for begin, end in parts]
+        return {self.name: float(np.mean(scores)), f"{self.name}_std": float(np.std(scores))}
+
+    def _bounds(self, count: int) -> list[int]:
+        if self.splits:
+            return [part * count // self.splits for part in range(self.splits + 1)]
+        return [*range(0, count, self.split_size or 1), count]
+
+
+def _score(logits: torch.Tensor) -> float:
+    log_p = logits.double().log_softmax(dim=1)
+    p = log_p.exp()
+    divergence = (p * (log_p - p.mean(dim=0).log())).sum(dim=1)
+    return divergence.mean().exp().item()

@@ -1,0 +1,86 @@
+"""Metrics that need every picture's features at the end, and so keep them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from latentkit.errors import LatentkitError
+from latentkit.evaluation.metrics.metric import EvaluationMetric, Side
+
+
+class KeptFeatures(EvaluationMetric):
+    """Keeps one tap's features, float32 [N, d] a side, on the device: 400 MB for 50,000 of 2048.
+
+    Batches are kept as they come, not copied: metrics that are handed the same tensor hold it once.
+
+    Class attributes:
+        taps: the one tap, which is also the features' name in files of reference statistics.
+    """
+
+    reference_features: list[torch.Tensor]
+    reference_positions: list[torch.Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        for side in ("generated", "reference"):
+            self.add_state(f"{side}_features", [], dist_reduce_fx="cat")
+            self.add_state(f"{side}_positions", [], dist_reduce_fx="cat")
+
+    def update(self, features: Mapping[str, torch.Tensor], positions: torch.Tensor, side: Side) -> None:
+        """Keep a batch of [B, d]; `EvaluationMetric.update`."""
+        (tap,) = self.taps
+        getattr(self, f"{side}_features").append(self._finite(tap, features, positions).float())
+        getattr(self, f"{side}_positions").append(positions)
+
+    def reference_statistics(self) -> dict[str, np.ndarray]:
+        """The reference's features, float32 [N, d], in the order of their positions."""
+        return {self.taps[0]: self.kept("reference").cpu().numpy()} if self.compares else {}
+
+    def load_reference(self, statistics: Mapping[str, np.ndarray]) -> bool:
+        """Take the reference's features, [N, d], in the order of their positions."""
+        if not self.compares:
+            return True
+        if self.taps[0] not in statistics:
+            return False
+        features = torch.from_numpy(np.asarray(statistics[self.taps[0]], np.float32)).to(self.device)
+        self.reference_features += [features]
+        self.reference_positions += [torch.arange(len(features), device=self.device)]
+        return True
+
+    def kept(self, side: Side) -> torch.Tensor:
+        """A side's features, float32 [N, d], in the order of their positions, whatever order they came in.
+
+        Raises:
+            LatentkitError: there are too few; or a position came twice or never.
+        """
+        parts, places = getattr(self, f"{side}_features"), getattr(self, f"{side}_positions")
+        if isinstance(parts, torch.Tensor):  # synced
+            parts, places = [parts], [places]
+        self.require(sum(map(len, places)), side)
+        positions = torch.cat(places)
+        if not torch.equal(positions.sort().values, torch.arange(len(positions), device=positions.device)):
+            raise LatentkitError(f"{self.name}: {side} pictures were counted twice, or left out")
+        ordered = torch.empty(len(positions), parts[0].shape[1], device=positions.device)
+        for features, own in zip(parts, places, strict=True):
+            ordered[own] = features
+        return ordered
+
+    def _copy_state_dict(self) -> dict[str, Any]:
+        """What is kept while the states of all processes stand in its place: the same tensors, not copies."""
+        return {name: list(getattr(self, name)) for name in self._defaults}
+
+    def _sync_dist(
+        self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None
+    ) -> None:
+        for side in ("generated", "reference"):
+            features, positions = getattr(self, f"{side}_features"), getattr(self, f"{side}_positions")
+            width = self._agreed(features[0].shape[1] if features else 0, dist_sync_fn, process_group)
+            if not features:
+                features.append(torch.empty(0, width, device=self.device))
+                positions.append(torch.empty(0, dtype=torch.int64, device=self.device))
+        super()._sync_dist(dist_sync_fn, process_group)

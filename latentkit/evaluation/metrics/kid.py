@@ -1,0 +1,60 @@
+"""Kernel Inception Distance (Bińkowski et al., 2018, arXiv:1801.01401)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from latentkit.errors import UsageError
+from latentkit.evaluation.metrics.kept import KeptFeatures
+
+
+class KID(KeptFeatures):
+    """Unbiased squared MMD under k(x, y) = (x.y / d + 1)^3, over random subsets: their mean and deviation.
+
+    Reads and keeps ``pool3``. The subsets are those that torch-fidelity draws with the same seed, the
+    generated side being its first input, when the pictures stand in the same order. In float64.
+
+    Args:
+        subsets: how many.
+        subset_size: pictures of each side in one; no side may have fewer.
+        seed: of the draws.
+    """
+
+    name = "kid"
+    taps = ("pool3",)
+    compares = True
+    higher_is_better = False
+
+    def __init__(self, subsets: int = 100, subset_size: int = 1000, seed: int = 2020) -> None:
+        super().__init__()
+        if subsets < 1 or subset_size < 2:
+            raise UsageError("kid: subsets is at least 1, subset_size at least 2")
+        self.subsets, self.subset_size, self.seed = subsets, subset_size, seed
+
+    def fewest(self) -> int:
+        """A subset."""
+        return self.subset_size
+
+    def compute(self) -> dict[str, float]:
+        """``kid`` and ``kid_std``, the population deviation over the subsets."""
+        generated, reference = self.kept("generated"), self.kept("reference")
+        generator = np.random.RandomState(self.seed)
+
+        def subset(features: torch.Tensor) -> torch.Tensor:
+            chosen = generator.choice(len(features), self.subset_size, replace=False)
+            return features[torch.from_numpy(chosen).to(features.device)].double()
+
+        distances = [_squared_mmd(subset(generated), subset(reference)) for _ in range(self.subsets)]
+        return {self.name: float(np.mean(distances)), f"{self.name}_std": float(np.std(distances))}
+
+
+def _squared_mmd(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Of samples [m, d] each."""
+    size = len(first)
+    within = sum(kernel.sum() - kernel.trace() for kernel in (_kernel(first, first), _kernel(second, second)))
+    return float(within / (size * (size - 1)) - 2 * _kernel(first, second).mean())
+
+
+def _kernel(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    return (first @ second.T / first.shape[1] + 1).pow_(3)

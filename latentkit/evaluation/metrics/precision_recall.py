@@ -1,0 +1,70 @@
+"""Improved precision and recall (Kynkäänniemi et al., 2019, arXiv:1904.06991)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from latentkit.errors import UsageError
+from latentkit.evaluation.metrics.kept import KeptFeatures
+
+BLOCK = 1 << 24
+"""Distances held at a time: 64 MiB of float32."""
+
+
+class PrecisionRecall(KeptFeatures):
+    """Which share of each side lies within the other's manifold: in a ball around one of its pictures that
+    reaches its k-th nearest neighbour on the same side, the picture itself not counted, the rim included.
+
+    Reads and keeps ``pool3``.
+
+    Args:
+        neighbours: k.
+    """
+
+    name = "precision_recall"
+    taps = ("pool3",)
+    compares = True
+    higher_is_better = True
+
+    def __init__(self, neighbours: int = 3) -> None:
+        super().__init__()
+        if neighbours < 1:
+            raise UsageError("precision_recall: neighbours is at least 1")
+        self.neighbours = neighbours
+
+    def fewest(self) -> int:
+        """A picture and its neighbours."""
+        return self.neighbours + 1
+
+    def compute(self) -> dict[str, float]:
+        """``precision`` (of generated pictures in the reference's manifold), ``recall``, and their ``f_score``."""
+        generated, reference = self.kept("generated"), self.kept("reference")
+        generated_radii, reference_radii = self._radii(generated), self._radii(reference)
+        realistic = 0
+        covered = torch.zeros(len(reference), dtype=torch.bool, device=reference.device)
+        for rows in _blocks(generated, reference):
+            distances = torch.cdist(generated[rows], reference)
+            realistic += int((distances <= reference_radii).any(dim=1).sum())
+            covered |= (distances <= generated_radii[rows, None]).any(dim=0)
+        precision, recall = realistic / len(generated), covered.double().mean().item()
+        both = precision + recall
+        f_score = 2 * precision * recall / both if both else 0.0
+        return {"precision": precision, "recall": recall, "f_score": f_score}
+
+    def _radii(self, features: torch.Tensor) -> torch.Tensor:
+        """Of each picture's ball, [N]. The nearest of all is the picture itself."""
+        nearest = self.neighbours + 1
+        radii = [
+            torch.cdist(features[rows], features).topk(nearest, dim=1, largest=False).values[:, -1]
+            for rows in _blocks(features, features)
+        ]
+        return torch.cat(radii)
+
+
+def _blocks(features: torch.Tensor, others: torch.Tensor) -> Iterator[slice]:
+    """Rows of `features` whose distances to all `others` are held at a time."""
+    height = max(1, BLOCK // len(others))
+    for begin in range(0, len(features), height):
+        yield slice(begin, begin + height)

@@ -1,0 +1,95 @@
+"""How near reconstructions are to their originals: PSNR and SSIM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from latentkit.errors import LatentkitError
+from latentkit.evaluation.metrics.metric import ORIGINALS, PIXELS, EvaluationMetric, Side
+
+CHUNK = 8
+"""Pictures whose SSIM is computed at a time."""
+
+
+class Reconstruction(EvaluationMetric):
+    """PSNR in dB and SSIM of uint8 pictures against their originals, each the mean over the pictures.
+
+    PSNR is 10 log10(255^2 / mse) over a picture's values. That of a picture without any difference would be
+    infinite, and with it the mean: it counts as if one value differed by one level (101.1 dB at 256x256).
+    Sums alone are kept.
+    """
+
+    name = "reconstruction"
+    taps = (PIXELS, ORIGINALS)
+    compares = False
+    higher_is_better = True
+
+    count: Tensor
+    psnr: Tensor
+    ssim: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+        for state in ("psnr", "ssim"):
+            self.add_state(state, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, features: Mapping[str, Tensor], positions: Tensor, side: Side) -> None:
+        """Add a batch of uint8 [B, H, W, 3]; `latest_psnr` then is of this batch, float64 [B]."""
+        pictures, originals = features[PIXELS], features[ORIGINALS]
+        if pictures.shape != originals.shape:
+            sizes = f"{list(pictures.shape[1:3])} and {list(originals.shape[1:3])}"
+            raise LatentkitError(f"{self.name}: pictures and originals differ in size: {sizes}")
+        self.latest_psnr = psnr(pictures, originals)
+        self.count += len(pictures)
+        self.psnr += self.latest_psnr.sum()
+        for begin in range(0, len(pictures), CHUNK):
+            chunk = slice(begin, begin + CHUNK)
+            self.ssim += ssim(pictures[chunk], originals[chunk]).double().sum()
+
+    def compute(self) -> dict[str, float]:
+        """``psnr`` in dB and ``ssim``."""
+        count = int(self.count)
+        self.require(count, "generated")
+        return {"psnr": self.psnr.item() / count, "ssim": self.ssim.item() / count}
+
+
+def psnr(pictures: Tensor, originals: Tensor) -> Tensor:
+    """dB, float64 [B], of uint8 [B, H, W, C]; no difference counts as one level in one value."""
+    squared = (pictures.int() - originals.int()).square().flatten(1).sum(dim=1)
+    mse = squared.clamp(min=1).double() / pictures[0].numel()
+    return 10 * torch.log10(255**2 / mse)
+
+
+def ssim(pictures: Tensor, originals: Tensor) -> Tensor:
+    """Structural similarity (Wang et al., 2004), float32 [B], of uint8 [B, H, W, C] of at least 6x6.
+
+    Gaussian window of 11 with sigma 1.5, K1 = 0.01, K2 = 0.03, data range 255, each channel by itself, edges
+    mirrored, the mean over all pixels and channels: torchmetrics' definition.
+    """
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    x, y = (side.permute(0, 3, 1, 2).float() - 128 for side in (pictures, originals))
+    mean_x, mean_y, xx, yy, xy = _blurred(torch.cat([x, y, x * x, y * y, x * y])).chunk(5)
+    variances = (xx - mean_x.square()).clamp(min=0) + (yy - mean_y.square()).clamp(min=0)
+    covariance = xy - mean_x * mean_y
+    mean_x, mean_y = mean_x + 128, mean_y + 128
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
+    return (luminance * (2 * covariance + c2) / (variances + c2)).flatten(1).mean(dim=1)
+
+
+def _blurred(maps: Tensor) -> Tensor:
+    """By the Gaussian window, rows and columns in turn. Sums, for a GPU's convolutions may round to TF32."""
+    window = torch.exp(-(torch.arange(-5.0, 6.0) ** 2) / (2 * 1.5**2))
+    window /= window.sum()
+    padded = F.pad(maps, (5, 5, 5, 5), mode="reflect")
+    for dim in (2, 3):
+        size = padded.shape[dim] - 10
+        blurred = torch.zeros_like(padded.narrow(dim, 0, size))
+        for offset, weight in enumerate(window.tolist()):
+            blurred.add_(padded.narrow(dim, offset, size), alpha=weight)
+        padded = blurred
+    return padded
