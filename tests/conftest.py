@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 SENTENCES = [
     "a photo of a cat on a chair",
@@ -83,6 +86,7 @@ def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _autoencoder(**config: object) -> torch.nn.Module:
+    import torch
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
@@ -97,6 +101,8 @@ def _autoencoder(**config: object) -> torch.nn.Module:
 
 def _saved(model: torch.nn.Module, folder: Path) -> Path:
     """Perturb every parameter (initial norms and biases would hide a swapped weight) and save."""
+    import torch
+
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():

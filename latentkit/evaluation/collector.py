@@ -1,4 +1,4 @@
-"""The callback of an evaluation: hands on each batch, and brings the processes together at the end of a pass."""
+"""The callback of an evaluation: hands on each batch, and joins the processes' results after a pass."""
 
 from __future__ import annotations
 

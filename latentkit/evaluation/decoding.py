@@ -76,6 +76,11 @@ class VAEDecoder:
             weights=self.weights,
         )
 
+    def _checked(self) -> VAE:
+        """The same, refused when its checkpoint's latent has another shape than declared."""
+        _ = self.autoencoder.config
+        return self.autoencoder
+
     @property
     def pretrained(self) -> bool:
         """False marks random weights: pictures of the right shape that mean nothing."""
@@ -83,9 +88,7 @@ class VAEDecoder:
 
     @property
     def gpu_precision(self) -> str:
-        """What ``precision: auto`` stands for on a GPU: TF32 where the model asks for an upcast (Flux), else
-        float16 autocast.
-        """
+        """TF32 where the model's configuration asks for an upcast (Flux), else float16 autocast."""
         return "tf32" if self.autoencoder.config.get("force_upcast") else "16-mixed"
 
     @property
@@ -113,7 +116,7 @@ class VAEDecoder:
                 "weights": self.weights.label,
             }
         else:
-            files = self.autoencoder.checkpoint
+            files = self._checked().checkpoint
             origin = {"model": files.model, "revision": files.revision, "weights": dict(files.sha256)}
         return {
             **origin,
@@ -133,7 +136,7 @@ class VAEDecoder:
         from latentkit.evaluation.networks import DecoderNetwork
 
         network = DecoderNetwork(
-            self.autoencoder.autoencoder(), rounding=self.rounding, channels_last=self.channels_last
+            self._checked().autoencoder(), rounding=self.rounding, channels_last=self.channels_last
         )
         network.eval().requires_grad_(False)
         if self.channels_last:

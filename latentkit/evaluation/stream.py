@@ -57,14 +57,20 @@ class PictureStream:
         """The keys of pictures at these positions of the set."""
         return [self._pictures.keys[position] for position in positions.tolist()]
 
-    def again(self, positions: np.ndarray) -> Iterator[PictureBatch]:
-        """A few pictures of the set once more, whoever's they were; on the host, not padded."""
-        return self._pictures.batches(positions, self._batch_size, 0)
-
     def __iter__(self) -> Iterator[PictureBatch]:
-        for batch in self._pictures.batches(self._positions, self._batch_size, self._workers):
+        for batch in self._batches(self._positions, self._workers):
             if self._stopped:
                 return
+            yield batch
+
+    def again(self, positions: np.ndarray) -> Iterator[PictureBatch]:
+        """A few pictures of the set once more, whoever's they were."""
+        return self._batches(positions, 0)
+
+    def _batches(self, positions: np.ndarray, workers: int) -> Iterator[PictureBatch]:
+        if not len(positions):
+            return
+        for batch in self._pictures.batches(positions, self._batch_size, workers):
             yield dataclasses.replace(
                 batch,
                 pixels=self._ready(batch.pixels),

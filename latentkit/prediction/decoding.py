@@ -143,8 +143,8 @@ def worker_deaths_told(workers: int) -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise LatentkitError(
-            "a decoding process died (killed for memory?); what is done is kept, "
-            f"go on with fewer: workers={workers // 2}"
+            "a decoding process died (killed for memory?); give the same command "
+            f"with fewer of them: workers={workers // 2}"
         ) from error
 
 

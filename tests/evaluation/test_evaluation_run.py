@@ -1,0 +1,287 @@
+"""The loop: every picture once into every metric, whatever its memory, interruptions and processes do."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from toy_evaluation import (
+    Difference,
+    MeanColour,
+    ToySet,
+    WeightedMean,
+    photos,
+    weighted_sum,
+)
+
+from latentkit.encoders import Pretrained, Random
+from latentkit.errors import LatentkitError, UsageError
+from latentkit.evaluation import VAEDecoder
+from latentkit.evaluation.gallery import SAMPLED, GallerySearch
+from latentkit.evaluation.module import EvaluationModule
+from latentkit.evaluation.picture_set import LatentSpace
+from latentkit.evaluation.run import EvaluationResult, evaluate_sets
+
+CPU = partial(pl.Trainer, accelerator="cpu", devices=1)
+DECODER = VAEDecoder(model="none", latent_channels=4, weights=Random(), batch_size=4)
+
+
+def evaluate(generated: ToySet, metrics: dict[str, Any], **options: Any) -> EvaluationResult:
+    extractors = options.pop("extractors", [MeanColour()])
+    decoder = options.pop("decoder", DECODER)
+    settings = {"batch_size": 4, "workers": 0, "console": Console(quiet=True)} | options
+    return evaluate_sets(generated, metrics, extractors, decoder, CPU, **settings)
+
+
+def latents(count: int) -> np.ndarray:
+    return np.random.default_rng(5).standard_normal((count, 4, 2, 2)).astype(np.float16)
+
+
+def decoded(stored: np.ndarray, factor: float = 1.0, shift: float = 0.0) -> np.ndarray:
+    """uint8, one at a time, by the network alone."""
+    network = DECODER.load()
+    with torch.inference_mode():
+        return np.concatenate([network(torch.from_numpy(z[None]), factor, shift)[0].numpy() for z in stored])
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 64])
+def test_every_picture_of_both_sides_counts_once(batch_size: int) -> None:
+    ours, theirs = photos(11), photos(7, first=50)
+    generated, reference = ToySet(ours), ToySet(theirs, name="reference")
+    result = evaluate(generated, {"toy": WeightedMean()}, reference=reference, batch_size=batch_size)
+    expected = np.linalg.norm(weighted_sum(ours) - weighted_sum(theirs))
+    assert result.values["toy"]["distance"] == pytest.approx(expected, rel=1e-6)
+    assert (result.values["toy"]["generated"], result.values["toy"]["reference"]) == (11, 7)
+    assert np.concatenate(generated.calls).tolist() == list(range(11))
+    assert {side: took.pictures for side, took in result.passes.items()} == {"reference": 7, "generated": 11}
+    assert not result.interrupted
+
+
+def test_statistics_of_the_reference_save_its_pass() -> None:
+    reference = ToySet(photos(7, first=50), name="reference")
+    kept: list[dict[str, np.ndarray]] = []
+    looked = evaluate(
+        ToySet(photos(5)), {"toy": WeightedMean()}, reference=reference, keep_statistics=kept.append
+    )
+    assert set(kept[0]) == {"toy_sum", "toy_count"}
+    assert kept[0]["toy_sum"] == pytest.approx(weighted_sum(photos(7, first=50)), rel=1e-6)
+    reference.calls.clear()
+    again = evaluate(ToySet(photos(5)), {"toy": WeightedMean()}, reference=reference, statistics=kept[0])
+    assert again.values == looked.values
+    assert reference.calls == []
+    assert set(again.passes) == {"generated"}
+    assert len(kept) == 1
+
+
+def test_latents_are_decoded_at_the_models_scale_and_metrics_see_the_pictures() -> None:
+    stored = latents(6)
+    generated = ToySet(latents=stored, space=LatentSpace(4, factor=0.5, shift=0.25))
+    result = evaluate(generated, {"toy": WeightedMean()}, statistics=zero_reference())
+    pictures = decoded(stored, 0.5, 0.25)
+    assert pictures.std() > 5
+    expected = np.linalg.norm(weighted_sum(pictures))
+    assert result.values["toy"]["distance"] == pytest.approx(expected, rel=1e-4)
+    assert result.passes["generated"].batch_size == 4
+
+
+def zero_reference() -> dict[str, np.ndarray]:
+    return {"toy_sum": np.zeros(3), "toy_count": np.array(1)}
+
+
+def test_a_network_runs_once_a_batch_for_all_metrics() -> None:
+    module = EvaluationModule(
+        {"one": WeightedMean(), "two": WeightedMean()}, [MeanColour(), MeanColour(name="other")], None
+    )
+    pictures = ToySet(photos(8))
+    module.attend(pictures, "generated", ["one", "two"], 4)
+    module.setup("predict")
+    for number, batch in enumerate(pictures.batches(np.arange(8), 4, 0)):
+        module.predict_step(batch, number)
+    assert [network.seen for network in module.networks.values()] == [[4, 4]]
+
+
+@pytest.mark.parametrize("of_latents", [False, True])
+@pytest.mark.parametrize(("fits", "found"), [(3, 2), (1, 1), (4, 4)])
+def test_out_of_memory_halves_the_batch_and_loses_nothing(of_latents: bool, fits: int, found: int) -> None:
+    generated = ToySet(latents=latents(10), space=LatentSpace(4)) if of_latents else ToySet(photos(10))
+    metrics = {"toy": WeightedMean()}
+    whole = evaluate(generated, metrics, statistics=zero_reference())
+    halved = evaluate(
+        generated,
+        {"toy": WeightedMean()},
+        statistics=zero_reference(),
+        extractors=[MeanColour(fits=fits)],
+    )
+    assert halved.passes["generated"].batch_size == found
+    assert halved.values["toy"]["generated"] == 10
+    assert halved.values["toy"]["distance"] == pytest.approx(whole.values["toy"]["distance"], rel=1e-4)
+
+
+def test_what_does_not_fit_alone_is_named() -> None:
+    with pytest.raises(LatentkitError, match=r"memory, even alone: k00000, k00001, k00002 and 1 more"):
+        evaluate(
+            ToySet(photos(10)),
+            {"toy": WeightedMean()},
+            statistics=zero_reference(),
+            extractors=[MeanColour(fits=0)],
+        )
+
+
+def test_an_overflow_in_half_precision_is_computed_again_in_float32() -> None:
+    bright = np.full((1, 16, 16, 3), 250, np.uint8)
+    dark = np.full((1, 16, 16, 3), 20, np.uint8)
+    generated = ToySet(np.concatenate([dark, bright, dark, dark, bright]))
+    result = evaluate(
+        generated,
+        {"toy": WeightedMean()},
+        statistics=zero_reference(),
+        extractors=[MeanColour(precision="16-mixed", gain=393.0)],  # 98,250 does not fit into float16
+    )
+    expected = 393 * np.linalg.norm(weighted_sum(next(generated.batches(np.arange(5), 5, 0)).pixels.numpy()))
+    assert result.values["toy"]["distance"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_picture_that_is_not_finite_in_float32_either_is_named(sd_folder: Path, tmp_path: Path) -> None:
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(sd_folder)
+    with torch.no_grad():
+        vae.decoder.conv_out.bias.fill_(float("nan"))
+    vae.save_pretrained(tmp_path)
+    decoder = VAEDecoder(model=str(tmp_path), latent_channels=4, weights=Pretrained(), batch_size=4)
+    with pytest.raises(LatentkitError, match=r"toy: .* not finite, .* float32: k00000, k00001, k00002 and 1 more"):
+        evaluate(
+            ToySet(latents=latents(6), space=LatentSpace(4)),
+            {"toy": WeightedMean()},
+            statistics=zero_reference(),
+            decoder=decoder,
+        )
+
+
+def test_other_errors_of_a_network_end_the_run() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        evaluate(ToySet(photos(3)[..., :2]), {"toy": WeightedMean()}, statistics=zero_reference())
+
+
+def test_a_metric_without_its_reference_originals_or_features_is_a_usage_error() -> None:
+    pictures = ToySet(photos(3))
+    with pytest.raises(UsageError, match=r"^toy: no reference"):
+        evaluate(pictures, {"toy": WeightedMean()})
+    with pytest.raises(UsageError, match=r"^pairs: toy has no originals"):
+        evaluate(pictures, {"pairs": Difference()})
+    with pytest.raises(UsageError, match=r"^metric=toy reads mean, which no extractor gives"):
+        evaluate(pictures, {"toy": WeightedMean()}, extractors=[])
+
+
+def test_reconstructions_are_compared_and_the_worst_and_best_shown() -> None:
+    stored = latents(20)
+    pictures = decoded(stored)
+    levels = np.random.default_rng(0).permutation(20) + 1
+    originals = np.clip(pictures.astype(int) + levels[:, None, None, None], 0, 255).astype(np.uint8)
+    generated = ToySet(latents=stored, space=LatentSpace(4), originals=originals)
+    result = evaluate(generated, {"pairs": Difference()})
+    errors = (pictures.astype(float) - originals).reshape(20, -1) ** 2
+    assert result.values["pairs"]["mse"] == pytest.approx(errors.mean(), rel=1e-2)
+    order = np.argsort(-levels)
+    for name, places in (("worst", order[:6]), ("median", order[7:13]), ("best", order[-6:])):
+        row = result.gallery[name]
+        assert [shown.key for shown in row] == [f"k{place:05d}" for place in places]
+        for shown, place in zip(row, places, strict=True):
+            assert np.array_equal(shown.original, originals[place])
+            assert np.abs(shown.decoded.astype(int) - pictures[place]).max() <= 1
+            assert shown.psnr == pytest.approx(10 * np.log10(255**2 / errors[place].mean()), abs=0.5)
+
+
+def test_the_search_is_bounded_and_the_same_however_it_is_divided() -> None:
+    psnr = np.random.default_rng(1).normal(25, 4, 20_000)
+    positions = np.arange(20_000)
+    one = GallerySearch(20_000, 3)
+    parts = [GallerySearch(20_000, 3) for _ in range(3)]
+    for start in range(0, 20_000, 64):
+        batch = positions[start : start + 64]
+        one.add(batch, psnr[batch])
+        for rank, part in enumerate(parts):
+            part.add(batch[batch % 3 == rank], psnr[batch[batch % 3 == rank]])
+    found = one.merge([])
+    assert parts[1].merge([parts[0], parts[2]]) == found
+    order = np.argsort(psnr)
+    assert list(found["worst"]) == order[:3].tolist()
+    assert list(found["best"]) == order[-3:].tolist()
+    assert np.median(list(found["median"].values())) == pytest.approx(np.median(psnr), abs=0.2)
+    assert len(one._sampled) <= SAMPLED
+
+
+def test_images_are_saved_by_key_as_they_were_decoded(tmp_path: Path) -> None:
+    stored = latents(9)
+    generated = ToySet(latents=stored, space=LatentSpace(4))
+    generated.keys = [f"val/p{number} [{number}]" for number in range(9)]
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / ".latentkit-1-1.tmp").write_bytes(b"left behind")
+    evaluate(generated, {"toy": WeightedMean()}, statistics=zero_reference(), images=tmp_path / "images")
+    files = sorted(path for path in (tmp_path / "images").rglob("*") if path.is_file())
+    assert [str(path.relative_to(tmp_path / "images")) for path in files] == [
+        f"{key}.png" for key in generated.keys
+    ]
+    for path, picture in zip(files, decoded(stored), strict=True):
+        with Image.open(path) as image:
+            saved = np.asarray(image)
+        assert image.format == "PNG"
+        assert np.abs(saved.astype(int) - picture).max() <= 1
+        assert (saved != picture).mean() < 1e-3
+
+
+def test_a_full_disk_ends_the_run(tmp_path: Path) -> None:
+    (tmp_path / "images").write_text("a file where the folder would be")
+    with pytest.raises(LatentkitError, match="cannot write"):
+        evaluate(
+            ToySet(photos(9)),
+            {"toy": WeightedMean()},
+            statistics=zero_reference(),
+            images=tmp_path / "images",
+        )
+
+
+def test_ctrl_c_ends_after_the_batch_in_hand_with_nothing_computed() -> None:
+    generated = ToySet(photos(400), seconds=0.02)
+
+    def interrupt() -> None:
+        while len(generated.calls) < 3:
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    result = evaluate(generated, {"toy": WeightedMean()}, statistics=zero_reference())
+    thread.join()
+    assert result.interrupted
+    assert result.values == {}
+    assert 0 < result.passes["generated"].pictures < 400
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interruption_in_the_references_pass_keeps_no_statistics() -> None:
+    reference = ToySet(photos(400), seconds=0.02, name="reference")
+    generated = ToySet(photos(5))
+    kept: list[dict[str, np.ndarray]] = []
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    result = evaluate(generated, {"toy": WeightedMean()}, reference=reference, keep_statistics=kept.append)
+    assert result.interrupted
+    assert generated.calls == kept == []
+
+
+def test_the_decoder_of_the_batch_size_is_of_the_run() -> None:
+    generated = ToySet(latents=latents(5), space=LatentSpace(4))
+    decoder = dataclasses.replace(DECODER, batch_size=2)
+    evaluate(generated, {"toy": WeightedMean()}, statistics=zero_reference(), decoder=decoder)
+    assert generated.calls == [[0, 1], [2, 3], [4]]

@@ -1,0 +1,170 @@
+"""Sets, a feature network and metrics whose numbers numpy can compute again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from recipes import photo
+
+from latentkit.evaluation.extractors.extractor import Extractor
+from latentkit.evaluation.metrics.metric import ORIGINALS, PIXELS, EvaluationMetric, Side
+from latentkit.evaluation.picture_set import LatentSpace, PictureBatch, PictureSet
+
+
+def photos(count: int, size: int = 16, first: int = 0) -> np.ndarray:
+    """uint8 [count, size, size, 3]."""
+    return np.stack([photo(first + number, size, size) for number in range(count)])
+
+
+class ToySet(PictureSet):
+    """Pictures or latents in memory.
+
+    Attributes:
+        calls: the positions that each batch had.
+        seconds: what a batch takes.
+    """
+
+    def __init__(
+        self,
+        pixels: np.ndarray | None = None,
+        *,
+        latents: np.ndarray | None = None,
+        space: LatentSpace | None = None,
+        originals: np.ndarray | None = None,
+        name: str = "toy",
+        seconds: float = 0.0,
+    ) -> None:
+        self.name, self.latents, self.paired = name, space, originals is not None
+        self._arrays = {"pixels": pixels, "latents": latents, "originals": originals}
+        count = len(next(array for array in self._arrays.values() if array is not None))
+        self.keys = [f"k{number:05d}" for number in range(count)]
+        self.calls: list[list[int]] = []
+        self.seconds = seconds
+
+    def batches(self, positions: np.ndarray, batch_size: int, workers: int) -> Iterator[PictureBatch]:
+        assert len(positions)
+        for start in range(0, len(positions), batch_size):
+            part = positions[start : start + batch_size]
+            self.calls.append(part.tolist())
+            time.sleep(self.seconds)
+            chosen = {
+                name: torch.from_numpy(array[part])
+                for name, array in self._arrays.items()
+                if array is not None
+            }
+            yield PictureBatch(part, **chosen)
+
+    def identity(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanColour(Extractor):
+    """Tap ``mean``: each channel's mean, by a matrix product, in 0..255 times `gain`.
+
+    Attributes:
+        fits: more pictures than these at once run out of memory.
+    """
+
+    name: str = "mean"
+    gain: float = 1.0
+    fits: int = 10**6
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return ("mean",)
+
+    @property
+    def pretrained(self) -> bool:
+        return True
+
+    def identity(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+    def load(self) -> torch.nn.Module:
+        return MeanNetwork(self.gain, self.fits)
+
+
+class MeanNetwork(torch.nn.Module):
+    """Keeps the size of every batch that it was given."""
+
+    def __init__(self, gain: float, fits: int) -> None:
+        super().__init__()
+        self.gain, self.fits = gain, fits
+        self.seen: list[int] = []
+
+    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.seen.append(len(pixels))
+        if len(pixels) > self.fits:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return {"mean": (pixels.float().mean((1, 2)) @ (self.gain * torch.eye(3))).float()}
+
+
+class WeightedMean(EvaluationMetric):
+    """``distance`` of the sums of both sides, each picture's features times its place."""
+
+    taps = ("mean",)
+    compares = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        for side in ("generated", "reference"):
+            zero = torch.zeros(3, dtype=torch.float64)
+            self.add_state(f"{side}_sum", zero, dist_reduce_fx="sum")
+            self.add_state(f"{side}_count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, features: Mapping[str, torch.Tensor], positions: torch.Tensor, side: Side) -> None:
+        weighted = features["mean"].double() * (1 + positions)[:, None]
+        setattr(self, f"{side}_sum", getattr(self, f"{side}_sum") + weighted.sum(0))
+        setattr(self, f"{side}_count", getattr(self, f"{side}_count") + len(positions))
+
+    def compute(self) -> dict[str, float]:
+        difference = self.generated_sum - self.reference_sum
+        return {
+            "distance": float(difference.square().sum().sqrt()),
+            "generated": int(self.generated_count),
+            "reference": int(self.reference_count),
+        }
+
+    def reference_statistics(self) -> dict[str, np.ndarray]:
+        return {"toy_sum": self.reference_sum.cpu().numpy(), "toy_count": self.reference_count.cpu().numpy()}
+
+    def load_reference(self, statistics: Mapping[str, np.ndarray]) -> bool:
+        if "toy_sum" not in statistics:
+            return False
+        self.reference_sum = torch.from_numpy(np.array(statistics["toy_sum"]))
+        self.reference_count = torch.from_numpy(np.array(statistics["toy_count"]))
+        return True
+
+
+class Difference(EvaluationMetric):
+    """``mse`` of pictures and originals."""
+
+    taps = (PIXELS, ORIGINALS)
+    compares = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, features: Mapping[str, torch.Tensor], positions: torch.Tensor, side: Side) -> None:
+        difference = features[PIXELS].double() - features[ORIGINALS].double()
+        error = difference.square().flatten(1).mean(1)
+        self.latest_psnr = 10 * torch.log10(255**2 / error)
+        self.total = self.total + error.sum()
+        self.count = self.count + len(positions)
+
+    def compute(self) -> dict[str, float]:
+        return {"mse": float(self.total / self.count)}
+
+
+def weighted_sum(pixels: np.ndarray) -> np.ndarray:
+    """What `WeightedMean` adds up, by numpy, [3] float64."""
+    means = pixels.astype(np.float64).mean((1, 2))
+    return (means * np.arange(1, len(pixels) + 1)[:, None]).sum(0)
