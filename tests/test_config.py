@@ -25,10 +25,14 @@ GROUPS = {
 }
 
 
-def composed(*overrides: str):
+EVALUATION = {"decoder", "experiment", "extractor", "metric", "protocol"}
+"""The groups that only `latentkit.evaluate` has."""
+
+
+def composed(*overrides: str, verb: str = "encode"):
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("encode", list(overrides))
+        return compose(verb, list(overrides))
 
 
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -45,7 +49,8 @@ def test_every_yaml_composes_resolves_and_binds(
 ) -> None:
     monkeypatch.setenv("SLURM_NNODES", "2")
     folder = ["dataset.root=photos"] if (group, option) == ("dataset", "folder") else []
-    cfg = composed(f"{group}={option}", *folder)
+    verb = "evaluate" if group in EVALUATION else "encode"
+    cfg = composed(f"{group}={option}", *folder, verb=verb)
     resolved = OmegaConf.to_container(cfg, resolve=True)
     targets = 0
     for where, node in _targets(resolved):
