@@ -50,11 +50,17 @@ class KID(KeptFeatures):
 
 
 def _squared_mmd(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Of samples [m, d] each."""
+    """Of samples [m, d] each, no sample being compared with itself."""
     size = len(first)
-    within = sum(kernel.sum() - kernel.trace() for kernel in (_kernel(first, first), _kernel(second, second)))
-    return float(within / (size * (size - 1)) - 2 * _kernel(first, second).mean())
+    own = sum(_similarity(side, side) - _to_itself(side) for side in (first, second))
+    return float(own / (size * (size - 1)) - 2 * _similarity(first, second) / size**2)
 
 
-def _kernel(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    return (first @ second.T / first.shape[1] + 1).pow_(3)
+def _similarity(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """The kernel's sum over all pairs."""
+    base = torch.addmm(first.new_ones(1), first, second.T, alpha=1 / first.shape[1]).flatten()
+    return base.square() @ base
+
+
+def _to_itself(samples: torch.Tensor) -> torch.Tensor:
+    return (samples.square().mean(dim=1) + 1).pow(3).sum()

@@ -39,7 +39,7 @@ class PrecisionRecall(KeptFeatures):
         return self.neighbours + 1
 
     def compute(self) -> dict[str, float]:
-        """``precision`` (of generated pictures in the reference's manifold), ``recall``, and their ``f_score``."""
+        """``precision``, of generated pictures; ``recall``, of the reference's; ``f_score``, of the two."""
         generated, reference = self.kept("generated"), self.kept("reference")
         generated_radii, reference_radii = self._radii(generated), self._radii(reference)
         realistic = 0
