@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -109,7 +109,9 @@ class ChunkDecoder(Dataset[Chunk]):
         return Row(index, fingerprint, width, height, picture.notes), arrays
 
 
-def decoded_rows(decoder: ChunkDecoder, workers: int) -> Iterator[tuple[Row, dict[int, torch.Tensor]]]:
+def decoded_rows(
+    decoder: ChunkDecoder, workers: int
+) -> Generator[tuple[Row, dict[int, torch.Tensor]], None, None]:
     """Every picture of the decoder in its order, with geometry's position -> [H, W, C].
 
     The pixels are views of memory shared with the `workers` processes: clone what is to be kept. The loop
