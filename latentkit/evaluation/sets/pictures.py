@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -47,12 +48,13 @@ class SourcePictures(RowSet):
             return
         seen = [self.geometry or RoundDown(multiple=1)]
         indices = self._indices[positions]
-        rows = decoded_rows(ChunkDecoder(self.source, indices, np.ones_like(indices), seen), workers)
-        for row, pixels in rows:
-            if row.stage:
-                further = (later for later, _ in islice(rows, _LOOKED_ON) if later.stage)
-                raise LatentkitError(self._unreadable([row, *islice(further, NAMED - 1)]))
-            yield pixels[0].numpy()
+        decoder = ChunkDecoder(self.source, indices, np.ones_like(indices), seen)
+        with closing(decoded_rows(decoder, workers)) as rows:  # ends its processes, whoever keeps the error
+            for row, pixels in rows:
+                if row.stage:
+                    further = (later for later, _ in islice(rows, _LOOKED_ON) if later.stage)
+                    raise LatentkitError(self._unreadable([row, *islice(further, NAMED - 1)]))
+                yield pixels[0].numpy()
 
     def identity(self) -> dict[str, Any]:
         """Count, geometry, orientation, and a hash over every key, size and mtime.
