@@ -143,6 +143,7 @@ def test_reconstructions_beside_their_pictures(
     opened = open_own(str(work / store), SD, photos, "photos")
     latents = everything(open_set(str(work / store), SD))
     assert opened.left_out == 1
+    same(everything(opened.pictures), {key: cropped(work, key) for key in latents})
     assert opened.paired
     same(everything(opened, workers=workers), latents)
     for batch in opened.batches(np.array([1, 2, 6]), 2, workers):

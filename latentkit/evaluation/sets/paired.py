@@ -24,8 +24,8 @@ class Reconstructions(PictureSet):
         pictures: the dataset's, in the encoder's geometry.
 
     Attributes:
-        pictures: as given, all of them.
-        left_out: pictures that have no latent: they are in quarantine, or were never encoded.
+        pictures: those that have a latent, each at its latent's position.
+        left_out: how many have none: they are in quarantine, or were never encoded.
 
     Raises:
         ContractError: the latents were made from pictures in another geometry or orientation.
@@ -36,23 +36,24 @@ class Reconstructions(PictureSet):
 
     def __init__(self, latents: ShardLatents | NpyLatents, pictures: SourcePictures) -> None:
         _check_input(latents, pictures)
-        self.name, self.keys, self.latents = latents.name, latents.keys, latents.latents
-        self._latents, self.pictures = latents, pictures
-        places = {key: place for place, key in enumerate(pictures.keys)}
-        lacking = [position for position, key in enumerate(self.keys) if key not in places]
+        self.name = f"{pictures.name} reconstructions"
+        self.keys, self.latents = latents.keys, latents.latents
+        self._latents = latents
+        there = set(pictures.keys)
+        lacking = [position for position, key in enumerate(self.keys) if key not in there]
         if lacking:
             raise LatentkitError(
                 f"{latents.name} has latents of {len(lacking):,} pictures that {pictures.name} lacks: "
                 f"{named(self.keys, lacking)}: give the dataset that was encoded, whole"
             )
-        self._places = np.array([places[key] for key in self.keys], np.int64)
+        self.pictures = pictures.only(self.keys)
         self.left_out = len(pictures) - len(self)
 
     def batches(self, positions: np.ndarray, batch_size: int, workers: int) -> Iterator[PictureBatch]:
         import torch
 
         latents = self._latents.rows(positions, workers)
-        pictures = self.pictures.rows(self._places[positions], workers)
+        pictures = self.pictures.rows(positions, workers)
         for places, (stack, originals) in stacked(positions, zip(latents, pictures, strict=True), batch_size):
             check_latents(self, places, stack)
             yield PictureBatch(places, latents=torch.from_numpy(stack), originals=torch.from_numpy(originals))

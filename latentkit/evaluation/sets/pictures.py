@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from copy import copy
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,18 @@ class SourcePictures(RowSet):
     def __init__(self, source: Source, geometry: Geometry | None, name: str) -> None:
         self.source, self.geometry, self.name = source, geometry, name
         self.keys, self._indices = ordered(list(source.keys()), name)
+
+    def only(self, keys: Sequence[str]) -> SourcePictures:
+        """The same set with these pictures of it alone.
+
+        Args:
+            keys: ascending; each one of the set's.
+        """
+        places = {key: place for place, key in enumerate(self.keys)}
+        chosen = copy(self)
+        chosen.keys = list(keys)
+        chosen._indices = self._indices[[places[key] for key in keys]]
+        return chosen
 
     def rows(self, positions: np.ndarray, workers: int) -> Iterator[np.ndarray]:
         from latentkit.prediction.decoding import ChunkDecoder, decoded_rows
