@@ -16,3 +16,11 @@ def photo(seed: int, height: int, width: int) -> np.ndarray:
     field = np.stack(channels, axis=-1)
     field = (field - field.mean()) / field.std()
     return np.clip(np.rint(128 + 50 * field), 0, 255).astype(np.uint8)
+
+
+def features(seed: int, count: int, width: int, shift: float) -> np.ndarray:
+    """Rectified mixtures of Gaussians, as a network's pooled features are: float32 [count, width]."""
+    mix = np.random.default_rng(99).standard_normal((width, width)).astype(np.float32)
+    mix /= np.float32(width**0.5)
+    drawn = np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
+    return np.maximum(drawn @ mix + np.float32(shift), 0)

@@ -16,7 +16,7 @@ CHUNK = 8
 
 
 class Reconstruction(EvaluationMetric):
-    """PSNR in dB and SSIM of uint8 pictures against their originals, each the mean over the pictures.
+    """PSNR in dB and SSIM of uint8 pictures against their originals: the pictures' mean and deviation.
 
     PSNR is 10 log10(255^2 / mse) over a picture's values. That of a picture without any difference would be
     infinite, and with it the mean: it counts as if one value differed by one level (101.1 dB at 256x256).
@@ -31,12 +31,13 @@ class Reconstruction(EvaluationMetric):
     count: Tensor
     psnr: Tensor
     ssim: Tensor
+    """float64 [2], as `psnr`: the sums of the pictures' values and of their squares."""
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
         for state in ("psnr", "ssim"):
-            self.add_state(state, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+            self.add_state(state, torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, features: Mapping[str, Tensor], positions: Tensor, side: Side) -> None:
         """Add a batch of uint8 [B, H, W, 3]; `latest_psnr` then is of this batch, float64 [B]."""
@@ -46,22 +47,30 @@ class Reconstruction(EvaluationMetric):
             raise LatentkitError(f"{self.name}: pictures and originals differ in size: {sizes}")
         self.latest_psnr = psnr(pictures, originals)
         self.count += len(pictures)
-        self.psnr += self.latest_psnr.sum()
+        self.psnr += _sums(self.latest_psnr)
         for begin in range(0, len(pictures), CHUNK):
             chunk = slice(begin, begin + CHUNK)
-            self.ssim += ssim(pictures[chunk], originals[chunk]).double().sum()
+            self.ssim += _sums(ssim(pictures[chunk], originals[chunk]).double())
 
     def compute(self) -> dict[str, float]:
-        """``psnr`` in dB and ``ssim``."""
+        """``psnr`` in dB and ``ssim``, each with its population deviation, ``psnr_std`` and ``ssim_std``."""
         count = int(self.count)
         self.require(count, "generated")
-        return {"psnr": self.psnr.item() / count, "ssim": self.ssim.item() / count}
+        found = {}
+        for name in ("psnr", "ssim"):
+            mean, squares = (getattr(self, name) / count).tolist()
+            found |= {name: mean, f"{name}_std": max(0.0, squares - mean**2) ** 0.5}
+        return found
+
+
+def _sums(values: Tensor) -> Tensor:
+    return torch.stack([values.sum(), values.square().sum()])
 
 
 def psnr(pictures: Tensor, originals: Tensor) -> Tensor:
     """dB, float64 [B], of uint8 [B, H, W, C]; no difference counts as one level in one value."""
     squared = (pictures.int() - originals.int()).square().flatten(1).sum(dim=1)
-    mse = squared.clamp(min=1).double() / pictures[0].numel()
+    mse = squared.clamp(min=1).double() / pictures.shape[1:].numel()
     return 10 * torch.log10(255**2 / mse)
 
 

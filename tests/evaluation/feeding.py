@@ -1,0 +1,33 @@
+"""Gives a metric its features in batches, as a run does."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from latentkit.evaluation.metrics import EvaluationMetric
+from latentkit.evaluation.metrics.metric import Side
+
+
+def feed(
+    metric: EvaluationMetric,
+    side: Side,
+    features: np.ndarray,
+    positions: np.ndarray | None = None,
+    batch: int = 300,
+) -> None:
+    """The rows at these positions, in this order; all of them when no positions are given."""
+    positions = np.arange(len(features)) if positions is None else positions
+    for begin in range(0, len(positions), batch):
+        places = torch.from_numpy(positions[begin : begin + batch])
+        metric.update({metric.taps[0]: torch.from_numpy(features)[places]}, places, side)
+
+
+def computed(
+    metric: EvaluationMetric, generated: np.ndarray, reference: np.ndarray | None = None
+) -> dict[str, float]:
+    """The metric of whole sets, in order."""
+    feed(metric, "generated", generated)
+    if reference is not None:
+        feed(metric, "reference", reference)
+    return metric.compute()
