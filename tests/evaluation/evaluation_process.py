@@ -1,0 +1,89 @@
+"""Latents against their originals: ``python evaluation_process.py OUT PICTURES PROCESSES [SECONDS]``.
+
+Process 0 writes what came out as JSON to OUT/result.json. SECONDS is what a batch takes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from rich.console import Console
+from toy_evaluation import MeanColour, MeanNetwork, ToySet, WeightedMean, photos
+
+from latentkit.encoders import Random
+from latentkit.errors import LatentkitError
+from latentkit.evaluation import VAEDecoder
+from latentkit.evaluation.metrics import InceptionScore, Reconstruction
+from latentkit.evaluation.picture_set import LatentSpace
+from latentkit.evaluation.run import evaluate_sets
+
+
+class Logits(MeanColour):
+    """Tap ``logits`` [B, 1008]: the mean colours, less 124, by five times a fixed matrix."""
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return ("logits",)
+
+    def load(self) -> torch.nn.Module:
+        return LogitNetwork()
+
+
+class LogitNetwork(MeanNetwork):
+    def __init__(self) -> None:
+        super().__init__(1.0, 10**6)
+        matrix = torch.randn(3, 1008, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("matrix", matrix)
+
+    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": 5 * (super().forward(pixels)["mean"] - 124) @ self.matrix}
+
+
+def main(out: Path, count: int, processes: int, seconds: float) -> int:
+    if processes > 1:
+        make_trainer = partial(pl.Trainer, accelerator="cpu", devices=processes, strategy="ddp")
+    else:
+        make_trainer = partial(pl.Trainer, accelerator="cpu", devices=1)
+    generated = ToySet(
+        latents=np.random.default_rng(5).standard_normal((count, 4, 2, 2)).astype(np.float16),
+        space=LatentSpace(4),
+        originals=photos(count),
+        seconds=seconds,
+    )
+    try:
+        result = evaluate_sets(
+            generated,
+            {
+                "toy": WeightedMean(),
+                "inception_score": InceptionScore(splits=2, split_size=None, shuffle_seed=2020),
+                "reconstruction": Reconstruction(),
+            },
+            [MeanColour(), Logits(name="logits")],
+            VAEDecoder(model="none", latent_channels=4, weights=Random(), batch_size=4),
+            make_trainer,
+            reference=ToySet(photos(count + 3, first=100), name="reference"),
+            images=out / "images",
+            batch_size=3,
+            workers=0,
+            console=Console(stderr=True),
+        )
+    except LatentkitError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if result.values or result.interrupted:  # process 0
+        gallery = {name: [(shown.key, shown.psnr) for shown in row] for name, row in result.gallery.items()}
+        pictures = {side: took.pictures for side, took in result.passes.items()}
+        found = {"values": result.values, "gallery": gallery, "pictures": pictures}
+        (out / "result.json").write_text(json.dumps(found))
+    return 130 if result.interrupted and result.values == {} else 0
+
+
+if __name__ == "__main__":
+    folder, pictures, number, *rest = sys.argv[1:]
+    sys.exit(main(Path(folder), int(pictures), int(number), float(rest[0]) if rest else 0.0))
