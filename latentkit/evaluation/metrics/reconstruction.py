@@ -56,7 +56,7 @@ class Reconstruction(EvaluationMetric):
         """``psnr`` in dB and ``ssim``, each with its population deviation, ``psnr_std`` and ``ssim_std``."""
         count = int(self.count)
         self.require(count, "generated")
-        found = {}
+        found: dict[str, float] = {}
         for name in ("psnr", "ssim"):
             mean, squares = (getattr(self, name) / count).tolist()
             found |= {name: mean, f"{name}_std": max(0.0, squares - mean**2) ** 0.5}
