@@ -1,0 +1,36 @@
+"""Everything in a set, by key; and decoders that latents are opened for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from latentkit.evaluation.picture_set import PictureSet
+from latentkit.evaluation.sets.space import Decodable
+
+SD = Decodable(channels=4, factor=0.18215, shift=0.5, allow_random=True)
+SCALED, STORED = replace(SD, scaled=True), replace(SD, scaled=False)
+
+
+def everything(opened: PictureSet, batch_size: int = 3, workers: int = 0) -> dict[str, np.ndarray]:
+    """Key -> latent or pixels; every position once, no batch too large, all of the set's description kept."""
+    found = {}
+    for batch in opened.batches(np.arange(len(opened)), batch_size, workers):
+        assert batch.positions.dtype == np.int64
+        assert 0 < len(batch.positions) <= batch_size
+        tensor = batch.latents if opened.latents else batch.pixels
+        assert (batch.pixels is None) == (opened.latents is not None)
+        assert (batch.originals is not None) == opened.paired
+        for position, row in zip(batch.positions.tolist(), tensor.numpy(), strict=True):
+            assert opened.keys[position] not in found
+            found[opened.keys[position]] = row
+    assert sorted(found) == list(opened.keys)
+    return found
+
+
+def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert found.keys() == expected.keys()
+    for key, array in expected.items():
+        assert found[key].dtype == array.dtype
+        np.testing.assert_array_equal(found[key], array, key)
