@@ -55,8 +55,8 @@ def dataset_name() -> str:
 
 
 def chosen(group: str) -> str:
-    """The option of a group of the configuration, such as ``sd_vae`` of ``decoder``."""
-    name: str = HydraConfig.get().runtime.choices[group]
+    """The option of a group of the configuration, such as ``sd_vae`` of ``decoder``; empty for a list."""
+    name: str = HydraConfig.get().runtime.choices.get(group, "")
     return name
 
 

@@ -301,6 +301,10 @@ def _left_out(
             found[name] = f"{generated.name} has no originals"
         elif metric.compares and not referenced:
             found[name] = "there is no reference: give reference=PATH or dataset=NAME"
+        elif len(generated) < metric.fewest():
+            found[name] = (
+                f"it needs at least {metric.fewest()} pictures, {generated.name} has {len(generated)}"
+            )
     asked_by_hand = chosen("metric") != cfg.protocol.name
     if found and (asked_by_hand or len(found) == len(metrics)):
         name, reason = next(iter(found.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -61,6 +62,6 @@ class InceptionScore(KeptFeatures):
 
 def _score(logits: torch.Tensor) -> float:
     log_p = logits.double().log_softmax(dim=1)
-    p = log_p.exp()
-    divergence = (p * (log_p - p.mean(dim=0).log())).sum(dim=1)
+    log_mean = log_p.logsumexp(dim=0) - math.log(len(log_p))  # finite, also where every p is 0 in float64
+    divergence = (log_p.exp() * (log_p - log_mean)).sum(dim=1)
     return divergence.mean().exp().item()

@@ -1,0 +1,201 @@
+"""`latentkit.evaluate` as users run it. Weights are random: numbers are held against each other and recounts."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from recipes import photo
+from safetensors.numpy import load_file, save_file
+
+from latentkit.command import call
+
+SMALL: dict[str, Any] = {"dataset.pictures": 12, "workers": 0}
+"""Twelve of the demo's pictures, in this process."""
+
+
+def evaluate(**values: Any) -> int:
+    return call("evaluate", values)
+
+
+def report(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path("outputs/evaluations", name, "report.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder in which the demo has been evaluated once, with every picture saved."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert evaluate(**SMALL, save_images=True, save_reference="demo.npz") == 0
+    return folder
+
+
+@pytest.fixture
+def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(home)
+    return home
+
+
+@pytest.mark.slow
+def test_the_demo_is_encoded_decoded_and_compared(at_home: Path) -> None:
+    found = report("demo")
+    assert list(found["results"]) == [
+        *("rfid", "inception_score", "inception_score_std", "psnr", "psnr_std", "ssim", "ssim_std")
+    ]
+    assert not found["comparable"]
+    assert "random weights" in found["reasons"][0]
+    assert found["generated"]["pictures"] == found["reference"]["pictures"] == 12
+    sheet = Image.open(at_home / "outputs/evaluations/demo/reconstructions.png")
+    assert sheet.height == 34 + 6 * (256 + 6)
+
+
+@pytest.mark.slow
+def test_psnr_is_that_of_the_saved_pictures_against_the_cropped_originals(at_home: Path) -> None:
+    from latentkit.pixels import AdmCrop, decode
+    from latentkit.sources import DemoSource
+
+    source = DemoSource(pictures=12)
+    values = []
+    for index in range(len(source)):
+        image = decode(source.read(index)[0], orient=source.orient, strict=source.strict).image
+        original = AdmCrop(size=256)(image).astype(np.float64)
+        saved = Image.open(at_home / "outputs/evaluations/demo/images" / f"{source[index].key}.png")
+        values.append(10 * np.log10(255**2 / np.mean((original - np.asarray(saved)) ** 2)))
+    results = report("demo")["results"]
+    assert results["psnr"] == pytest.approx(np.mean(values), rel=1e-9)
+    assert results["psnr_std"] == pytest.approx(np.std(values), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_kept_statistics_stand_in_for_the_pictures(at_home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = report("demo")["results"]
+    assert evaluate(**SMALL) == 0
+    assert "reference, demo" not in capfd.readouterr().err  # nothing was looked at again
+    assert report("demo")["results"] == before
+    assert len(list((at_home / "outputs/references").glob("demo-*.npz"))) == 1
+
+
+@pytest.mark.slow
+def test_saved_pictures_and_saved_statistics_give_the_same_fid(at_home: Path) -> None:
+    """The decoder, the folder of PNG files, and the file of statistics are three ways to one number."""
+    rfid = report("demo")["results"]["rfid"]
+    folder = "outputs/evaluations/demo/images"
+    options: dict[str, Any] = {"weights": "random", "workers": 0, "generated": folder, "metric": "fid"}
+    assert evaluate(**options, reference="demo.npz", report_dir="outputs/evaluations/again") == 0
+    assert report("again")["results"]["fid"] == pytest.approx(rfid, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_folders_by_metrics_of_ones_own_choice(at_home: Path) -> None:
+    for side, first in (("left", 0), ("right", 20)):
+        (at_home / side).mkdir()
+        for number in range(5):
+            Image.fromarray(photo(first + number, 64, 80)).save(at_home / side / f"{number}.png")
+    options: dict[str, Any] = {"weights": "random", "workers": 0, "metrics.kid.subset_size": 4}
+    assert evaluate(generated="left", reference="right", metric=["fid", "kid"], **options) == 0
+    found = report("left")
+    assert list(found["results"]) == ["fid", "kid", "kid_std"]
+    assert found["left_out"] == {}
+    assert evaluate(generated="left", reference="left", metric="fid", **options) == 0
+    assert report("left")["results"]["fid"] == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_sweep_ends_in_one_table_and_one_plot(
+    at_home: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latents = {key: np.load(path) for key, path in _latents(at_home)}
+    for name, scale in (("run1", 1.0), ("run2", 0.5)):
+        save_file({"latents": np.stack([*latents.values()]) * np.float16(scale)}, f"{name}.safetensors")
+    arguments = ["-m", "generated=run1.safetensors,run2.safetensors", "generated_scaled=false", "metric=fid"]
+    arguments += ["reference=demo.npz", "weights=random", "workers=0"]
+    monkeypatch.setattr("sys.argv", ["evaluate", *arguments])
+    from latentkit.evaluate import main
+
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    sweep = at_home / "outputs/evaluations/sweep"
+    rows = list(csv.DictReader((sweep / "sweep.csv").open()))
+    assert [row["generated"] for row in rows] == ["run1.safetensors", "run2.safetensors"]
+    assert float(rows[0]["fid"]) == report("run1")["results"]["fid"]
+    assert float(rows[1]["fid"]) == report("run2")["results"]["fid"] != float(rows[0]["fid"])
+    assert (sweep / "sweep.md").read_text().count("\n") == 4
+    assert Image.open(sweep / "sweep.png").width > 300
+    assert "sweep.csv" in capfd.readouterr().err
+
+
+def _latents(home: Path) -> list[tuple[str, Path]]:
+    return [(path.stem, path) for path in sorted((home / "outputs/demo/sd_vae").glob("*.npy"))]
+
+
+WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
+    "no such path": ({"generated": "nowhere"}, 2, "nowhere does not exist"),
+    "a file of text": ({"generated": "text.txt"}, 2, "nothing that can be evaluated"),
+    "an empty folder": ({"generated": "empty", "reference": "demo.npz"}, 1, "empty"),
+    "one picture": ({"generated": "one", "reference": "demo.npz"}, 1, "at least 2"),
+    "not a number": ({"generated": "nan.npy", "generated_scaled": False, "reference": "demo.npz"}, 1, "NaN"),
+    "channels": ({"generated": "flux.npy", "generated_scaled": False, "reference": "demo.npz"}, 2, "16"),
+    "scaled or not": ({"generated": "fine.npy", "reference": "demo.npz"}, 2, "generated_scaled=true"),
+    "floats for pictures": ({"generated": "floats.npy", "reference": "demo.npz"}, 1, "uint8"),
+    "no reference": ({"generated": "fine.npy", "generated_scaled": False, "metric": "fid"}, 2, "reference="),
+    "no originals": (
+        {
+            "generated": "fine.npy",
+            "generated_scaled": False,
+            "reference": "demo.npz",
+            "metric": "reconstruction",
+        },
+        *(2, "no originals"),
+    ),
+    "another network": (
+        {"generated": "fine.npy", "generated_scaled": False, "reference": "demo.npz", "seed": 1},
+        *(1, "extractors.inception.weights"),
+    ),
+    "another crop": ({**SMALL, "reference": "demo.npz", "crop": "resize"}, 1, "crop"),
+    "a metric that is none": ({"metric": "fad"}, 2, "fad"),
+    "a crop that is none": ({"crop": "middle"}, 2, "adm, resize, none"),
+    "one picture of many": ({"limit": 1}, 2, "limit=1"),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_mistakes_are_one_clear_line(mistake: str, at_home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("text.txt").write_text("latents")
+    Path("empty").mkdir(exist_ok=True)
+    Path("one").mkdir(exist_ok=True)
+    Image.fromarray(photo(1, 32, 32)).save("one/one.png")
+    rng = np.random.default_rng(0)
+    np.save("fine.npy", rng.standard_normal((3, 4, 8, 8), np.float32))
+    np.save("flux.npy", rng.standard_normal((3, 16, 8, 8), np.float32))
+    np.save("nan.npy", np.full((3, 4, 8, 8), np.nan, np.float32))
+    np.save("floats.npy", rng.random((3, 3, 32, 32), np.float32))
+    values, status, words = WRONG[mistake]
+    assert evaluate(**{"weights": "random", "workers": 0} | values) == status
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("latentkit:")]
+    assert len(said) == 1
+    assert words in said[0]
+
+
+@pytest.mark.slow
+def test_interrupted_or_not_the_keys_decide_the_order(at_home: Path) -> None:
+    """The Inception Score of the same pictures in another order of rows, by their keys, is the same."""
+    latents = {key: np.load(path) for key, path in _latents(at_home)}
+    scores = []
+    for name, keys in (("ordered", sorted(latents)), ("mixed", sorted(latents, reverse=True))):
+        rows = np.stack([latents[key] for key in keys])
+        save_file({"latents": rows}, f"{name}.safetensors", {"keys": json.dumps(keys)})
+        assert load_file(f"{name}.safetensors")["latents"].shape == (12, 4, 32, 32)
+        options: dict[str, Any] = {"generated": f"{name}.safetensors", "generated_scaled": False}
+        options |= {"metric": "inception_score", "metrics.inception_score.splits": 3}
+        assert evaluate(**options, weights="random", workers=0) == 0
+        scores.append(report(name)["results"])
+    assert scores[0] == scores[1]
