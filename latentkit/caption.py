@@ -28,7 +28,8 @@ def main(cfg: DictConfig) -> int:
 
     job = CaptionJob.from_config(cfg)
     with nullcontext() if job.dry_run else OutputLock(job.root):
-        job = CaptionJob.from_config(cfg)  # with what another run wrote until now
+        if not job.dry_run:
+            job = CaptionJob.from_config(cfg)  # with what another run wrote until now
         plan = job.plan()
         job.announce(plan)
         return DONE if job.dry_run else job.summarise(plan, job.run(plan))
