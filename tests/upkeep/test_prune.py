@@ -169,7 +169,7 @@ def test_a_link_that_leads_out_is_not_broken_and_not_followed(data: Path) -> Non
         (data / "approved" / name).symlink_to(target)
     assert "nothing to prune" in verb(data).stderr
     with OutputLock(data / "derived"):
-        plan = prune(store(data), library(data), withdrawn={"out", "gone"}, say=lambda line: None)
+        plan = prune(store(data), library(data), withdrawn={"out", "gone"})
     assert not plan
     assert os.path.lexists(data / "approved" / "out.jpg")
     assert os.path.lexists(data / "approved" / "gone.jpg")
@@ -182,7 +182,7 @@ def test_a_file_of_the_users_own_with_a_withdrawn_name_stays(data: Path) -> None
     own.write_bytes(b"mine")
     before = tree(data)
     with OutputLock(data / "derived"), OutputLock(data):
-        assert not prune(store(data), library(data), withdrawn={"p03"}, say=lambda line: None)
+        assert not prune(store(data), library(data), withdrawn={"p03"})
     assert tree(data) == before
 
 
@@ -192,9 +192,7 @@ def test_a_withdrawn_photo_goes_with_its_file_and_all_that_was_made_of_it(data: 
     (data / "raw" / "p10").symlink_to("p11")  # swapped: not a regular file
     before = tree(data)
     with OutputLock(data / "derived"), OutputLock(data):
-        plan = prune(
-            store(data), library(data), withdrawn={"p04", "p09", "p10"}, max_share=0.3, say=lambda line: None
-        )
+        plan = prune(store(data), library(data), withdrawn={"p04", "p09", "p10"}, max_share=0.3)
     assert (plan.links, plan.raw) == (["p04.jpg", "p09.jpg", "p10.jpg"], ["p04"])
     assert mentions(data, "p04") == []
     assert (data / "raw" / "p09").exists()
@@ -276,7 +274,7 @@ def die_at(point: int) -> None:
 
 def pruned(data: Path) -> None:
     with OutputLock(data / "derived"), OutputLock(data):
-        prune(store(data), library(data), withdrawn={"p04"}, max_share=0.5, say=lambda line: None)
+        prune(store(data), library(data), withdrawn={"p04"}, max_share=0.5)
 
 
 def restored(data: Path) -> None:
