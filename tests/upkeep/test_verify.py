@@ -399,7 +399,10 @@ def test_where_nothing_can_be_verified(data: Path) -> None:
     with contextlib.chdir(data.parent), OutputLock(shards.root):
         shards.open({"dino": contract("dino")})
         shards.finish(library_tree.Photos(), complete=False)
-    for folder, reason in (("empty", "holds no encoder's contract.json"), ("sharded", "in shards: give store=shards")):
+    for folder, reason in (
+        ("empty", "holds no encoder's contract.json"),
+        ("sharded", "in shards: give store=shards"),
+    ):
         ended = verify(data, f"output_dir={folder}")
         assert ended.returncode == 1
         assert reason in ended.stderr
