@@ -17,29 +17,15 @@ import library_tree
 import numpy as np
 import pytest
 from encode_process import Ended, kill_points, run_verb
-from library_tree import encode, library, store, tree
+from library_tree import STORE, encode, library, store, tree
 
 from latentkit.errors import LatentkitError
 from latentkit.stores import OutputLock
 from latentkit.upkeep.prune import plan_prune, prune, restore
 
-VERB = ("dataset=crawlr", "store=npy", "store.records=approved_image_dataset.jsonl")
-NAMES = ("+store.folders.vae=vae_latents", "+store.folders.text=t5_hidden")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return library_tree.build(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def data(made: Path, tmp_path: Path) -> Path:
-    """A fresh copy of ``work/data``: 12 photos, p05 in quarantine."""
-    return Path(shutil.copytree(made, tmp_path / "work" / "data", symlinks=True))
-
 
 def verb(data: Path, *arguments: str, **options: int) -> Ended:
-    return run_verb("prune", *VERB, *NAMES, *arguments, cwd=data.parent, **options)
+    return run_verb("prune", "dataset=crawlr", *STORE, *arguments, cwd=data.parent, **options)
 
 
 def lose(data: Path, *keys: str) -> None:
@@ -474,12 +460,12 @@ def test_any_folder_with_an_npy_store(data: Path) -> None:
     (photos / "p03.jpg").unlink()
     before = tree(data)
     root = ("dataset=folder", "dataset.root=photos", "output_dir=data/derived")
-    ended = run_verb("prune", *root, *VERB[1:], *NAMES, "verbose=true", cwd=data.parent)
+    ended = run_verb("prune", *root, *STORE, "verbose=true", cwd=data.parent)
     assert ended.returncode == 0, ended.stderr
     assert {line.split()[0] for line in ended.stdout.splitlines()} == {"record", "done", "array"}
     assert mentions(data / "derived", "p03") == []
     assert (data / "approved" / "p03.jpg").exists()
-    ended = run_verb("prune", *root, *VERB[1:], *NAMES, "restore=true", cwd=data.parent)
+    ended = run_verb("prune", *root, *STORE, "restore=true", cwd=data.parent)
     assert ended.returncode == 0, ended.stderr
     assert tree(data) == before
 
