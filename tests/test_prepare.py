@@ -91,7 +91,9 @@ def test_without_allow_variant_it_stops_and_a_dry_run_touches_nothing(work: Path
 def test_wrong_usage(work: Path) -> None:
     for arguments, words in {
         ("archives.test=x",): ["archives.test", "no such key"],
-        ("archives.train=nowhere.tar",): ["archives.train=nowhere.tar is not a file"],
+        ("archives.train=nowhere.tar",): ["archives.train=nowhere.tar does not exist: expected ILSVRC2012"],
+        ("archives.train=data",): ["=data is a folder: give the file ILSVRC2012_img_train.tar in it, or"],
+        ("archives.folder=data/ILSVRC2012_img_val.tar",): ["is a file: give archives.train=FILE"],
         ("archives.folder=nowhere",): ["no ImageNet archive in nowhere", "image-net.org"],
         ("extract=perhaps",): ["extract", "perhaps"],
     }.items():
