@@ -131,14 +131,14 @@ def _check_pax(header: Member, end: int, archive: str) -> Parser[None]:
         content += yield at
     content = content[: header.size]
     while content:
-        length = content.partition(b" ")[0]
-        record = content[: int(length)] if length.isdigit() and len(length) < 6 else b""
-        key = record[len(length) + 1 :].partition(b"=")[0]
-        if not record.endswith(b"\n"):
+        digits = content.partition(b" ")[0]
+        length = int(digits) if digits.isdigit() and len(digits) < 6 else 0
+        if not length or content[length - 1 : length] != b"\n":
             raise TarError(f"{archive} has a damaged PAX header at byte {header.offset:,}")
+        key = content[len(digits) + 1 : length].partition(b"=")[0]
         if key not in _SAYS_NOTHING:
             raise ForeignError(f"{archive} holds a PAX header that sets {printable(os.fsdecode(key))}")
-        content = content[len(record) :]
+        content = content[length:]
 
 
 def _number(field: bytes) -> int | None:
