@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import save_perturbed
 
 SENTENCES = [
     "a photo of a cat on a chair",
@@ -27,13 +28,13 @@ def dinov3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_attention_heads=2,
         num_register_tokens=4,
     )
-    return _saved(DINOv3ViTModel(config), tmp_path_factory.mktemp("dinov3"))
+    return save_perturbed(DINOv3ViTModel(config), tmp_path_factory.mktemp("dinov3"))
 
 
 @pytest.fixture(scope="session")
 def sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stable Diffusion's autoencoder, 8 channels wide, at the top of its folder."""
-    return _saved(_autoencoder(latent_channels=4), tmp_path_factory.mktemp("sd"))
+    return save_perturbed(_autoencoder(latent_channels=4), tmp_path_factory.mktemp("sd"))
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +48,7 @@ def flux_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         use_quant_conv=False,
         use_post_quant_conv=False,
     )
-    _saved(vae, folder / "vae")
+    save_perturbed(vae, folder / "vae")
     return folder
 
 
@@ -79,7 +80,7 @@ def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=64,
         decoder_start_token_id=0,
     )
-    return _saved(T5ForConditionalGeneration(config), folder)
+    return save_perturbed(T5ForConditionalGeneration(config), folder)
 
 
 def _autoencoder(**config: object) -> torch.nn.Module:
@@ -93,13 +94,3 @@ def _autoencoder(**config: object) -> torch.nn.Module:
         norm_num_groups=4,
         **config,
     )
-
-
-def _saved(model: torch.nn.Module, folder: Path) -> Path:
-    """Perturb every parameter (initial norms and biases would hide a swapped weight) and save."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    model.save_pretrained(folder)
-    return folder
