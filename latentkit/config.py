@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from latentkit import schemas
 from latentkit.errors import UsageError
@@ -90,9 +90,21 @@ def _resolved(config: DictConfig, where: str) -> dict[str, Any]:
         raise UsageError(f"{where}.{missing[0]} is not set: give {where}.{missing[0]}=VALUE")
     try:
         values = OmegaConf.to_container(config, resolve=True)
+    except InterpolationKeyError as error:
+        raise UsageError(_no_origin(error, where)) from None
     except OmegaConfBaseException as error:
         raise UsageError(f"{where}: {_one_line(error)}") from None
     return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
+
+
+def _no_origin(error: InterpolationKeyError, where: str) -> str:
+    """A value is taken from a key that another group, or this command, does not have."""
+    origin = str(error).split("'")[1]
+    group = origin.partition(".")[0] if "." in origin else where
+    return (
+        f"{error.full_key} is taken from {origin}, which is not there: "
+        f"choose another {group}, or give {error.full_key}=VALUE"
+    )
 
 
 def _check(factory: Any, values: Mapping[str, Any], where: str) -> None:

@@ -32,6 +32,9 @@ WRONG = {
     ("prune",): "data/approved does not exist",
     ("shard", "shard_size=0"): "shard_size=0",
     ("shard",): "encode first",
+    ("encode", "dataset=crawlr", "store=shards"): "dataset.records is taken from store.records",
+    ("verify", "dataset=crawlr", "store=shards"): "choose another store, or give dataset.records=VALUE",
+    ("sync", "store=shards"): "choose another store, or give store.shard_size=VALUE",
     ("caption",): "caption=openai",
     ("caption", "caption=openai"): "data/approved does not exist",
 }
