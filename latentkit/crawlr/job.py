@@ -135,6 +135,7 @@ class SyncJob:
         title = "sync: dry run, nothing was touched" if dry_run else f"sync: {status}"
         tally.print(self.console, title, dry_run=dry_run)
         print_reasons(self.console, "in quarantine.jsonl", sync.keeper.reasons())
+        print_reasons(self.console, "entries of the list that cannot be read", tally.bad_entries)
         print_reasons(self.console, "failed, to be tried again by the next sync", tally.failures)
         if dry_run:
             return sync.error
