@@ -142,7 +142,8 @@ def test_damaged_devkits(miniature: Miniature) -> None:
     unpacked = gzip.decompress(whole)
     damage = {
         "cut": whole[: len(whole) // 2],
-        "no gzip": b"<html>",
+        "a page": b"<html>",
+        "not compressed": unpacked,
         "no tar": gzip.compress(b"x" * 2000),
         "no meta.mat": gzip.compress(tar_bytes({"ILSVRC2012_devkit_t12/readme.txt": b""})),
         "no MATLAB": gzip.compress(tar_bytes({META: b"nothing" * 99, GROUND_TRUTH: b"1\n"})),
@@ -156,6 +157,20 @@ def test_damaged_devkits(miniature: Miniature) -> None:
     for truth in ([0, 1], [CLASSES + 1]):
         write_devkit(miniature.devkit, truth)
         with pytest.raises(LatentkitError, match="the ID of no class"):
+            read_devkit(miniature.devkit)
+
+
+def test_files_that_are_no_devkit_are_named(miniature: Miniature) -> None:
+    whole = miniature.devkit.read_bytes()
+    task3 = tar_bytes({"ILSVRC2012_devkit_t3/data/meta.mat": b""})
+    for content, cause in {
+        b"<html>": "it is an HTML page",
+        b"": "it is an empty file",
+        gzip.decompress(whole): r"it is a tar that is not compressed \(some browsers",
+        gzip.compress(task3): r"each once \(it begins with ILSVRC2012_devkit_t3/data/meta\.mat\)",
+    }.items():
+        miniature.devkit.write_bytes(content)
+        with pytest.raises(LatentkitError, match=f"{cause}.*: download ILSVRC2012_devkit_t12.tar.gz again"):
             read_devkit(miniature.devkit)
 
 
