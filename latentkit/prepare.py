@@ -13,10 +13,12 @@ Exit status: 0 done; 1 an archive is damaged or not the official one; 2 wrong us
 from __future__ import annotations
 
 from pathlib import Path
-
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
 from latentkit.command import DONE, INTERRUPTED, command
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @command("prepare")

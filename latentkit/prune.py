@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
 from latentkit.command import DONE, command
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @command("prune")

@@ -13,9 +13,12 @@ photos, names or conflicts in quarantine.jsonl; 130 interrupted. The same comman
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
 from latentkit.command import command
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @command("sync")

@@ -16,11 +16,13 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
 from latentkit.command import DONE, FAILED, command
 from latentkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @command("verify")
