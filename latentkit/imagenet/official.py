@@ -76,12 +76,12 @@ def no_tar(path: Path) -> str | None:
     if not head:
         return "an empty file"
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return "an HTML page, such as a login or error page: download it while logged in to image-net.org"
+        return "an HTML page, such as a login or error page"
     if head.startswith(b"\x1f\x8b"):
-        return f"{_gzipped(path)}; the official archive is a plain tar"
+        return _gzipped(path)
     for magic, kind in ((b"PK\3\4", "a zip file"), (b"BZh", "a bzip2 file"), (b"\xfd7zXZ", "an xz file")):
         if head.startswith(magic):
-            return f"{kind}; the official archives are plain tars"
+            return kind
     return None if head[257:262] == b"ustar" or not any(head[257:263]) else "no tar"
 
 
@@ -106,15 +106,16 @@ class Look(NamedTuple):
 
 def looks_like(path: Path, role: str, official: Official) -> Look:
     """What a file that is not the official archive of a split looks like, from its outermost headers."""
+    instead = f"download {official.filename} while logged in to image-net.org"
     if (other := no_tar(path)) is not None:
-        return Look(other, False)
+        return Look(f"{other}: {instead}", False)
     kinds, foreign, fault = _outline(path)
     if foreign is None and isinstance(fault, ForeignError):
         foreign = str(fault)
     if foreign is not None and _BLURRED in foreign:
-        return Look(f"the face-blurred variant ({foreign}), which is another data set", False)
+        return Look(f"the face-blurred variant ({foreign}), which is another data set: {instead}", False)
     if foreign is not None and _TEST in foreign:
-        return Look(f"the test pictures ({foreign}), which have no labels", False)
+        return Look(f"the test pictures ({foreign}), which have no labels: {instead}", False)
     other_role = "val" if role == "train" else "train"
     if kinds[other_role] > kinds[role]:
         return Look(f"the archive of the other split: give it as archives.{other_role}", False)
@@ -122,7 +123,7 @@ def looks_like(path: Path, role: str, official: Official) -> Look:
     if wanted is not None and kinds[role] > wanted:
         return Look(f"a larger set, such as ImageNet-21k: {kinds[role]:,} {things}, not {wanted:,}", True)
     if foreign is not None:
-        return Look(f"an archive that was packed anew ({foreign}): download the official one", False)
+        return Look(f"an archive that was packed anew ({foreign}): {instead}", False)
     if isinstance(fault, CutError):
         lacking = official.size - path.stat().st_size
         missing = f", {lacking:,} bytes are missing" if lacking > 0 else ""
