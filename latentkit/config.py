@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import inspect
@@ -16,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from latentkit import schemas
-from latentkit.errors import UsageError
+from latentkit.errors import UsageError, one_line
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -72,7 +71,7 @@ def build(config: Mapping[str, Any], where: str, **extra: Any) -> Any:
         module, _, name = target.rpartition(".")
         factory: Any = getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever a user's own module may raise
-        raise UsageError(f"{where}: cannot import {target}: {_one_line(error)}") from None
+        raise UsageError(f"{where}: cannot import {target}: {one_line(error)}") from None
     for key, value in values.items():
         if isinstance(value, dict) and "_target_" in value:
             values[key] = build(value, f"{where}.{key}")
@@ -81,7 +80,7 @@ def build(config: Mapping[str, Any], where: str, **extra: Any) -> Any:
     try:
         return factory(**values)
     except OSError as error:
-        raise UsageError(f"{where}: {_one_line(error)}") from None
+        raise UsageError(f"{where}: {one_line(error)}") from None
 
 
 def _resolved(config: DictConfig, where: str) -> dict[str, Any]:
@@ -93,7 +92,8 @@ def _resolved(config: DictConfig, where: str) -> dict[str, Any]:
     except InterpolationKeyError as error:
         raise UsageError(_no_origin(error, where)) from None
     except OmegaConfBaseException as error:
-        raise UsageError(f"{where}: {_one_line(error)}") from None
+        without_notes = one_line(error).partition(" full_key:")[0]
+        raise UsageError(f"{where}: {without_notes}") from None
     return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
 
 
@@ -143,10 +143,3 @@ def _check_type(hint: str, value: Any, where: str) -> None:
     wrong_bool = isinstance(value, bool) and bool not in allowed
     if wrong_bool or not isinstance(value, allowed):
         raise UsageError(f"{where}={value!r}: expected {hint}")
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    with contextlib.suppress(ValueError):
-        text = text[: text.index(" full_key:")]
-    return text or type(error).__name__
