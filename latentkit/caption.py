@@ -14,10 +14,12 @@ Exit status: 0 done; 1 failed; 2 wrong usage; 3 done, with pictures in quarantin
 from __future__ import annotations
 
 from contextlib import nullcontext
-
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
 from latentkit.command import DONE, command
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @command("caption")
@@ -28,7 +30,8 @@ def main(cfg: DictConfig) -> int:
 
     job = CaptionJob.from_config(cfg)
     with nullcontext() if job.dry_run else OutputLock(job.root):
-        job = CaptionJob.from_config(cfg)  # with what another run wrote until now
+        if not job.dry_run:
+            job = CaptionJob.from_config(cfg)  # with what another run wrote until now
         plan = job.plan()
         job.announce(plan)
         return DONE if job.dry_run else job.summarise(plan, job.run(plan))

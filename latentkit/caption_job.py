@@ -102,18 +102,8 @@ class CaptionJob:
                 "machine) or caption=transformers (a model loaded here; by default one of 55 GB)"
             )
         collection = Collection.from_config(cfg)
-        return cls(
-            dataset=collection.name,
-            source=collection.first(cfg.limit),
-            captions=collection.captions,
-            captioner=captioner,
-            root=Path(cfg.output_dir),
-            max_failures=cfg.max_failures,
-            retry_quarantined=cfg.retry_quarantined or cfg.overwrite,
-            overwrite=cfg.overwrite,
-            dry_run=cfg.dry_run,
-            console=Console(stderr=True),
-        )
+        source, console = collection.first(cfg.limit), Console(stderr=True)
+        return cls._of(cfg, captioner, collection, source, console, overwrite=cfg.overwrite)
 
     @classmethod
     def before_encoding(
@@ -127,6 +117,19 @@ class CaptionJob:
         captioner = build_captioner(cfg)
         if captioner is None:
             return None
+        return cls._of(cfg, captioner, collection, source, console, overwrite=False)
+
+    @classmethod
+    def _of(
+        cls,
+        cfg: DictConfig,
+        captioner: Captioner,
+        collection: Collection,
+        source: Source,
+        console: Console,
+        *,
+        overwrite: bool,
+    ) -> CaptionJob:
         return cls(
             dataset=collection.name,
             source=source,
@@ -134,8 +137,8 @@ class CaptionJob:
             captioner=captioner,
             root=Path(cfg.output_dir),
             max_failures=cfg.max_failures,
-            retry_quarantined=cfg.retry_quarantined,
-            overwrite=False,
+            retry_quarantined=cfg.retry_quarantined or overwrite,
+            overwrite=overwrite,
             dry_run=cfg.dry_run,
             console=console,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import inspect
@@ -13,10 +12,10 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from latentkit import schemas
-from latentkit.errors import UsageError
+from latentkit.errors import UsageError, one_line
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -78,7 +77,7 @@ def build(config: Mapping[str, Any], where: str, **extra: Any) -> Any:
         module, _, name = target.rpartition(".")
         factory: Any = getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever a user's own module may raise
-        raise UsageError(f"{where}: cannot import {target}: {_one_line(error)}") from None
+        raise UsageError(f"{where}: cannot import {target}: {one_line(error)}") from None
     for key, value in values.items():
         if isinstance(value, dict) and "_target_" in value:
             values[key] = build(value, f"{where}.{key}")
@@ -87,7 +86,7 @@ def build(config: Mapping[str, Any], where: str, **extra: Any) -> Any:
     try:
         return factory(**values)
     except OSError as error:
-        raise UsageError(f"{where}: {_one_line(error)}") from None
+        raise UsageError(f"{where}: {one_line(error)}") from None
 
 
 def _resolved(config: DictConfig, where: str) -> dict[str, Any]:
@@ -96,9 +95,22 @@ def _resolved(config: DictConfig, where: str) -> dict[str, Any]:
         raise UsageError(f"{where}.{missing[0]} is not set: give {where}.{missing[0]}=VALUE")
     try:
         values = OmegaConf.to_container(config, resolve=True)
+    except InterpolationKeyError as error:
+        raise UsageError(_no_origin(error, where)) from None
     except OmegaConfBaseException as error:
-        raise UsageError(f"{where}: {_one_line(error)}") from None
+        without_notes = one_line(error).partition(" full_key:")[0]
+        raise UsageError(f"{where}: {without_notes}") from None
     return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
+
+
+def _no_origin(error: InterpolationKeyError, where: str) -> str:
+    """A value is taken from a key that another group, or this command, does not have."""
+    origin = str(error).split("'")[1]
+    group = origin.partition(".")[0] if "." in origin else where
+    return (
+        f"{error.full_key} is taken from {origin}, which is not there: "
+        f"choose another {group}, or give {error.full_key}=VALUE"
+    )
 
 
 def _check(factory: Any, values: Mapping[str, Any], where: str) -> None:
@@ -137,10 +149,3 @@ def _check_type(hint: str, value: Any, where: str) -> None:
     wrong_bool = isinstance(value, bool) and bool not in allowed
     if wrong_bool or not isinstance(value, allowed):
         raise UsageError(f"{where}={value!r}: expected {hint}")
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    with contextlib.suppress(ValueError):
-        text = text[: text.index(" full_key:")]
-    return text or type(error).__name__

@@ -1,6 +1,10 @@
-"""What went wrong between us and a server, in words, without the classes that urllib3 wraps it in."""
+"""What a server says when it cannot serve, and what the network says without one, in words and in seconds."""
 
 from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 import urllib3
 from urllib3.exceptions import ConnectTimeoutError, IncompleteRead, NewConnectionError, ProtocolError
@@ -26,6 +30,19 @@ def network_reason(error: Exception, url: str) -> str:
     if isinstance(inner, IncompleteRead):
         return f"{inner.partial:,} of {inner.partial + inner.expected:,} bytes"
     return str(inner) or type(inner).__name__
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds from a ``Retry-After`` of either form (RFC 9110, 10.2.3); None for none or another."""
+    if value is None:
+        return None
+    if re.fullmatch(r"\d{1,9}", value.strip()):
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    return max((date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds(), 0.0)
 
 
 def _cause(error: Exception) -> str:

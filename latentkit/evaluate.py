@@ -13,9 +13,12 @@ Exit status: 0 done; 1 failed; 2 wrong usage; 130 interrupted.
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
 from latentkit.command import command
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @command("evaluate")

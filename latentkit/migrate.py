@@ -12,10 +12,12 @@ Exit status: 0 done; 1 failed; 2 wrong usage; 3 done, with records, lines or arr
 from __future__ import annotations
 
 from contextlib import nullcontext
-
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
 from latentkit.command import command
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @command("migrate")

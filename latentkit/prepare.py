@@ -4,6 +4,7 @@
     python -m latentkit.prepare archives.train=FILE archives.val=FILE archives.devkit=FILE
     python -m latentkit.prepare extract=true              also outputs/datasets/imagenet1k_raw/{train,val}
     python -m latentkit.prepare allow_variant=true        archives that are not the official ones too
+    python -m latentkit.prepare overwrite=true            archives that were read before too
     python -m latentkit.prepare dry_run=true              what would be read; touches nothing
 
 Exit status: 0 done; 1 an archive is damaged or not the official one; 2 wrong usage; 130 interrupted.
@@ -12,10 +13,12 @@ Exit status: 0 done; 1 an archive is damaged or not the official one; 2 wrong us
 from __future__ import annotations
 
 from pathlib import Path
-
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
 from latentkit.command import DONE, INTERRUPTED, command
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @command("prepare")
@@ -36,7 +39,7 @@ def main(cfg: DictConfig) -> int:
     given = {role: cfg.archives[role] for role in ROLES}
     archives = find_archives(Path(cfg.archives.folder).expanduser(), given, OFFICIAL)
     output_dir, extract_dir = Path(cfg.output_dir).expanduser(), Path(cfg.extract_dir).expanduser()
-    job = Preparation(archives, output_dir, cfg.allow_variant, console)
+    job = Preparation(archives, output_dir, cfg.allow_variant, console, overwrite=cfg.overwrite)
     announce(job, console)
     if cfg.dry_run:
         console.print("dry_run=true: nothing was touched")

@@ -27,6 +27,11 @@ _LIBRARIES = (
 )
 
 
+def utc_now() -> str:
+    """The time to the second, ISO 8601 in UTC: ``2024-05-01T12:00:00Z``."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def versions() -> dict[str, str]:
     """Library -> version, of all that touch the numbers; nothing is imported."""
     found = {"latentkit": __version__, "python": platform.python_version()}

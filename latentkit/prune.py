@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
 from latentkit.command import DONE, command
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @command("prune")
@@ -52,11 +54,10 @@ def main(cfg: DictConfig) -> int:
             library or Collection.from_config(cfg).source,
             max_share=cfg.max_share,
             dry_run=cfg.dry_run,
-            say=print if cfg.dry_run or cfg.verbose else lambda line: None,
+            say=print if cfg.dry_run or cfg.verbose else None,
         )
-    words = ", ".join(readable_count(count, kind) for kind, count in plan.counts().items())
     verb = "would go" if cfg.dry_run else "removed; restore=true puts them back until the next prune"
-    console.print(f"{words}: {verb}" if words else "nothing to prune")
+    console.print(f"{plan.words()}: {verb}" if plan else "nothing to prune")
     return DONE
 
 

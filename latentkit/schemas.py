@@ -200,6 +200,7 @@ class PrepareConfig:
     extract_dir: str = MISSING
     extract: bool = False
     allow_variant: bool = False
+    overwrite: bool = False
     dry_run: bool = False
 
 

@@ -11,9 +11,12 @@ Exit status: 0 done; 1 failed; 2 wrong usage; 3 done, with damaged pictures left
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
 from latentkit.command import DONE, command
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @command("shard")

@@ -7,15 +7,18 @@
     python -m latentkit.sync retry_quarantined=true      fetch again what was no whole picture
     python -m latentkit.sync base_url=URL dataset.raw=DIR dataset.root=DIR
 
-Exit status: 0 done; 1 the list could not be read to its end, or downloads failed; 2 wrong usage; 3 done, with
+Exit status: 0 done; 1 the list could not be read whole, or downloads failed; 2 wrong usage; 3 done, with
 photos, names or conflicts in quarantine.jsonl; 130 interrupted. The same command goes on.
 """
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
 from latentkit.command import command
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @command("sync")

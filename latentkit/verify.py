@@ -16,11 +16,13 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
 from latentkit.command import DONE, FAILED, command
 from latentkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @command("verify")
@@ -38,11 +40,12 @@ def main(cfg: DictConfig) -> int:
     if cfg.report and not Path(cfg.report).parent.is_dir():
         raise UsageError(f"report={cfg.report}: there is no folder {Path(cfg.report).parent}: make it first")
     check_mode(cfg.mode)
-    store = Collection.from_config(cfg).store  # mistakes show before a lock makes folders
+    collection = Collection.from_config(cfg)  # mistakes show before a lock makes folders
     mended = None
-    with OutputLock(store.root) if cfg.fix else nullcontext():
-        source = Collection.from_config(cfg).source  # with what another run wrote until now
-        output = open_output(store, source, build_library(cfg), cfg.mode, cfg.seed)
+    with OutputLock(collection.store.root) if cfg.fix else nullcontext():
+        if cfg.fix:
+            collection = Collection.from_config(cfg)  # with what another run wrote until now
+        output = open_output(collection.store, collection.source, build_library(cfg), cfg.mode, cfg.seed)
         verified = output.verify(console)
         print_findings(verified, console)
         left = verified.findings

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from checkpoints import save_perturbed
 
 if TYPE_CHECKING:
     import torch
@@ -30,13 +31,13 @@ def dinov3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_attention_heads=2,
         num_register_tokens=4,
     )
-    return _saved(DINOv3ViTModel(config), tmp_path_factory.mktemp("dinov3"))
+    return save_perturbed(DINOv3ViTModel(config), tmp_path_factory.mktemp("dinov3"))
 
 
 @pytest.fixture(scope="session")
 def sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stable Diffusion's autoencoder, 8 channels wide, at the top of its folder."""
-    return _saved(_autoencoder(latent_channels=4), tmp_path_factory.mktemp("sd"))
+    return save_perturbed(_autoencoder(latent_channels=4), tmp_path_factory.mktemp("sd"))
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +51,7 @@ def flux_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         use_quant_conv=False,
         use_post_quant_conv=False,
     )
-    _saved(vae, folder / "vae")
+    save_perturbed(vae, folder / "vae")
     return folder
 
 
@@ -82,7 +83,7 @@ def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=64,
         decoder_start_token_id=0,
     )
-    return _saved(T5ForConditionalGeneration(config), folder)
+    return save_perturbed(T5ForConditionalGeneration(config), folder)
 
 
 def _autoencoder(**config: object) -> torch.nn.Module:
@@ -97,15 +98,3 @@ def _autoencoder(**config: object) -> torch.nn.Module:
         norm_num_groups=4,
         **config,
     )
-
-
-def _saved(model: torch.nn.Module, folder: Path) -> Path:
-    """Perturb every parameter (initial norms and biases would hide a swapped weight) and save."""
-    import torch
-
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    model.save_pretrained(folder)
-    return folder

@@ -19,6 +19,12 @@ from latentkit.stores import NpyStore, OutputLock
 
 ENCODERS = ("vae", "text", "dino")
 FOLDERS = {"vae": "vae_latents", "text": "t5_hidden"}
+STORE = (
+    "store=npy",
+    "store.records=approved_image_dataset.jsonl",
+    *(f"+store.folders.{encoder}={folder}" for encoder, folder in FOLDERS.items()),
+)
+"""`store` on a command line."""
 
 
 @dataclass(kw_only=True, eq=False)

@@ -18,10 +18,14 @@ def digest(path: Path) -> str:
 
 
 def preparation(
-    miniature: Miniature, official: dict[str, Official], *roles: str, allow_variant: bool = False
+    miniature: Miniature,
+    official: dict[str, Official],
+    *roles: str,
+    allow_variant: bool = False,
+    overwrite: bool = False,
 ) -> Preparation:
     archives = find_archives(miniature.folder, {}, official)
     if roles:
         archives = {role: path for role, path in archives.items() if role in roles}
     out = miniature.folder.parent / "out"
-    return Preparation(archives, out, allow_variant, Console(quiet=True), official)
+    return Preparation(archives, out, allow_variant, Console(quiet=True), official, overwrite)

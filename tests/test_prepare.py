@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from encode_process import Ended, encode, run_verb
+from encode_process import Ended, encode, kill_points, run_verb
 from miniature_imagenet import WNIDS, WORDS, Miniature, tar_bytes, write_miniature
 from safetensors.numpy import load_file
 
@@ -91,7 +91,9 @@ def test_without_allow_variant_it_stops_and_a_dry_run_touches_nothing(work: Path
 def test_wrong_usage(work: Path) -> None:
     for arguments, words in {
         ("archives.test=x",): ["archives.test", "no such key"],
-        ("archives.train=nowhere.tar",): ["archives.train=nowhere.tar is not a file"],
+        ("archives.train=nowhere.tar",): ["archives.train=nowhere.tar does not exist: expected ILSVRC2012"],
+        ("archives.train=data",): ["=data is a folder: give the file ILSVRC2012_img_train.tar in it, or"],
+        ("archives.folder=data/ILSVRC2012_img_val.tar",): ["is a file: give archives.train=FILE"],
         ("archives.folder=nowhere",): ["no ImageNet archive in nowhere", "image-net.org"],
         ("extract=perhaps",): ["extract", "perhaps"],
     }.items():
@@ -148,10 +150,9 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(work: Path) -> None:
     small_archives(work / "data")
     first = prepare(VARIANT, "extract=true", "output_dir=clean", cwd=work)
     assert first.returncode == 0, first.stderr
-    assert first.changes is not None
     clean = tree(work / "clean")
     assert len(clean) == 3 + 2 + 12
-    for point in np.linspace(0, first.changes - 1, 14, dtype=int).tolist():
+    for point in kill_points(first.changes, 7):
         out = f"out{point}"
         arguments = (VARIANT, "extract=true", f"output_dir={out}")
         assert prepare(*arguments, cwd=work, kill_at=point).returncode == -signal.SIGKILL

@@ -32,6 +32,9 @@ WRONG = {
     ("prune",): "data/approved does not exist",
     ("shard", "shard_size=0"): "shard_size=0",
     ("shard",): "encode first",
+    ("encode", "dataset=crawlr", "store=shards"): "dataset.records is taken from store.records",
+    ("verify", "dataset=crawlr", "store=shards"): "choose another store, or give dataset.records=VALUE",
+    ("sync", "store=shards"): "choose another store, or give store.shard_size=VALUE",
     ("caption",): "caption=openai",
     ("caption", "caption=openai"): "data/approved does not exist",
 }
@@ -80,6 +83,36 @@ def test_a_mistake_is_one_line_and_leaves_nothing(arguments: tuple[str, ...], tm
     assert said.returncode == 2, said.stderr
     assert WRONG[arguments] in said.stderr
     assert len(said.stderr.splitlines()) == 1, said.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+EARLY = [
+    *((verb, "omegaconf", "SIGINT") for verb in ROOTS),
+    ("verify", "hydra", "SIGTERM"),
+    ("verify", "latentkit.composition", "SIGINT"),
+    ("verify", "latentkit.schemas", "SIGINT"),
+    ("verify", "latentkit.collection", "SIGINT"),
+    ("encode", "latentkit.encoding", "SIGINT"),
+]
+
+
+@pytest.mark.parametrize(("verb", "module", "signal"), EARLY)
+def test_a_signal_while_the_libraries_load_is_one_line(
+    verb: str, module: str, signal: str, tmp_path: Path
+) -> None:
+    """The process signals itself as soon as it asks for a module."""
+    code = (
+        "import os, runpy, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == '{module}':\n"
+        f"            os.kill(os.getpid(), signal.{signal})\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        f"sys.argv = ['{verb}', 'output_dir=out']\n"
+        f"runpy.run_module('latentkit.{verb}', run_name='__main__')"
+    )
+    said = run("-c", code, cwd=tmp_path)
+    assert (said.returncode, said.stderr) == (130, "latentkit: interrupted; what was published is whole\n")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -24,7 +24,7 @@ import urllib3
 from PIL import Image
 
 from latentkit.captioning.captioner import Answer, Captioner, Describe, judge
-from latentkit.connections import failed_to_connect, network_reason
+from latentkit.connections import failed_to_connect, network_reason, retry_after
 from latentkit.errors import LatentkitError, UsageError
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ class OpenAICaptioner(Captioner):
             return _chat_answer(number, data)
         said = f"HTTP {status}: {_message(data)}"
         if status in _BUSY or status >= 500:
-            raise _TryAgainError(said, _retry_after(response))
+            raise _TryAgainError(said, retry_after(response.headers.get("Retry-After")) or 0.0)
         if status in _PICTURE:
             return Answer(number, reason=said)
         advice = _ADVICE.get(status, "check caption.url")
@@ -260,14 +260,6 @@ def _chat_answer(number: int, data: bytes) -> Answer:
     if refusal or ended == "content_filter":
         return Answer(number, reason=f"the model refused: {_one_line(refusal or 'content_filter')}")
     return judge(number, text, whole=ended != "length")
-
-
-def _retry_after(response: BaseHTTPResponse) -> float:
-    """Seconds of a Retry-After, as a number or a date; 0 when there is none that can be read."""
-    try:
-        return urllib3.Retry().get_retry_after(response) or 0.0
-    except urllib3.exceptions.InvalidHeader:
-        return 0.0
 
 
 def _message(data: bytes) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentkit.captioning.captioner import Answer, Captioner, Describe, judge
-from latentkit.errors import LatentkitError, UsageError
+from latentkit.errors import LatentkitError, UsageError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +94,7 @@ class TransformersCaptioner(Captioner):
             device = torch.device(self.device)
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError) as error:
-            raise UsageError(f"caption.device={self.device}: {' '.join(str(error).split())[:200]}") from None
+            raise UsageError(f"caption.device={self.device}: {one_line(error)[:200]}") from None
         return device
 
     def _describe(
@@ -164,7 +164,7 @@ def _processor(folder: Path) -> Any:
             raise ValueError("it has no chat template; choose a model that was tuned to follow instructions")
     # The processors' readers raise whatever they meet; the user is to see one line in any case.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise LatentkitError(f"{folder}: the processor cannot be loaded: {reason}") from error
     return processor
 

@@ -7,8 +7,6 @@ import random
 import re
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import partial
 from http.client import HTTPException
 from types import TracebackType
@@ -19,7 +17,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError
 
 from latentkit import __version__
-from latentkit.connections import network_reason
+from latentkit.connections import network_reason, retry_after
 from latentkit.crawlr.body import Body, FetchError, Sink
 from latentkit.crawlr.watchdog import POOLS, Attempt, Stop, Watchdog
 from latentkit.readable import readable_count
@@ -186,7 +184,7 @@ def _judge(response: urllib3.BaseHTTPResponse, body: Body) -> None:
         _discard(response)
         body.forget()
         transient = status in _TRANSIENT or status >= 500
-        wait = _retry_after(response.headers.get("Retry-After"))
+        wait = retry_after(response.headers.get("Retry-After"))
         raise FetchError(f"HTTP {status} {response.reason or ''}", final=not transient, wait=wait)
 
 
@@ -212,16 +210,3 @@ def _pause(attempt: int, asked: float | None) -> float:
     if asked is not None:
         return min(asked, MAX_WAIT) + random.uniform(0, _FIRST_WAIT)
     return min(_FIRST_WAIT * 2.0 ** (attempt - 1), MAX_WAIT) * random.uniform(0.5, 1)
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds from a ``Retry-After`` of either form (RFC 9110, 10.2.3); None for none or another."""
-    if value is None:
-        return None
-    if re.fullmatch(r"\d{1,9}", value.strip()):
-        return float(value)
-    try:
-        date = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    return max((date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds(), 0.0)

@@ -24,7 +24,6 @@ from latentkit.crawlr.watchdog import Stop
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.interrupt import Interrupts
 from latentkit.progress import ProgressReport
-from latentkit.readable import readable_count
 from latentkit.sources.files import printable
 from latentkit.sources.library import Library
 from latentkit.stores import NpyStore, OutputLock
@@ -136,6 +135,7 @@ class SyncJob:
         title = "sync: dry run, nothing was touched" if dry_run else f"sync: {status}"
         tally.print(self.console, title, dry_run=dry_run)
         print_reasons(self.console, "in quarantine.jsonl", sync.keeper.reasons())
+        print_reasons(self.console, "entries of the list that cannot be read", tally.bad_entries)
         print_reasons(self.console, "failed, to be tried again by the next sync", tally.failures)
         if dry_run:
             return sync.error
@@ -157,11 +157,10 @@ class SyncJob:
             withdrawn=withdrawn,
             max_share=self.cfg.max_share,
             dry_run=self.cfg.dry_run,
-            say=print if self.cfg.dry_run or self.cfg.verbose else lambda line: None,
+            say=print if self.cfg.dry_run or self.cfg.verbose else None,
         )
-        words = ", ".join(readable_count(count, kind) for kind, count in plan.counts().items())
         verb = "would go" if self.cfg.dry_run else "removed; latentkit.prune restore=true puts them back"
-        self._say(f"{words}: {verb}" if words else "nothing to prune")
+        self._say(f"{plan.words()}: {verb}" if plan else "nothing to prune")
 
     def _say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)

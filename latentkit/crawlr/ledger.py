@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from latentkit.crawlr.names import escaped
+from latentkit.provenance import utc_now
 from latentkit.sources.item import Stat
 from latentkit.stores.ledger import (
     Damage,
@@ -45,7 +45,7 @@ class Reason:
     @classmethod
     def now(cls, stage: str, reason: str) -> Reason:
         """A reason that was found just now."""
-        return cls(stage, escaped(reason), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+        return cls(stage, escaped(reason), utc_now())
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from typing import Literal
 
 from latentkit.sources import files
 from latentkit.sources.files import folded
+from latentkit.sources.library import LinkTargets
 
 
 class ForeignError(Exception):
@@ -44,6 +45,7 @@ class Links:
     def __init__(self, root: Path, raw: Path) -> None:
         self._root = root
         self._raw = raw
+        self._leads = LinkTargets(root, raw)
         self._to_raw = PurePosixPath(os.path.relpath(raw.resolve(), root.resolve()))
         self._names: dict[str, list[str]] = {}
         if root.is_dir():
@@ -80,17 +82,8 @@ class Links:
             for key, names in self._names.items()
             if key not in there
             for name in names
-            if (photo := self._photo(name)) is not None and folded(photo) not in there
+            if (target := self._leads(name)) and target.photo and folded(target.photo) not in there
         }
-
-    def _photo(self, name: str) -> str | None:
-        """The name in the folder of photos that a link leads to; None when it leads elsewhere, or is none."""
-        try:
-            target = self._root / (self._root / name).readlink()
-        except OSError:
-            return None
-        inside = target.name != ".." and target.parent.resolve() == self._raw.resolve()
-        return target.name if inside else None
 
     def _target(self, name: str, filename: str) -> str:
         """Where a link leads, when it is one to this photo, wherever the library once lay."""

@@ -40,6 +40,19 @@ class Listed:
     metadata: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class BadEntry:
+    """An entry that tells of no photo.
+
+    Attributes:
+        where: its place on the list.
+        reason: what is wrong with it.
+    """
+
+    where: str
+    reason: str
+
+
 def check_base_url(base_url: str) -> None:
     """Raises UsageError when it is no http or https URL."""
     try:
@@ -51,15 +64,16 @@ def check_base_url(base_url: str) -> None:
         raise UsageError(f"base_url={base_url}: give an http or https URL")
 
 
-def read_list(client: Client, base_url: str) -> Iterator[list[Listed]]:
+def read_list(client: Client, base_url: str) -> Iterator[list[Listed | BadEntry]]:
     """The pages, one by one. It ends after the last only when the list was read to its end.
 
     Raises:
-        ListError: a page cannot be had, is not what a page is, or has no photo that none before it has; or
-            the first is empty.
+        ListError: a page cannot be had, is not what a page is, or has no photo that none before it has, which
+            one page of nothing but bad entries may; or the first is empty.
         Stopped: the run ends.
     """
     seen: set[str] = set()
+    barren = False
     for number in itertools.count(1):
         url = page_url(base_url, number)
         body = io.BytesIO()
@@ -72,9 +86,11 @@ def read_list(client: Client, base_url: str) -> Iterator[list[Listed]]:
             if number == 1:
                 raise ListError(f"the list is empty: {url}: that is taken for a fault of the server")
             return
-        names = {listed.filename for listed in page}
-        if names <= seen:
-            raise ListError(f"the list has no end: {url} has only photos that the pages before have")
+        names = {entry.filename for entry in page if isinstance(entry, Listed)}
+        if names <= seen and (names or barren):
+            what = "only photos that the pages before have" if names else "no photo, nor has the page before"
+            raise ListError(f"the list has no end: {url} has {what}")
+        barren = not names
         seen |= names
         yield page
 
@@ -86,7 +102,7 @@ def page_url(base_url: str, number: int) -> str:
     return urlunsplit(parts._replace(query=query, fragment=""))
 
 
-def _parse(body: bytes, url: str) -> list[Listed]:
+def _parse(body: bytes, url: str) -> list[Listed | BadEntry]:
     try:
         page = json.loads(body, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
@@ -96,16 +112,16 @@ def _parse(body: bytes, url: str) -> list[Listed]:
     return [_entry(entry, f"entry {number} of {url}") for number, entry in enumerate(page, 1)]
 
 
-def _entry(entry: Any, where: str) -> Listed:
+def _entry(entry: Any, where: str) -> Listed | BadEntry:
     if not isinstance(entry, dict):
-        raise ListError(f"the list cannot be read: {where} is {_kind(entry)}, not an object")
+        return BadEntry(where, f"it is {_kind(entry)}, not an object")
     if _deeper(entry, MAX_DEPTH):
-        raise ListError(f"the list cannot be read: {where} is nested over {MAX_DEPTH} deep")
+        return BadEntry(where, f"it is nested over {MAX_DEPTH} deep")
     filename, url = entry.pop("filename", None), entry.pop("exportable_url", None)
     if not isinstance(filename, str):
-        raise ListError(f"the list cannot be read: {where} has no filename")
+        return BadEntry(where, "it has no filename")
     if not isinstance(url, str | None):
-        raise ListError(f"the list cannot be read: the exportable_url of {where} is {_kind(url)}")
+        return BadEntry(where, f"its exportable_url is {_kind(url)}")
     return Listed(filename, url or None, json.dumps(entry).encode("ascii"))
 
 

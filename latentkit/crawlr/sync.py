@@ -15,7 +15,7 @@ from latentkit.crawlr.keeper import Keeper
 from latentkit.crawlr.ledger import Photo, Reason
 from latentkit.crawlr.links import ForeignError
 from latentkit.crawlr.names import shown
-from latentkit.crawlr.photo_list import Listed, ListError
+from latentkit.crawlr.photo_list import BadEntry, Listed, ListError
 from latentkit.crawlr.watchdog import Stop
 from latentkit.errors import LatentkitError
 
@@ -27,6 +27,9 @@ _T = TypeVar("_T")
 
 class Sync:
     """A sync of a photo library with a list. To be run once.
+
+    An entry that cannot be read is counted and passed over; the list then counts as not read to its end, as
+    the entry may be of any photo.
 
     A photo that is there is known by the size and mtime in the ledger, and is never fetched again, whatever
     its URL; any other file is decoded to be known. A quarantined photo is fetched again when its URL changed.
@@ -74,9 +77,9 @@ class Sync:
 
     def run(
         self,
-        pages: Iterable[list[Listed]],
+        pages: Iterable[list[Listed | BadEntry]],
         limit: int | None,
-        again: Iterable[list[Listed]] | None = None,
+        again: Iterable[list[Listed | BadEntry]] | None = None,
     ) -> None:
         """Take the list's entries, and publish what came of them.
 
@@ -94,6 +97,7 @@ class Sync:
                 self._compare()
                 if again is not None and self.tally.complete and self.keeper.lacks(self._listed):
                     self._confirm(again)
+                self._check_entries()
             except LatentkitError as error:
                 self.error = self.error or error
                 self._stop.set()
@@ -105,32 +109,48 @@ class Sync:
         except LatentkitError as error:
             self.error = self.error or error
 
-    def _walk(self, pages: Iterable[list[Listed]], limit: int | None) -> None:
+    def _walk(self, pages: Iterable[list[Listed | BadEntry]], limit: int | None) -> None:
         try:
             for page in pages:
-                for listed in page:
-                    self._take(listed)
+                for entry in page:
+                    self._take(entry)
                     if self._stop or self.tally.processed == limit:
                         return
-            self.tally.complete = limit is None
+            self.tally.complete = limit is None and not self.tally.bad_entries
         except Stopped:
             pass
         except ListError as error:
             self.error = error
 
-    def _confirm(self, pages: Iterable[list[Listed]]) -> None:
+    def _confirm(self, pages: Iterable[list[Listed | BadEntry]]) -> None:
         self.tally.complete = False
         try:
             for page in pages:
-                self._listed.update(listed.filename for listed in page)
-            self.tally.complete = True
+                for entry in page:
+                    if isinstance(entry, BadEntry):
+                        self.tally.bad_entries[entry.where] = entry.reason
+                    else:
+                        self._listed.add(entry.filename)
+            self.tally.complete = not self.tally.bad_entries
         except Stopped:
             pass
         except ListError as error:
             self.error = error
 
-    def _take(self, listed: Listed) -> None:
+    def _check_entries(self) -> None:
+        if self.tally.bad_entries and not self._stop:
+            where, reason = next(iter(self.tally.bad_entries.items()))
+            count = f"{len(self.tally.bad_entries):,}"
+            raise ListError(
+                f"the list has bad entries ({count}), the first {where}: {reason}; all others were taken"
+            )
+
+    def _take(self, listed: Listed | BadEntry) -> None:
         self.tally.processed += 1
+        if isinstance(listed, BadEntry):
+            self.tally.bad_entries[listed.where] = listed.reason
+            self._settled(listed.where, listed.reason)
+            return
         self._listed.add(listed.filename)
         photo = self.keeper.admit(listed.filename)
         if photo is None:

@@ -32,6 +32,7 @@ class Tally:
         withdrawn: photos of the ledger or of a link that a complete list no longer has.
         left: photos that were not reached, because the sync was stopped.
         failures: filename -> why it could not be downloaded.
+        bad_entries: place on the list -> why the entry there cannot be read.
         complete: whether the list was read to its end.
     """
 
@@ -51,14 +52,16 @@ class Tally:
     withdrawn: int = 0
     left: int = 0
     failures: dict[str, str] = field(default_factory=dict)
+    bad_entries: dict[str, str] = field(default_factory=dict)
     complete: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, as summary.json holds them."""
         counts = asdict(self)
-        failures = counts.pop("failures")
-        listed = [{"key": name, "reason": reason} for name, reason in sorted(failures.items())]
-        return {**counts, "failed": len(listed), "failures": listed}
+        counts["failed"] = len(self.failures)
+        counts["failures"] = [{"key": name, "reason": why} for name, why in sorted(self.failures.items())]
+        counts["bad_entries"] = [{"entry": place, "reason": why} for place, why in self.bad_entries.items()]
+        return counts
 
     def print(self, console: Console, title: str, *, dry_run: bool) -> None:
         """A line and the table: always what every sync does, the rest where there is any."""
@@ -79,6 +82,7 @@ class Tally:
             "refused names": self.refused,
             "quarantined": self.quarantined,
             "no longer listed": self.withdrawn,
+            "bad entries": len(self.bad_entries),
             "not reached": self.left,
         }
         table = Table()

@@ -14,7 +14,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from latentkit.errors import LatentkitError
+from latentkit.errors import LatentkitError, one_line
 
 
 def download(
@@ -55,7 +55,7 @@ def download(
         text = f"{model} is not in the local cache, and {reach}"
     # The hub's client passes on the errors of whichever HTTP library its version uses.
     except Exception as error:
-        text = f"{model} cannot be downloaded: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        text = f"{model} cannot be downloaded: {type(error).__name__}: {one_line(error)[:200]}"
     else:
         return Path(folder)
     raise LatentkitError(f"{where.rpartition('.')[2]}: {text}; otherwise {otherwise}") from None

@@ -12,7 +12,7 @@ import torch
 
 from latentkit.encoders.pretrained import PretrainedEncoder
 from latentkit.encoders.weights import Random
-from latentkit.errors import LatentkitError
+from latentkit.errors import LatentkitError, one_line
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def from_folder(network: Any, folder: Path, dtype: torch.dtype) -> Any:
         )
     # Both libraries raise whatever their loaders meet; the user is to see one line in any case.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise LatentkitError(f"{folder}: cannot be loaded as {network.__name__}: {reason}") from error
     mismatched = sorted(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
     for what, names in (("is missing", sorted(info["missing_keys"])), ("has another shape", mismatched)):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from latentkit.encoders.pretrained import PretrainedEncoder
 from latentkit.encoders.weights import Layout, Random
-from latentkit.errors import LatentkitError, UsageError
+from latentkit.errors import LatentkitError, UsageError, one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,7 +115,7 @@ class T5(PretrainedEncoder):
                 return AutoTokenizer.from_pretrained(self.checkpoint.folder, local_files_only=True)
         # The tokenizer's readers raise whatever they meet; the user is to see one line in any case.
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)[:200]
             raise LatentkitError(
                 f"{self.checkpoint.folder}: the tokenizer cannot be loaded: {reason}"
             ) from error

@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from latentkit.errors import LatentkitError
+from latentkit.imagenet.official import no_tar
 from latentkit.sources.files import printable
 from latentkit.sources.imagenet.names import WNID
 
+FILENAME = "ILSVRC2012_devkit_t12.tar.gz"
 FOLDER = "ILSVRC2012_devkit_t12/data"
 META = f"{FOLDER}/meta.mat"
 GROUND_TRUTH = f"{FOLDER}/ILSVRC2012_validation_ground_truth.txt"
@@ -54,7 +56,7 @@ def read_devkit(path: Path) -> Devkit:
     except Exception as error:  # gzip, tarfile and scipy have a dozen kinds for damaged bytes
         cause = " ".join(str(error).split()) or type(error).__name__
         raise LatentkitError(
-            f"{printable(path)} is not ILSVRC2012's devkit: {cause}: download it again"
+            f"{printable(path)} is not ILSVRC2012's devkit: {cause}: download {FILENAME} again"
         ) from None
     classes = tuple(sorted(names))
     position = {wnid: label for label, wnid in enumerate(classes)}
@@ -64,14 +66,20 @@ def read_devkit(path: Path) -> Devkit:
 
 def _data_files(path: Path) -> tuple[bytes, bytes]:
     """meta.mat and the ground truth."""
+    with path.open("rb") as head:
+        if head.read(2) != b"\x1f\x8b":
+            what = no_tar(path) or "a tar that is not compressed (some browsers unpack downloads)"
+            raise ValueError(f"it is {what}")
     with gzip.open(path) as file:
         content = file.read(_MAX_BYTES + 1)
     if len(content) > _MAX_BYTES:
         raise ValueError(f"it unpacks to over {_MAX_BYTES:,} bytes")
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
-        members = [member for member in tar if member.name in (META, GROUND_TRUTH)]
+        holds = tar.getmembers()
+        members = [member for member in holds if member.name in (META, GROUND_TRUTH)]
         if sorted(member.name for member in members) != sorted((META, GROUND_TRUTH)):
-            raise ValueError(f"{META} and {GROUND_TRUTH} are not in it, each once")
+            first = f" (it begins with {printable(holds[0].name)})" if holds else ""
+            raise ValueError(f"{META} and {GROUND_TRUTH} are not in it, each once{first}")
         found: dict[str, bytes] = {}
         for member in members:
             file_in_tar = tar.extractfile(member) if member.isreg() else None

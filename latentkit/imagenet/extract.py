@@ -44,7 +44,7 @@ def extract(sources: Iterable[ImageNetArchive], root: Path, console: Console) ->
         LatentkitError: no room, or the tree holds a picture that an archive does not.
     """
     extractions = [Extraction(source, root) for source in sources]
-    check_room(root, sum(extraction.bytes for extraction in extractions))
+    check_room(root, sum(extraction.bytes for extraction in extractions), "extract_dir")
     stopped: list[bool] = []
     with Interrupts(lambda: stopped.append(True)):
         return all(extraction.run(console, stopped) for extraction in extractions)

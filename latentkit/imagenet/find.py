@@ -31,21 +31,34 @@ def find_archives(
     for role in ROLES:
         path = given.get(role)
         if path is not None:
-            if not Path(path).expanduser().is_file():
-                raise UsageError(f"archives.{role}={path} is not a file")
-            found[role] = Path(path).expanduser()
+            found[role] = _given(role, path, official[role])
         elif (there := _look(folder, role, official[role])) is not None:
             found[role] = there
     for archive in found.values():
         if not os.access(archive, os.R_OK):
             raise UsageError(f"{files.printable(archive)} may not be read: change its permissions")
     if not found:
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"archives.folder={folder} is a file: give archives.train=FILE")
         names = ", ".join(official[role].filename for role in ROLES)
         raise UsageError(
             f"no ImageNet archive in {files.printable(folder)}: expected {names} from image-net.org, "
             "or give archives.train=FILE archives.val=FILE archives.devkit=FILE"
         )
     return found
+
+
+def _given(role: str, given: str, official: Official) -> Path:
+    path = Path(given).expanduser()
+    if path.is_dir():
+        raise UsageError(
+            f"archives.{role}={given} is a folder: give the file {official.filename} in it, "
+            f"or archives.folder={given}"
+        )
+    if not path.is_file():
+        what = "is not a file" if path.exists() else "does not exist"
+        raise UsageError(f"archives.{role}={given} {what}: expected {official.filename}")
+    return path
 
 
 def _look(folder: Path, role: str, official: Official) -> Path | None:

@@ -39,6 +39,7 @@ class Preparation:
         allow_variant: go on with a whole archive that is not the official one, and note how it differs.
         console: for the progress report.
         official: what the archives have to be.
+        overwrite: read the archives also when they were read before and look unchanged.
     """
 
     archives: Mapping[str, Path]
@@ -46,6 +47,7 @@ class Preparation:
     allow_variant: bool
     console: Console
     official: Mapping[str, Official] = field(default_factory=lambda: OFFICIAL)
+    overwrite: bool = False
 
     @property
     def splits(self) -> list[str]:
@@ -76,7 +78,7 @@ class Preparation:
 
     def noted(self) -> dict[str, Archive]:
         """Role -> what an earlier run noted of the archive, where path, size and mtime are still those."""
-        noted = read_provenance(self.output_dir)
+        noted = {} if self.overwrite else read_provenance(self.output_dir)
         return {
             role: noted[role]
             for role, path in self.archives.items()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,10 @@ ROLES = ("devkit", "val", "train")
 
 MOST_HEADERS = 60_000
 
+_BLURRED = "_blurred/"
+"""In every name of the face-blurred variant: ``val_blurred/n01440764/ILSVRC2012_val_00000293.jpg``."""
+_TEST = "ILSVRC2012_test_"
+
 
 @dataclass(frozen=True)
 class Official:
@@ -25,19 +31,19 @@ class Official:
     Attributes:
         filename: as it is given out; suffixes that downloads add are found too.
         md5: as image-net.org publishes it.
-        size: bytes; None where it is not known.
+        size: bytes.
         classes, pictures: in it; None for the devkit.
     """
 
     filename: str
     md5: str
-    size: int | None = None
+    size: int
     classes: int | None = None
     pictures: int | None = None
 
 
 OFFICIAL = {
-    "devkit": Official("ILSVRC2012_devkit_t12.tar.gz", "fa75699e90414af021442c21a62c3abf"),
+    "devkit": Official("ILSVRC2012_devkit_t12.tar.gz", "fa75699e90414af021442c21a62c3abf", 2568145),
     "val": Official("ILSVRC2012_img_val.tar", "29b22e2961454d5413ddabcf34fc5622", 6744924160, 1000, 50000),
     "train": Official(
         "ILSVRC2012_img_train.tar", "1d675b47d978889d74fa0da5fadfb00e", 147897477120, 1000, 1281167
@@ -70,16 +76,25 @@ def no_tar(path: Path) -> str | None:
     if not head:
         return "an empty file"
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return "an HTML page, such as a login or error page: download it while logged in to image-net.org"
+        return "an HTML page, such as a login or error page"
     if head.startswith(b"\x1f\x8b"):
-        return (
-            "a gzip file; the official tars are not compressed (the face-blurred variant is: it is another "
-            "data set)"
-        )
+        return _gzipped(path)
     for magic, kind in ((b"PK\3\4", "a zip file"), (b"BZh", "a bzip2 file"), (b"\xfd7zXZ", "an xz file")):
         if head.startswith(magic):
-            return f"{kind}; the official archives are plain tars"
+            return kind
     return None if head[257:262] == b"ustar" or not any(head[257:263]) else "no tar"
+
+
+def _gzipped(path: Path) -> str:
+    """What a gzip file is, by the first name in it."""
+    try:
+        with gzip.open(path) as file:
+            name = file.read(BLOCK)[:100].partition(b"\0")[0].decode("ascii")
+    except (OSError, EOFError, ValueError, zlib.error):
+        name = ""
+    if _BLURRED in name:
+        return f"the face-blurred variant ({name}), which is another data set"
+    return f"a gzip file that holds {name}" if name.isprintable() and name else "a gzip file"
 
 
 class Look(NamedTuple):
@@ -91,13 +106,16 @@ class Look(NamedTuple):
 
 def looks_like(path: Path, role: str, official: Official) -> Look:
     """What a file that is not the official archive of a split looks like, from its outermost headers."""
+    instead = f"download {official.filename} while logged in to image-net.org"
     if (other := no_tar(path)) is not None:
-        return Look(other, False)
+        return Look(f"{other}: {instead}", False)
     kinds, foreign, fault = _outline(path)
     if foreign is None and isinstance(fault, ForeignError):
         foreign = str(fault)
-    if foreign is not None and "blurred" in foreign:
-        return Look(f"the face-blurred variant ({foreign}), which is another data set", False)
+    if foreign is not None and _BLURRED in foreign:
+        return Look(f"the face-blurred variant ({foreign}), which is another data set: {instead}", False)
+    if foreign is not None and _TEST in foreign:
+        return Look(f"the test pictures ({foreign}), which have no labels: {instead}", False)
     other_role = "val" if role == "train" else "train"
     if kinds[other_role] > kinds[role]:
         return Look(f"the archive of the other split: give it as archives.{other_role}", False)
@@ -105,9 +123,9 @@ def looks_like(path: Path, role: str, official: Official) -> Look:
     if wanted is not None and kinds[role] > wanted:
         return Look(f"a larger set, such as ImageNet-21k: {kinds[role]:,} {things}, not {wanted:,}", True)
     if foreign is not None:
-        return Look(f"an archive that was packed anew ({foreign}): download the official one", False)
+        return Look(f"an archive that was packed anew ({foreign}): {instead}", False)
     if isinstance(fault, CutError):
-        lacking = (official.size or 0) - path.stat().st_size
+        lacking = official.size - path.stat().st_size
         missing = f", {lacking:,} bytes are missing" if lacking > 0 else ""
         return Look(f"a cut download ({fault}{missing}): download it again", False)
     if fault is not None:

@@ -62,8 +62,13 @@ def read_provenance(output_dir: Path) -> dict[str, Archive]:
 
 
 def publish_provenance(output_dir: Path, archives: dict[str, Archive]) -> None:
-    """Publish it, with the time; a file that says the same already is left as it is."""
-    if archives == read_provenance(output_dir):
+    """Publish it, with the time; a file that says the same already is left as it is.
+
+    What was noted of other roles stays: an archive that is not at hand now was read all the same.
+    """
+    before = read_provenance(output_dir)
+    archives = before | archives
+    if archives == before:
         return
     content = {
         "generated_at_utc": datetime.now(UTC).isoformat(timespec="seconds"),

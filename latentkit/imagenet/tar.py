@@ -1,4 +1,7 @@
-"""Tar as a stream of blocks: plain files of POSIX ustar and GNU tar, and nothing else.
+"""Tar as a stream of blocks: plain files of v7, POSIX (ustar, pax) and GNU tar, and nothing else.
+
+What is merely a way to write the same is taken: names that begin with ``./``, the folder ``./`` itself, and
+PAX headers that say nothing of a member's name, size or bytes.
 
 A parser is a generator. It yields the offset of the block that it wants next, each further on than the last,
 is sent the 512 bytes there, and returns what it found. So one parser serves a file that is read from front to
@@ -7,6 +10,7 @@ back and one of which only the headers are read, and a tar within a tar needs no
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from typing import Generic, NamedTuple, TypeVar
 
@@ -22,6 +26,7 @@ Parser = Generator[int, bytes, _T]
 
 _ZEROS = bytes(BLOCK)
 _MAGIC = (b"ustar\0", b"ustar ", bytes(6))
+_PLAIN, _FOLDER, _PAX = (b"0", b"\0"), b"5", (b"x", b"g")
 _KINDS = {
     b"1": "a hard link",
     b"2": "a symbolic link",
@@ -30,11 +35,12 @@ _KINDS = {
     b"5": "a folder",
     b"6": "a FIFO",
     b"S": "a sparse file",
-    b"x": "a PAX header",
-    b"g": "a global PAX header",
     b"L": "a GNU long name",
     b"K": "a GNU long link",
 }
+_MAX_PAX = 2**16
+_SAYS_NOTHING = frozenset((b"atime", b"comment", b"ctime", b"gid", b"gname", b"mtime", b"uid", b"uname"))
+"""PAX records that leave a member's name, size and bytes as they are."""
 
 
 class TarError(ValueError):
@@ -68,42 +74,71 @@ def next_member(at: int, end: int, archive: str) -> Parser[Member | None]:
 
     Raises:
         CutError: the tar ends in the header or in the member, or without its end-of-archive blocks.
-        ForeignError: the header is of anything but a plain file.
+        ForeignError: the header is of anything but a plain file, or has another name or size by PAX.
         TarError: the header is damaged.
     """
-    if at + BLOCK > end:
-        raise CutError(f"{archive} ends at byte {end:,} without end-of-archive blocks")
-    header = yield at
-    if header == _ZEROS:
-        if at + 2 * BLOCK > end:
-            raise CutError(f"{archive} ends at byte {end:,} within its end-of-archive blocks")
-        if (yield at + BLOCK) != _ZEROS:
-            raise TarError(f"{archive} has a block of zeros among its members, at byte {at:,}")
-        if end - at > MAX_TAIL:
-            raise TarError(f"{archive} goes on after its end, at byte {at:,}")
-        return None
-    name, size = _read(header, at, archive)
-    stop = at + BLOCK + size
-    if stop > end:
-        raise CutError(f"{archive} ends at byte {end:,}, within {name}")
-    return Member(name, at + BLOCK, size, stop + -size % BLOCK)
+    while True:
+        if at + BLOCK > end:
+            raise CutError(f"{archive} ends at byte {end:,} without end-of-archive blocks")
+        header = yield at
+        if header == _ZEROS:
+            break
+        kind, member = _read(header, at, archive)
+        if kind not in _PAX and member.offset + member.size > end:
+            raise CutError(f"{archive} ends at byte {end:,}, within {member.name}")
+        if kind in _PLAIN:
+            return member
+        if kind in _PAX:
+            yield from _check_pax(member, end, archive)
+        at = member.next
+    if at + 2 * BLOCK > end:
+        raise CutError(f"{archive} ends at byte {end:,} within its end-of-archive blocks")
+    if (yield at + BLOCK) != _ZEROS:
+        raise TarError(f"{archive} has a block of zeros among its members, at byte {at:,}")
+    if end - at > MAX_TAIL:
+        raise TarError(f"{archive} goes on after its end, at byte {at:,}")
+    return None
 
 
-def _read(header: bytes, at: int, archive: str) -> tuple[str, int]:
-    """Name and size of a plain file."""
+def _read(header: bytes, at: int, archive: str) -> tuple[bytes, Member]:
+    """Kind and member: a plain file, the folder ``./``, or a PAX header."""
     if header[257:263] not in _MAGIC or _number(header[148:156]) != sum(header) - sum(header[148:156]) + 256:
         raise TarError(f"{archive} has no tar header at byte {at:,}")
     name = printable(header[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape"))
     kind = header[156:157]
-    if kind not in (b"0", b"\0"):
+    if kind in (*_PLAIN, _FOLDER) and name == "./":
+        kind = _FOLDER  # v7 has no kind of its own for it
+    elif kind not in (*_PLAIN, *_PAX):
         what = _KINDS.get(kind, f"of the unknown kind {kind!r}")
         raise ForeignError(f"{archive} holds {name}, {what}")
-    if header[257:263] == b"ustar\0" and header[345:346] != b"\0":
+    if kind in _PLAIN and header[257:263] == b"ustar\0" and header[345:346] != b"\0":
         raise ForeignError(f"{archive} holds {name} in a folder")
     size = _number(header[124:136])
     if size is None:
         raise TarError(f"{archive} has a header without a size at byte {at:,}")
-    return name, size
+    start = at + BLOCK
+    return kind, Member(name.removeprefix("./"), start, size, start + size + -size % BLOCK)
+
+
+def _check_pax(header: Member, end: int, archive: str) -> Parser[None]:
+    """Refuse a PAX header that says more than who made a member, and when."""
+    if header.size > _MAX_PAX:
+        raise ForeignError(f"{archive} holds a PAX header of {header.size:,} bytes")
+    if header.next > end:
+        raise CutError(f"{archive} ends at byte {end:,}, within a PAX header")
+    content = b""
+    for at in range(header.offset, header.next, BLOCK):
+        content += yield at
+    content = content[: header.size]
+    while content:
+        digits = content.partition(b" ")[0]
+        length = int(digits) if digits.isdigit() and len(digits) < 6 else 0
+        if not length or content[length - 1 : length] != b"\n":
+            raise TarError(f"{archive} has a damaged PAX header at byte {header.offset:,}")
+        key = content[len(digits) + 1 : length].partition(b"=")[0]
+        if key not in _SAYS_NOTHING:
+            raise ForeignError(f"{archive} holds a PAX header that sets {printable(os.fsdecode(key))}")
+        content = content[length:]
 
 
 def _number(field: bytes) -> int | None:

@@ -9,6 +9,7 @@ import numpy as np
 import simplejpeg
 from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
+from latentkit.errors import one_line
 from latentkit.pixels.header import DecodeError, Header, read_header, without_exif
 
 __all__ = ["MAX_PIXELS", "NOTES", "DecodeError", "Picture", "decode"]
@@ -124,11 +125,11 @@ def _jpeg(data: bytes, header: Header, strict: bool) -> tuple[Image.Image, set[s
     try:
         pixels = simplejpeg.decode_jpeg(data, "CMYK" if cmyk else "RGB", strict=True)
     except ValueError as error:
-        reason = str(error)
-        if "subsampling level" in reason:  # the TurboJPEG interface names seven samplings, libjpeg takes all
+        # The TurboJPEG interface names seven samplings, libjpeg takes all.
+        if "subsampling level" in str(error):
             notes.add("jpeg unchecked")
         elif strict:
-            raise DecodeError(f"damaged JPEG: {_one_line(reason)}") from None
+            raise DecodeError(f"damaged JPEG: {one_line(error)}") from None
         else:
             notes.add("jpeg warnings")
     else:
@@ -152,8 +153,7 @@ def _load(data: bytes, header: Header) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plugins raise a dozen types on hostile bytes
-        reason = _one_line(str(error)) or type(error).__name__
-        raise DecodeError(f"damaged {header.format}: {reason}") from None
+        raise DecodeError(f"damaged {header.format}: {one_line(error)}") from None
     return image
 
 
@@ -192,7 +192,3 @@ def _from_grey16(image: Image.Image, notes: set[str]) -> tuple[Image.Image, set[
         grey[levels == key] = 255
         notes.add("alpha")
     return Image.fromarray(grey).convert("RGB"), notes
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

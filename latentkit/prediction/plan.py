@@ -224,8 +224,11 @@ def bytes_per_item(encoder: Encoder, contract: Contract) -> int:
     return total
 
 
-def check_room(root: Path, needed: int) -> None:
-    """Raise LatentkitError when the disk that holds `root` has fewer than `needed` bytes free."""
+def check_room(root: Path, needed: int, key: str = "output_dir") -> None:
+    """Raise LatentkitError when the disk that holds `root` has fewer than `needed` bytes free.
+
+    `key` is how a user names the folder.
+    """
     folder = root.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -233,5 +236,5 @@ def check_room(root: Path, needed: int) -> None:
     if needed > free:
         raise LatentkitError(
             f"no room in {root}: {readable_bytes(needed)} to write, {readable_bytes(free)} free; "
-            "free some, or give another output_dir"
+            f"free some, or give another {key}"
         )

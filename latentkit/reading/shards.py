@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -13,12 +14,16 @@ from torch.utils.data import Dataset
 
 from latentkit.encoders.contract import ContractError
 from latentkit.errors import LatentkitError
+from latentkit.reading.draws import mixed, standard_normal
 from latentkit.reading.tensors import check_pretrained, scale_of
 from latentkit.stores.arrays import match
-from latentkit.stores.shard_file import Header, read_header
+from latentkit.stores.shard_file import read_header
 from latentkit.stores.shard_manifest import MANIFEST, ShardEntry, ShardManifest
 
 LATENTS, FLIPPED, LABELS = "latents", "latents_flip", "labels"
+
+_PIECE = 16
+"""Pictures whose numbers are computed at a time: what lies between stays in the processor's cache."""
 
 Sample = tuple[Any, ...]
 """``(latents, label)``, or ``(latents, label, key)``."""
@@ -28,12 +33,10 @@ class _Shard(NamedTuple):
     """A mapped shard.
 
     Attributes:
-        header: its header.
-        choices: ``latents`` and, where there are any, ``latents_flip``: a row a picture, as opaque bytes.
+        choices: ``latents`` and, where there are any, ``latents_flip``: [N, ...], as stored.
         labels: int64 [N]; None where the collection has no classes.
     """
 
-    header: Header
     choices: list[np.ndarray]
     labels: np.ndarray | None
 
@@ -105,12 +108,13 @@ class LatentShards(Dataset[Sample]):
         self._entries = manifest.shards
         self._ends = np.cumsum([entry.count for entry in self._entries], dtype=np.int64)
         self._shards: dict[int, _Shard] = {}
+        self._names: dict[int, np.ndarray] = {}
         for entry in self._entries:
             self._check_size(entry)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What travels to a worker: not the mappings, it makes its own."""
-        return self.__dict__ | {"_shards": {}}
+        """What travels to a worker: not the mappings and keys, it makes its own."""
+        return self.__dict__ | {"_shards": {}, "_names": {}}
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the draws of the next pass, in all workers, persistent ones too."""
@@ -141,26 +145,25 @@ class LatentShards(Dataset[Sample]):
         numbers = np.searchsorted(self._ends, places, side="right")
         rows = places - np.concatenate([[0], self._ends])[numbers]
         draws = self._draw(places)
-        choices = (draws >> np.uint64(63)).astype(np.int64) if self._flip else np.zeros(len(places), np.int64)
+        choices = draws >> np.uint64(63) if self._flip else np.zeros_like(draws)
         shape, dtype = self._declared()
         latents = np.empty((len(places), *shape), dtype)
-        opaque = _opaque(latents)
         labels = np.zeros(len(places), np.int64)
-        for number in np.unique(numbers).tolist():
-            shard = self._open(number)
-            mine = np.flatnonzero(numbers == number)
+        chosen = zip(numbers.tolist(), rows.tolist(), choices.tolist(), strict=True)
+        for place, (number, row, choice) in enumerate(chosen):
+            shard = self._shards.get(number) or self._open(number)
+            latents[place] = shard.choices[choice][row]
             if shard.labels is not None:
-                labels[mine] = shard.labels[rows[mine]]
-            for choice, stored in enumerate(shard.choices):
-                chosen = mine[choices[mine] == choice]
-                opaque[chosen] = stored[rows[chosen]]
-        return self._finished(torch.from_numpy(latents), draws), torch.from_numpy(labels)
+                labels[place] = shard.labels[row]
+        return self._finished(latents, draws), torch.from_numpy(labels)
 
     def key(self, index: int) -> str:
         """The key of a picture, such as ``train/n01440764/n01440764_10026``."""
         (place,) = self._checked([index])
         number = int(np.searchsorted(self._ends, place, side="right"))
-        return self._keys_of(number)[int(place - self._ends[number])]
+        if number not in self._names:
+            self._names[number] = self._read_keys(number)
+        return bytes(self._names[number][place - self._ends[number]]).decode()
 
     def read_keys(self) -> list[str]:
         """The keys of all pictures, in order.
@@ -193,33 +196,32 @@ class LatentShards(Dataset[Sample]):
         return tuple(declared["shape"]), np.dtype(declared["dtype"])
 
     def _draw(self, places: np.ndarray) -> np.ndarray:
-        """64 random bits for each picture and epoch: the highest is the flip, the low 32 seed the noise."""
+        """64 random bits for each picture and epoch: the highest is the flip, all are the noise's key."""
         epoch = np.uint64(int(self._epoch) % (1 << 64))
-        return _mixed(_mixed(_mixed(np.full(1, self._seed)) + epoch) + places.astype(np.uint64))
+        return mixed(mixed(mixed(np.full(1, self._seed)) + epoch) + places.astype(np.uint64))
 
-    def _finished(self, stored: torch.Tensor, draws: np.ndarray) -> torch.Tensor:
-        """What is stored to what is asked for."""
-        latents = self._from_moments(stored, draws) if self._moments else stored
+    def _finished(self, stored: np.ndarray, draws: np.ndarray) -> torch.Tensor:
+        """What is stored to what is asked for: float32 where it is scaled, else as stored."""
+        latents = self._from_moments(stored, draws) if self._moments else torch.from_numpy(stored)
         if self._scale is None:
             return latents
         shift, factor = self._scale
         return latents.float().sub_(shift).mul_(factor)
 
-    def _from_moments(self, stored: torch.Tensor, draws: np.ndarray) -> torch.Tensor:
-        """float32 where it is to be scaled, else as stored. Row by row, to stay in the processor's cache."""
+    def _from_moments(self, stored: np.ndarray, draws: np.ndarray) -> torch.Tensor:
+        """float32 where it is to be scaled, else as stored."""
         pictures, channels, *sides = stored.shape
-        dtype = stored.dtype if self._scale is None else torch.float32
+        dtype = torch.from_numpy(stored).dtype if self._scale is None else torch.float32
         latents = torch.empty((pictures, channels // 2, *sides), dtype=dtype)
-        noise = torch.zeros((channels // 2, *sides))
-        generator = torch.Generator()
-        for latent, moments, seed in zip(
-            latents, stored, (draws & np.uint64(0xFFFFFFFF)).tolist(), strict=True
-        ):
-            mean, logvar = moments.float().chunk(2)
+        for start in range(0, pictures, _PIECE):
+            piece = slice(start, start + _PIECE)
+            mean, logvar = np.split(torch.from_numpy(stored[piece]).float().numpy(), 2, axis=1)
             if self._sample:
-                noise.normal_(generator=generator.manual_seed(seed))
-                mean.addcmul_(logvar.mul_(0.5).exp_(), noise)
-            latent.copy_(mean)
+                logvar *= 0.5
+                np.exp(logvar, out=logvar)
+                logvar *= standard_normal(draws[piece], mean[0].size).reshape(mean.shape)
+                mean += logvar
+            latents[piece] = torch.from_numpy(mean)
         return latents
 
     def _check_size(self, entry: ShardEntry) -> None:
@@ -235,49 +237,42 @@ class LatentShards(Dataset[Sample]):
 
     def _open(self, number: int) -> _Shard:
         """The shard, mapped in this process."""
-        if number not in self._shards:
-            path = self._folder / self._entries[number].path
-            try:
-                self._check_size(self._entries[number])
-                self._shards[number] = self._map(path, self._entries[number].count)
-            except (OSError, ValueError) as error:
-                raise LatentkitError(
-                    f"{path} is damaged: {error}: verify fix=true and encode again"
-                ) from None
-        return self._shards[number]
-
-    def _map(self, path: Path, count: int) -> _Shard:
-        with path.open("rb") as file:
+        with self._reading(number) as file:
             header = read_header(file)
+            if header.contract != self.contract.sha256:
+                raise ValueError("it is of another contract than its manifest")
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if header.contract != self.contract.sha256:
-            raise ValueError("it is of another contract than its manifest")
-        names = [LATENTS, FLIPPED] if FLIPPED in self.contract.outputs else [LATENTS]
-        declared = {name: self.contract.outputs[name] for name in names}
-        if self.classes:
-            declared[LABELS] = {"shape": [], "dtype": "int64"}
-        arrays: dict[str, np.ndarray] = {}
-        for name, output in declared.items():
-            if name not in header.tensors:
-                raise ValueError(f"it has no {name}")
-            tensor = header.tensors[name]
-            match(tensor.shape, tensor.dtype, {**output, "shape": [count, *output["shape"]]})
-            arrays[name] = np.ndarray(tensor.shape, tensor.dtype, memory, tensor.offset)
-        return _Shard(header, [_opaque(arrays[name]) for name in names], arrays.get(LABELS))
+            names = [LATENTS, FLIPPED] if FLIPPED in self.contract.outputs else [LATENTS]
+            declared = {name: self.contract.outputs[name] for name in names}
+            if self.classes:
+                declared[LABELS] = {"shape": [], "dtype": "int64"}
+            arrays: dict[str, np.ndarray] = {}
+            for name, output in declared.items():
+                if name not in header.tensors:
+                    raise ValueError(f"it has no {name}")
+                tensor = header.tensors[name]
+                shape = [self._entries[number].count, *output["shape"]]
+                match(tensor.shape, tensor.dtype, {**output, "shape": shape})
+                arrays[name] = np.ndarray(tensor.shape, tensor.dtype, memory, tensor.offset)
+            shard = _Shard([arrays[name] for name in names], arrays.get(LABELS))
+        self._shards[number] = shard
+        return shard
 
-    def _keys_of(self, number: int) -> list[str]:
-        return self._open(number).header.parse_keys()
+    def _read_keys(self, number: int) -> np.ndarray:
+        """A shard's keys in UTF-8: bytes of one length, a third of what so many texts take."""
+        with self._reading(number) as file:
+            keys = read_header(file).parse_keys()
+            if len(keys) != self._entries[number].count:
+                raise ValueError(f"it has {len(keys)} keys")
+            return np.array([key.encode() for key in keys])
 
-
-def _opaque(array: np.ndarray) -> np.ndarray:
-    """[N, ...] as [N] of so many bytes: copied whole, whatever they mean."""
-    return np.ndarray(len(array), f"V{array[:1].nbytes}", array)
-
-
-def _mixed(values: np.ndarray) -> np.ndarray:
-    """SplitMix64 (Steele, Lea and Flood, 2014): uint64 to uint64, one to one, as if at random."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    values ^= values >> np.uint64(31)
-    return values
+    @contextmanager
+    def _reading(self, number: int) -> Iterator[BinaryIO]:
+        """A shard's file; what is wrong with it is told with its name and what to do."""
+        path = self._folder / self._entries[number].path
+        self._check_size(self._entries[number])
+        try:
+            with path.open("rb") as file:
+                yield file
+        except (OSError, ValueError) as error:
+            raise LatentkitError(f"{path} is damaged: {error}: verify fix=true and encode again") from None

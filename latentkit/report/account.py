@@ -44,9 +44,9 @@ def run_summary(
     ledger = Quarantine.read(store.root)
     keys = _quarantined_keys(source, ledger)
     parts = _encoder_summaries(
-        plan.encoders, result, encoders, list(contracts.values()), store, ledger, keys, len(source)
+        plan.encoders, result, left, encoders, list(contracts.values()), store, ledger, keys, len(source)
     )
-    encoded = sum(part.done for part in parts) / len(parts)
+    encoded = sum(result.encoded[name] for name in contracts) / len(contracts) if result else 0
     passes = result.seconds if result else 0.0
     held = {key for name in contracts for key in ledger.held(name)} & keys
     return Summary(
@@ -108,6 +108,7 @@ def _conversions(
 def _encoder_summaries(
     parts: Sequence[EncoderPlan],
     result: RunResult | None,
+    left: Plan | None,
     encoders: Sequence[Encoder],
     contracts: Sequence[Contract],
     store: Store,
@@ -115,12 +116,19 @@ def _encoder_summaries(
     keys: Set[str],
     pictures: int,
 ) -> list[EncoderSummary]:
-    """One summary an encoder; the sequences are in one order, `pictures` is the source's length."""
+    """One summary an encoder; the sequences are in one order, `pictures` is the source's length.
+
+    Done is what is published: a shard that an interruption kept from being whole is left, all of it.
+    """
+    still = {part.encoder: part.todo for part in left.encoders} if left else {}
     summaries = []
     for part, encoder, contract in zip(parts, encoders, contracts, strict=True):
         name = encoder.name
-        done = result.encoded[name] if result else 0
         quarantined = sum(key in keys for key in ledger.held(name))
+        others = part.done + quarantined + part.captionless
+        done = result.encoded[name] if result else 0
+        if name in still:
+            done = max(0, pictures - others - still[name])
         summaries.append(
             EncoderSummary(
                 encoder=name,
@@ -128,7 +136,7 @@ def _encoder_summaries(
                 skipped=part.done,
                 quarantined=quarantined,
                 captionless=part.captionless,
-                left=pictures - done - part.done - quarantined - part.captionless,
+                left=pictures - done - others,
                 bytes=store.counts(name).bytes,
                 folder=str(Path(store.root, store.folders.get(name, name))),
                 contract=contract.sha256,

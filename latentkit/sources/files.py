@@ -36,6 +36,8 @@ def printable(path: str | Path) -> str:
 
     Bytes that are not UTF-8 and control characters become ``\\xNN``; all else stays.
     """
+    if isinstance(path, str) and path.isprintable():
+        return path
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", text)
 

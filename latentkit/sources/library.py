@@ -6,6 +6,7 @@ import stat
 from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from latentkit.sources import files
 
@@ -69,14 +70,14 @@ class Library:
         )
         keys: set[str] = set()
         links: list[str] = []
-        leads = _Targets(root, self.raw)
+        leads = LinkTargets(root, self.raw)
         raw: set[str] = set()
         kept: set[str] = set()
         for name in names:
             key, target = files.key_of(name), leads(name)
-            photo = target.name if target is not None and target.parent == self.raw else None
+            photo = target.photo if target is not None else None
             going = photo is not None and key in withdrawn
-            if going or (target is not None and not target.exists()):
+            if going or (target is not None and not target.path.exists()):
                 links.append(name)
             else:
                 keys.add(key)
@@ -87,18 +88,29 @@ class Library:
         return Survey(keys, links, unused, kept, there)
 
 
-class _Targets:
-    """Entry of the folder of links -> the path in ``raw`` or the folder itself that its link leads to.
+class Target(NamedTuple):
+    """What a link leads to: a path in the library, and its name where that is in the folder of photos."""
 
-    None for an entry that is no link, and for a link that leads anywhere else.
+    path: Path
+    photo: str | None
+
+
+class LinkTargets:
+    """Entry of the folder of links -> what in ``raw`` or the folder itself its link leads to.
+
+    None for an entry that is no link, and for a link that leads anywhere else. Nothing need be there.
+
+    Args:
+        root: the folder of links.
+        raw: the folder of photos.
     """
 
     def __init__(self, root: Path, raw: Path) -> None:
-        self._root = root
+        self._root, self._raw = root, raw
         self._homes = {folder.resolve(): folder for folder in (root, raw)}
         self._parents: dict[Path, Path | None] = {}
 
-    def __call__(self, name: str) -> Path | None:
+    def __call__(self, name: str) -> Target | None:
         try:
             target = self._root / (self._root / name).readlink()
         except OSError:
@@ -106,7 +118,9 @@ class _Targets:
         if target.parent not in self._parents:
             self._parents[target.parent] = self._homes.get(target.parent.resolve())
         home = self._parents[target.parent]
-        return None if home is None or target.name in {"", ".."} else home / target.name
+        if home is None or target.name in {"", ".."}:
+            return None
+        return Target(home / target.name, target.name if home == self._raw else None)
 
 
 def _is_regular(path: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from latentkit.errors import LatentkitError
+from latentkit.errors import LatentkitError, one_line
 from latentkit.stores.publish import Publication
 
 _MAX_HEADER = 4096
@@ -109,7 +109,7 @@ def inspect_npy(path: Path, declared: Mapping[str, Any]) -> tuple[str, str] | No
             try:
                 shape, dtype = _read_header(file)
             except ValueError as error:
-                return "unreadable", "it is empty" if size == 0 else _one_line(error)
+                return "unreadable", "it is empty" if size == 0 else one_line(error)
             try:
                 match(shape, dtype, declared)
             except ValueError as error:
@@ -121,7 +121,7 @@ def inspect_npy(path: Path, declared: Mapping[str, Any]) -> tuple[str, str] | No
             if file.readinto(array.view(np.uint8).data) != array.nbytes:
                 return "size", "it became shorter while it was read"
     except OSError as error:
-        return "unreadable", _one_line(error)
+        return "unreadable", one_line(error)
     return _inspect_numbers(array, size) if array.dtype.kind == "f" else None
 
 
@@ -147,10 +147,6 @@ def count_non_finite(array: np.ndarray) -> int:
     if array.size and magnitude.max() >= infinity:
         return int((magnitude >= infinity).sum())
     return 0
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def npy_shape(path: Path, declared: Mapping[str, Any]) -> tuple[int, ...]:
@@ -180,7 +176,7 @@ def _opened(
     except FileNotFoundError:
         raise LatentkitError(f"{path} is missing: encode it again") from None
     except (OSError, ValueError) as error:
-        raise LatentkitError(f"{path} is damaged: {_one_line(error)}: remove it and encode again") from None
+        raise LatentkitError(f"{path} is damaged: {one_line(error)}: remove it and encode again") from None
 
 
 def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:

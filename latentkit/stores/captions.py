@@ -6,9 +6,9 @@ be cut; folding it later gives what folding it then would have given. For the ho
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
+from latentkit.provenance import utc_now
 from latentkit.sources.captioned import Written, parse_caption
 from latentkit.stores.ledger import (
     Damage,
@@ -37,7 +37,7 @@ def append_caption(path: Path, key: str, written: Written) -> None:
         "model": written.model,
         "prompt_sha256": written.prompt_sha256,
         **source_fields(written.picture),
-        "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "time": utc_now(),
     }
     append_lines(path, [dump(line)])
 

@@ -8,13 +8,13 @@ import os
 import shlex
 import socket
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
 from filelock import FileLock, Timeout
 
 from latentkit.errors import LatentkitError
+from latentkit.provenance import utc_now
 from latentkit.stores.publish import make_folder, publish_json, remove_many, remove_temporaries
 
 
@@ -42,8 +42,7 @@ class OutputLock:
             raise LatentkitError(f"cannot lock {self.root}: {error}: choose another output_dir") from None
         try:
             remove_temporaries(self._holder.parent, below=False)
-            started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            me = {"pid": os.getpid(), "host": socket.gethostname(), "since": started}
+            me = {"pid": os.getpid(), "host": socket.gethostname(), "since": utc_now()}
             publish_json(self._holder, me | {"command": shlex.join(sys.orig_argv)})
         except BaseException:
             self._lock.release()

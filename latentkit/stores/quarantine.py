@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from latentkit.prediction.results import Failure
+from latentkit.provenance import utc_now
 from latentkit.sources.item import Fingerprint, Stat
 from latentkit.stores.ledger import (
     Damage,
@@ -76,7 +76,7 @@ def quarantine(root: Path, rank: int, failure: Failure) -> None:
         "key": failure.key,
         "stage": failure.stage,
         "reason": failure.reason,
-        "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "time": utc_now(),
         "encoders": sorted(failure.encoders),
         **source_fields(failure.source),
     }

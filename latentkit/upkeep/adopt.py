@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from latentkit.errors import LatentkitError
 from latentkit.pixels import DecodeError
 from latentkit.prediction.plan import caption_fingerprint
 from latentkit.progress import ProgressReport
+from latentkit.provenance import utc_now
 from latentkit.sources.item import Fingerprint, Source, SourceError
 from latentkit.stores.arrays import read_npy
 from latentkit.stores.claim import claim
@@ -97,7 +97,7 @@ def adopt(
             progress.advance(len(batch))
     fold_done(root)
     forget_done(root, encoder.name, read_done(root, encoder.name).keys() - adopted)
-    note = {"arrays": len(adopted), "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
+    note = {"arrays": len(adopted), "time": utc_now()}
     publish_json(store.claim_path(encoder.name), claim(asked) | {"adopted": note})
     console.print(f"{encoder.name}: {len(adopted):,} of {len(known):,} arrays adopted")
 

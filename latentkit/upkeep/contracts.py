@@ -25,9 +25,7 @@ def require_outputs(store: NpyStore) -> None:
         raise LatentkitError(f"{root} does not exist: encode first, or set output_dir")
     for path in (root / "manifest.json", *sorted(root.glob("*/manifest.json"))):
         if path.exists() and (encoder := _encoder_of(path)):
-            raise LatentkitError(
-                f"{path.parent} holds {encoder} in shards: verify works on .npy outputs so far"
-            )
+            raise LatentkitError(f"{path.parent} holds {encoder} in shards: give store=shards")
     contracts = (folder / "contract.json" for folder in store.array_folders().values())
     if not (
         encoders_begun(root) or any(path.exists() for path in contracts) or (root / store.records).exists()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from latentkit.encoders.contract import Contract
+from latentkit.encoders.contract import Contract, resolve_shape
 from latentkit.sources.files import printable
 from latentkit.stores.arrays import inspect_npy
 from latentkit.stores.npy import array_path
@@ -16,7 +15,6 @@ from latentkit.upkeep.record_checks import Listed
 from latentkit.upkeep.threads import in_threads
 
 _CHUNK = 64
-_SIDE = re.compile(r"([HW])/(\d+)")
 
 
 class Output(NamedTuple):
@@ -28,21 +26,16 @@ class Output(NamedTuple):
     name: str
     keys: list[str]
 
-    def declared(self, entry: Listed) -> dict[str, Any]:
+    def declared(self, entry: Listed) -> Mapping[str, Any]:
         """Shape and dtype of one picture's array, ``H/8`` and ``W/8`` in numbers where that is known."""
         declared = self.contract.outputs[self.name]
-        sides = None
         if entry.bucket is not None:
             width, height = map(int, entry.bucket.split("x"))
-            sides = {"W": width, "H": height}
         elif self.contract.recorded and entry.width is not None and entry.height is not None:
-            sides = {"W": entry.width, "H": entry.height}
-
-        def number(side: Any) -> Any:
-            match = _SIDE.fullmatch(side) if isinstance(side, str) else None
-            return sides[match[1]] // int(match[2]) if match and sides else side
-
-        return {"shape": [number(side) for side in declared["shape"]], "dtype": declared["dtype"]}
+            width, height = entry.width, entry.height
+        else:
+            return declared
+        return {**declared, "shape": resolve_shape(declared["shape"], height, width)}
 
 
 def inspect_all(

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from latentkit.errors import LatentkitError, UsageError
+from latentkit.readable import readable_count
 from latentkit.sources.files import printable
 from latentkit.sources.item import Source
 from latentkit.sources.library import Library, Survey
@@ -87,6 +88,10 @@ class PrunePlan:
             "array": sum(map(len, self.arrays.values())),
         }
         return {kind: count for kind, count in counts.items() if count}
+
+    def words(self) -> str:
+        """The counts for people, ``2 links, 1 array``; empty when nothing goes."""
+        return ", ".join(readable_count(count, kind) for kind, count in self.counts().items())
 
     def lines(self) -> Iterator[str]:
         """A line for each thing that goes, as the module's table shows; control characters as ``\\xNN``."""
@@ -170,7 +175,7 @@ def prune(
     withdrawn: Set[str] = frozenset(),
     max_share: float = 0.2,
     dry_run: bool = False,
-    say: Callable[[str], object],
+    say: Callable[[str], object] | None = None,
 ) -> PrunePlan:
     """Plan, check and carry out; or else finish what was stopped.
 
@@ -208,8 +213,9 @@ def prune(
     plan = plan_prune(store, pictures, withdrawn)
     if not dry_run:
         plan.check(max_share)
-    for line in plan.lines():
-        say(line)
+    if say is not None:
+        for line in plan.lines():
+            say(line)
     if dry_run:
         plan.check(max_share)
     elif plan:
@@ -223,7 +229,7 @@ def _finish(
     pictures: Library | Source,
     withdrawn: Set[str],
     trash: Trash,
-    say: Callable[[str], object],
+    say: Callable[[str], object] | None,
 ) -> PrunePlan:
     """Finish a prune that was stopped; what it took in all."""
     entries = trash.narrow(_survey(pictures, withdrawn))
@@ -249,8 +255,9 @@ def _finish(
         arrays=arrays,
         shares=[],
     )
-    for line in plan.lines():
-        say(line)
+    if say is not None:
+        for line in plan.lines():
+            say(line)
     trash.finish_prune()
     if plan:
         _log.warning("finished the prune that was stopped, no more: prune again for what is to go since")

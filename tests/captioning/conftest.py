@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from chat_server import ChatServer, chat_server
+from checkpoints import save_perturbed
 
 
 @pytest.fixture
@@ -86,11 +87,7 @@ def gemma_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image_token_id=ids["<image_soft_token>"],
         tie_word_embeddings=False,
     )
-    torch.manual_seed(1)
+    torch.manual_seed(7)
     network = Gemma3ForConditionalGeneration(config)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape)
     network.generation_config.eos_token_id = [1, 9, 12, 15, 18]
-    network.save_pretrained(folder)
-    return folder
+    return save_perturbed(network, folder)

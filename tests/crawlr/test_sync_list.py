@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from photo_server import Answer, PhotoServer
-from sync_runs import ledger, links, picture, pictures, raw, summary, sync
+from sync_runs import ledger, links, picture, pictures, raw, summary, sync, tree
 
 
 def answering(value: Any) -> Callable[[Answer, int], None]:
@@ -90,6 +90,68 @@ def test_nothing_is_taken_for_withdrawn(what: str, photos: dict[str, bytes], wor
         assert sync(server, work).returncode == 0
         assert [name for name, entry in ledger(work).items() if not entry["listed"]] == ["p001"]
         assert raw(work).keys() == photos.keys() | {"new"}
+
+
+def test_bad_entries_are_passed_over_counted_and_nothing_is_pruned(
+    photos: dict[str, bytes], work: Path
+) -> None:
+    with PhotoServer(dict(photos), page_size=3) as server:
+        assert sync(server, work).returncode == 0
+        server.photos |= {"new": picture(99), "last": picture(98)}
+        entry = server.entry
+        bad = [{"file": "p001"}, ["p001"], {"filename": None}, {"filename": "p001", "exportable_url": 1}]
+        server.entries = [entry("p000"), bad[0], entry("new"), *bad[1:], entry("p002"), bad[0], entry("last")]
+        before = tree(work)
+        assert sync(server, work, "dry_run=true").returncode == 1
+        assert tree(work) == before
+        ended = sync(server, work, "prune=true", "max_share=1")
+        assert ended.returncode == 1, ended.stderr
+        assert "│ bad entries     │ 5 │" in ended.stderr
+        assert "nothing was pruned" in ended.stderr
+        page = server.base_url + "?page="
+        assert ended.stderr.splitlines()[-1] == (
+            f"latentkit: the list has bad entries (5), the first entry 2 of {page}1: it has no filename; "
+            "all others were taken"
+        )
+        assert summary(work)["bad_entries"] == [
+            {"entry": f"entry 2 of {page}1", "reason": "it has no filename"},
+            {"entry": f"entry 1 of {page}2", "reason": "it is an array, not an object"},
+            {"entry": f"entry 2 of {page}2", "reason": "it has no filename"},
+            {"entry": f"entry 3 of {page}2", "reason": "its exportable_url is a number"},
+            {"entry": f"entry 2 of {page}3", "reason": "it has no filename"},
+        ]
+        assert (summary(work)["processed"], summary(work)["complete"]) == (9, False)
+        assert raw(work) == server.photos
+        assert all(entry["listed"] for entry in ledger(work).values())
+
+        server.entries = [entry("p000"), entry("p002"), entry("new"), entry("last")]
+        assert sync(server, work, "prune=true", "max_share=1").returncode == 0
+        assert raw(work).keys() == {"p000", "p002", "new", "last"}
+
+
+def test_a_list_of_nothing_but_bad_entries_has_an_end(photos: dict[str, bytes], work: Path) -> None:
+    with PhotoServer(dict(photos), page_size=2) as server:
+        for page in range(2, 9):
+            server.behaviours[f"/photos.json?page={page}"] = answering([{"error": "busy"}])
+        ended = sync(server, work)
+        assert ended.returncode == 1
+        assert "page=3 has no photo, nor has the page before" in ended.stderr.splitlines()[-1]
+        assert "bad entries" in ended.stderr
+        assert raw(work).keys() == {"p000", "p001"}
+
+
+def test_a_bad_entry_of_the_second_reading_keeps_everything(photos: dict[str, bytes], work: Path) -> None:
+    with PhotoServer(dict(photos), page_size=2) as server:
+        assert sync(server, work).returncode == 0
+        del server.photos["p001"]
+        page_two = [{"file": "p001"}, server.entry("p003")]
+        server.behaviours["/photos.json?page=2"] = lambda answer, number: (
+            answer.right() if number == 2 else answering(page_two)(answer, number)
+        )
+        ended = sync(server, work, "prune=true", "max_share=1")
+        assert ended.returncode == 1
+        assert "the list has bad entries (1)" in ended.stderr.splitlines()[-1]
+        assert raw(work) == photos
 
 
 def test_a_page_is_tried_again(server: PhotoServer, work: Path) -> None:

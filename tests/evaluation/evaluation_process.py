@@ -25,7 +25,7 @@ from latentkit.evaluation.run import evaluate_sets
 
 
 class Logits(MeanColour):
-    """Tap ``logits`` [B, 1008]: the mean colours, less 124, by five times a fixed matrix."""
+    """Tap ``logits`` [B, 1008]: the mean colours, less 124, by a fixed matrix."""
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -42,7 +42,7 @@ class LogitNetwork(MeanNetwork):
         self.register_buffer("matrix", matrix)
 
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"logits": 5 * (super().forward(pixels)["mean"] - 124) @ self.matrix}
+        return {"logits": (super().forward(pixels)["mean"] - 124) @ self.matrix}
 
 
 def main(out: Path, count: int, processes: int, seconds: float) -> int:

@@ -76,7 +76,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, alone: Path) -> None:
     one, two = json.loads((alone / "result.json").read_text()), evaluated(tmp_path / "two", "27", "2")
     assert one["pictures"] == {"reference": 30, "generated": 27}
     assert {"worst", "median", "best"} == set(one["gallery"])
-    assert one["values"]["inception_score"]["inception_score"] > 1.01
+    assert one["values"]["inception_score"]["inception_score"] > 1.005
     agree(two, one)
     images = [
         {path.name: path.read_bytes() for path in (out / "images").iterdir()}

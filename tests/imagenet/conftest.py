@@ -28,9 +28,12 @@ def miniature(pristine: Miniature, tmp_path: Path) -> Miniature:
 @pytest.fixture
 def official(pristine: Miniature) -> dict[str, Official]:
     """What the archives would have to be if the miniature were the real thing."""
-    facts = {"train": (pristine.train_tar, 20, 600), "val": (pristine.val_tar, 20, 60)}
-    found = {
+    facts = {
+        "train": (pristine.train_tar, 20, 600),
+        "val": (pristine.val_tar, 20, 60),
+        "devkit": (pristine.devkit, None, None),
+    }
+    return {
         role: Official(path.name, digest(path), path.stat().st_size, classes, pictures)
         for role, (path, classes, pictures) in facts.items()
     }
-    return found | {"devkit": Official(pristine.devkit.name, digest(pristine.devkit))}

@@ -16,7 +16,7 @@ from latentkit.errors import LatentkitError, UsageError
 from latentkit.imagenet.devkit import GROUND_TRUTH, META, read_devkit
 from latentkit.imagenet.find import find_archives
 from latentkit.imagenet.official import OFFICIAL, Official
-from latentkit.imagenet.provenance import index_path, provenance_path
+from latentkit.imagenet.provenance import index_path, provenance_path, read_provenance
 from latentkit.sources.imagenet.index import read_index
 
 
@@ -81,6 +81,9 @@ def test_nothing_is_read_twice_and_a_change_is(miniature: Miniature, official: d
     os.utime(miniature.train_tar)
     with pytest.raises(LatentkitError, match="md5"):
         job.run()
+    os.utime(miniature.train_tar, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(LatentkitError, match="md5"):
+        preparation(miniature, official, overwrite=True).run()
     index_path(job.output_dir, "val").write_bytes(b"damaged")
     preparation(miniature, official, "devkit", "val").run()
     assert index_path(job.output_dir, "val").read_bytes() == before[index_path(job.output_dir, "val")][0]
@@ -113,6 +116,8 @@ def test_what_cannot_be_done_without_what(miniature: Miniature, official: dict[s
     job = preparation(miniature, official, "val", "devkit")
     assert job.lacking() == ["no ILSVRC2012_img_train.tar: dataset.split=train cannot be encoded"]
     assert [archive.role for archive in job.run()] == ["devkit", "val"]
+    preparation(miniature, official, "train").run()
+    assert list(read_provenance(job.output_dir)) == ["devkit", "train", "val"]  # val was read all the same
     assert preparation(miniature, official, "train").splits == ["train"]
     with pytest.raises(UsageError, match="nothing to prepare"):
         preparation(miniature, official, "devkit").run()
@@ -137,7 +142,8 @@ def test_damaged_devkits(miniature: Miniature) -> None:
     unpacked = gzip.decompress(whole)
     damage = {
         "cut": whole[: len(whole) // 2],
-        "no gzip": b"<html>",
+        "a page": b"<html>",
+        "not compressed": unpacked,
         "no tar": gzip.compress(b"x" * 2000),
         "no meta.mat": gzip.compress(tar_bytes({"ILSVRC2012_devkit_t12/readme.txt": b""})),
         "no MATLAB": gzip.compress(tar_bytes({META: b"nothing" * 99, GROUND_TRUTH: b"1\n"})),
@@ -146,11 +152,25 @@ def test_damaged_devkits(miniature: Miniature) -> None:
     }
     for content in damage.values():
         miniature.devkit.write_bytes(content)
-        with pytest.raises(LatentkitError, match=r"is not ILSVRC2012's devkit: .*: download it again"):
+        with pytest.raises(LatentkitError, match=r"not ILSVRC2012's devkit: .*: download ILSVRC.*gz again"):
             read_devkit(miniature.devkit)
     for truth in ([0, 1], [CLASSES + 1]):
         write_devkit(miniature.devkit, truth)
         with pytest.raises(LatentkitError, match="the ID of no class"):
+            read_devkit(miniature.devkit)
+
+
+def test_files_that_are_no_devkit_are_named(miniature: Miniature) -> None:
+    whole = miniature.devkit.read_bytes()
+    task3 = tar_bytes({"ILSVRC2012_devkit_t3/data/meta.mat": b""})
+    for content, cause in {
+        b"<html>": "it is an HTML page",
+        b"": "it is an empty file",
+        gzip.decompress(whole): r"it is a tar that is not compressed \(some browsers",
+        gzip.compress(task3): r"each once \(it begins with ILSVRC2012_devkit_t3/data/meta\.mat\)",
+    }.items():
+        miniature.devkit.write_bytes(content)
+        with pytest.raises(LatentkitError, match=f"{cause}.*: download ILSVRC2012_devkit_t12.tar.gz again"):
             read_devkit(miniature.devkit)
 
 
@@ -169,7 +189,7 @@ def test_names_that_downloads_make_are_found(miniature: Miniature, official: dic
         (miniature.folder / "aside").rename(miniature.folder / "ILSVRC2012_img_train.tar")
     given = find_archives(miniature.folder, {"val": str(miniature.train_tar)}, official)
     assert given["val"] == miniature.train_tar
-    with pytest.raises(UsageError, match=r"archives\.val=nowhere\.tar is not a file"):
+    with pytest.raises(UsageError, match=r"archives\.val=nowhere\.tar does not exist"):
         find_archives(miniature.folder, {"val": "nowhere.tar"}, official)
     with pytest.raises(UsageError, match=r"no ImageNet archive in .*expected ILSVRC2012_devkit"):
         find_archives(miniature.folder / "empty", {}, official)

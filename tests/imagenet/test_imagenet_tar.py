@@ -140,14 +140,37 @@ def test_what_is_no_plain_file_is_refused_by_name(what: str) -> None:
     assert f"{WNIDS[0]}_2.JPEG" in str(refused.value) or "LongLink" in str(refused.value)
 
 
-def test_pax_headers_that_rename_are_refused() -> None:
+def with_pax(records: dict[str, str], *, globally: bool = False) -> bytes:
+    """A validation picture behind a PAX header."""
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        info = tarfile.TarInfo(f"{WNIDS[0]}_1.JPEG")
-        info.pax_headers = {"path": "../../etc/passwd"}
-        tar.addfile(info)
-    with pytest.raises(ForeignError, match="a PAX header"):
-        parsed(tar_bytes({f"{WNIDS[0]}.tar": file.getvalue()}))
+    everywhere = records if globally else {}
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT, pax_headers=everywhere) as tar:
+        info = tarfile.TarInfo("ILSVRC2012_val_00000001.JPEG")
+        info.size = 7
+        info.pax_headers = {} if globally else records
+        tar.addfile(info, io.BytesIO(b"picture"))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("globally", [False, True])
+@pytest.mark.parametrize("key", ["path", "linkpath", "size", "GNU.sparse.major", "GNU.sparse.name"])
+def test_pax_headers_that_rename_or_resize_are_refused(key: str, globally: bool) -> None:
+    with pytest.raises(ForeignError, match=f"a PAX header that sets {key}"):
+        parsed(with_pax({"comment": "harmless", key: "1"}, globally=globally), val_members)
+
+
+def test_pax_headers_that_nobody_could_read() -> None:
+    good = with_pax({"comment": "x" * 700, "mtime": "1.5"})
+    assert rows(parsed(good, val_members)) == [("", 1, 2048, 7)]
+    for length in (513, 1024, 2047):
+        with pytest.raises(CutError, match="ends at byte"):
+            parsed(good[:length], val_members)
+    at = good.index(b" comment=") - 3
+    for damage in (b"000", b"999", b"9 x", b"x11", b" 11"):
+        with pytest.raises(TarError, match=r"has a damaged PAX header at byte 512|sets"):
+            parsed(good[:at] + damage + good[at + 3 :], val_members)
+    with pytest.raises(ForeignError, match=r"a PAX header of 70,0\d\d bytes"):
+        parsed(with_pax({"comment": "x" * 70_000}), val_members)
 
 
 NAMES = [

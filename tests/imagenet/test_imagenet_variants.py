@@ -136,7 +136,12 @@ def repacked(miniature: Miniature) -> bytes:
 
 LOOKS = {
     "an HTML page": lambda miniature: b"\n<!DOCTYPE html><html><body>Please log in</body></html>",
-    "a gzip file": gzipped,
+    "a gzip file that holds ILSVRC2012_val_": gzipped,
+    "a gzip file: download ILSVRC2012_img_val.tar while logged in to image-net.org": lambda miniature: (
+        gzipped(miniature)[:20]
+    ),
+    "the face-blurred variant (val_blurred/": lambda miniature: gzip.compress(blurred(miniature)),
+    "the test pictures (": lambda miniature: tar_bytes({"ILSVRC2012_test_00000001.JPEG": b"x"}),
     "a zip file": lambda miniature: b"PK\3\4" + bytes(600),
     "an empty file": lambda miniature: b"",
     "no tar": lambda miniature: b"\xff" * 5000,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 from small_runs import published, run_command, started, wait_for
 
 from latentkit.interrupt import Interrupts
@@ -52,6 +54,24 @@ def test_an_interrupted_run_says_so_and_goes_on_later(
     done = run_command(root, *job)
     assert done.returncode == 0, done.stderr
     assert published(root) == clean
+
+
+@pytest.mark.slow
+def test_a_shard_that_an_interruption_kept_from_being_whole_is_left(tmp_path: Path) -> None:
+    root = tmp_path / "out"
+    shards = ("encoder=mean", "workers=1", "dataset.pictures=80", "store=shards", "shard_size=30")
+    with started(root, *shards) as child:
+        wait_for(lambda: (root / "mean" / "shard_00000000.safetensors").exists())
+        os.kill(child.pid, signal.SIGINT)
+        _, err = child.communicate(timeout=60)
+        assert child.returncode == 130, err
+    there = sum(
+        len(load_file(path)["labels"]) for path in sorted((root / "mean").glob("shard_*.safetensors"))
+    )
+    (told,) = json.loads((root / "summary.json").read_text())["encoders"]
+    assert there in (30, 60)
+    assert (told["done"], told["left"]) == (there, 80 - there)
+    assert f"interrupted with {80 - there} left" in err
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from store_run import Pictures, contract, failure
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from latentkit.encoders import ContractError
 from latentkit.errors import LatentkitError, UsageError
@@ -170,10 +170,17 @@ def test_moments_are_sampled(moments: Path, scaled: bool) -> None:
     noise = (np.stack(given) - mean) / std
     assert abs(noise.mean()) < 5 / noise.size**0.5
     assert abs(noise.std() - 1) < 5 / (2 * noise.size) ** 0.5 + 1e-3
+    assert abs((noise**4).mean() - 3) < 5 * (96 / noise.size) ** 0.5 + 0.01
     flat = noise.reshape(100, COUNT, -1)
     assert np.abs(np.corrcoef(flat.reshape(100 * COUNT, -1).T) - np.eye(24)).max() < 0.1
     assert np.abs(np.corrcoef(flat[:, :, 0].T) - np.eye(COUNT)).max() < 0.6
+    assert abs((flat[1:] * flat[:-1]).mean()) < 5 / flat[1:].size ** 0.5
     dataset.set_epoch(7)
+    for seed in (2, 3):
+        other = LatentShards(moments, flip=False, scaled=scaled, seed=seed)
+        other.set_epoch(7)
+        same = torch.equal(other.batch(range(COUNT))[0], dataset.batch(range(COUNT))[0])
+        assert same == (seed == 2)
     torch.testing.assert_close(dataset.batch([9, 4])[0][1], dataset[4][0], rtol=0, atol=0)
     means = LatentShards(moments, flip=False, sample=False).batch(range(COUNT))[0]
     np.testing.assert_array_equal(means.numpy(), mean.astype(np.float16))
@@ -227,37 +234,75 @@ def test_it_travels_light(plain: Path) -> None:
     assert torch.equal(pickle.loads(copy).batch(range(COUNT))[0], expected)
 
 
-class LatentFolder(Dataset):
-    """How LightningDiT and its kin open a folder: every ``*.safetensors``, one slice a picture."""
+def test_ranks_share_an_epoch(moments: Path) -> None:
+    dataset = LatentShards(moments, scaled=True, keys=True)
+    alone = {key: latents for latents, _, key in dataset}
+    found: dict[str, torch.Tensor] = {}
+    for rank in range(2):
+        sampler = DistributedSampler(dataset, num_replicas=2, rank=rank, seed=3)
+        loader = DataLoader(LatentShards(moments, scaled=True, keys=True), 5, sampler=sampler)
+        for latents, _, keys in loader:
+            assert not found.keys() & set(keys)
+            found |= dict(zip(keys, latents, strict=True))
+    assert found.keys() == alone.keys()
+    for key, latents in found.items():
+        torch.testing.assert_close(latents, alone[key], rtol=0, atol=0)
 
-    def __init__(self, folder: Path) -> None:
+
+class LatentFolder(Dataset):
+    """How LightningDiT and its kin read a folder: every ``*.safetensors``, one slice a picture, upright or
+    mirrored by chance, by each channel's mean and deviation, which lie in the folder from then on."""
+
+    def __init__(self, folder: Path, multiplier: float = 1.0) -> None:
         self.places = []
+        self.multiplier = multiplier
+        self.random = np.random.default_rng(0)
         for name in sorted(folder.glob("*.safetensors")):
             with safe_open(name, framework="pt", device="cpu") as file:
                 rows = file.get_slice("labels").get_shape()[0]
             self.places += [(name, row) for row in range(rows)]
+        statistics = folder / "latents_stats.pt"
+        if not statistics.exists():
+            some = self.random.choice(len(self), min(10_000, len(self)), replace=False)
+            latents = torch.cat([self.row(index, "latents") for index in some])
+            mean = latents.mean(dim=[0, 2, 3], keepdim=True)
+            torch.save({"mean": mean, "std": latents.std(dim=[0, 2, 3], keepdim=True)}, statistics)
+        self.statistics = torch.load(statistics)
+
+    def row(self, index: int, tensor: str) -> torch.Tensor:
+        name, row = self.places[index]
+        with safe_open(name, framework="pt", device="cpu") as file:
+            return file.get_slice(tensor)[row : row + 1]
 
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        name, row = self.places[index]
-        with safe_open(name, framework="pt", device="cpu") as file:
-            slices = [file.get_slice(tensor) for tensor in ("latents", "latents_flip", "labels")]
-            upright, mirrored, label = (part[row : row + 1].squeeze(0) for part in slices)
-        return upright, mirrored, label
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        latents = self.row(index, "latents" if self.random.uniform() > 0.5 else "latents_flip")
+        latents = (latents - self.statistics["mean"]) / self.statistics["std"] * self.multiplier
+        return latents.squeeze(0), self.row(index, "labels").squeeze(0)
 
 
-def test_the_folder_opens_in_loaders_of_that_format_as_it_is(flipped: Path) -> None:
-    theirs = LatentFolder(flipped)
-    ours = LatentShards(flipped, flip=False)
-    assert len(theirs) == len(ours)
-    expected = tensors(flipped)
-    for index in range(COUNT):
-        upright, mirrored, label = theirs[index]
-        assert torch.equal(upright, ours[index][0])
-        assert torch.equal(label, ours[index][1])
-        np.testing.assert_array_equal(mirrored.numpy(), expected["latents_flip"][index])
+def test_the_folder_opens_in_loaders_of_that_format_as_it_is(flipped: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(flipped, tmp_path / "copy"))
+    expected = tensors(root)
+    both = np.stack([expected["latents"], expected["latents_flip"]]).astype(np.float32)
+    mean, std = both[0].mean((0, 2, 3)), both[0].std((0, 2, 3), ddof=1)
+    normal = (both - mean[:, None, None]) / std[:, None, None]
+    LatentFolder(root)
+    theirs = LatentFolder(root, multiplier=0.5)
+    assert len(theirs) == COUNT
+    chosen = set()
+    for start, (latents, labels) in enumerate(DataLoader(theirs, batch_size=29)):
+        rows = slice(29 * start, 29 * start + 29)
+        assert labels.tolist() == expected["labels"][rows].tolist()
+        away = np.abs(latents.float().numpy() / 0.5 - normal[:, rows]).max(axis=(2, 3, 4))
+        assert (away.min(axis=0) < 0.02).all()
+        chosen |= set(away.argmin(axis=0).tolist())
+    assert chosen == {0, 1}
+    assert (root / "latents_stats.pt").exists()
+    ours = LatentShards(root, flip=False).batch(range(COUNT))[0]
+    np.testing.assert_array_equal(ours.numpy(), expected["latents"])
 
 
 def test_contracts_that_are_not_as_asked_are_refused(plain: Path, tmp_path: Path) -> None:
@@ -342,6 +387,12 @@ def test_a_bad_shard_is_named(plain: Path, tmp_path: Path) -> None:
         path.write_bytes(content)
         dataset = LatentShards(root)
         assert dataset[0][0].shape == (4, 3, 2)
+        with pytest.raises(LatentkitError, match=rf"shard_00000002\.safetensors is damaged: .*{words}"):
+            dataset[40]
+    for old, new, words in ((b'[\\"', b'{\\"', "Expecting"), (b'\\", \\"', b"-" * 6, "it has 14 keys")):
+        assert old in good
+        path.write_bytes(good.replace(old, new, 1))
+        dataset = LatentShards(root, keys=True)
         with pytest.raises(LatentkitError, match=rf"shard_00000002\.safetensors is damaged: .*{words}"):
             dataset[40]
     path.unlink()

@@ -17,29 +17,15 @@ import library_tree
 import numpy as np
 import pytest
 from encode_process import Ended, kill_points, run_verb
-from library_tree import encode, library, store, tree
+from library_tree import STORE, encode, library, store, tree
 
 from latentkit.errors import LatentkitError
 from latentkit.stores import OutputLock
 from latentkit.upkeep.prune import plan_prune, prune, restore
 
-VERB = ("dataset=crawlr", "store=npy", "store.records=approved_image_dataset.jsonl")
-NAMES = ("+store.folders.vae=vae_latents", "+store.folders.text=t5_hidden")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return library_tree.build(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def data(made: Path, tmp_path: Path) -> Path:
-    """A fresh copy of ``work/data``: 12 photos, p05 in quarantine."""
-    return Path(shutil.copytree(made, tmp_path / "work" / "data", symlinks=True))
-
 
 def verb(data: Path, *arguments: str, **options: int) -> Ended:
-    return run_verb("prune", *VERB, *NAMES, *arguments, cwd=data.parent, **options)
+    return run_verb("prune", "dataset=crawlr", *STORE, *arguments, cwd=data.parent, **options)
 
 
 def lose(data: Path, *keys: str) -> None:
@@ -169,7 +155,7 @@ def test_a_link_that_leads_out_is_not_broken_and_not_followed(data: Path) -> Non
         (data / "approved" / name).symlink_to(target)
     assert "nothing to prune" in verb(data).stderr
     with OutputLock(data / "derived"):
-        plan = prune(store(data), library(data), withdrawn={"out", "gone"}, say=lambda line: None)
+        plan = prune(store(data), library(data), withdrawn={"out", "gone"})
     assert not plan
     assert os.path.lexists(data / "approved" / "out.jpg")
     assert os.path.lexists(data / "approved" / "gone.jpg")
@@ -182,7 +168,7 @@ def test_a_file_of_the_users_own_with_a_withdrawn_name_stays(data: Path) -> None
     own.write_bytes(b"mine")
     before = tree(data)
     with OutputLock(data / "derived"), OutputLock(data):
-        assert not prune(store(data), library(data), withdrawn={"p03"}, say=lambda line: None)
+        assert not prune(store(data), library(data), withdrawn={"p03"})
     assert tree(data) == before
 
 
@@ -192,9 +178,7 @@ def test_a_withdrawn_photo_goes_with_its_file_and_all_that_was_made_of_it(data: 
     (data / "raw" / "p10").symlink_to("p11")  # swapped: not a regular file
     before = tree(data)
     with OutputLock(data / "derived"), OutputLock(data):
-        plan = prune(
-            store(data), library(data), withdrawn={"p04", "p09", "p10"}, max_share=0.3, say=lambda line: None
-        )
+        plan = prune(store(data), library(data), withdrawn={"p04", "p09", "p10"}, max_share=0.3)
     assert (plan.links, plan.raw) == (["p04.jpg", "p09.jpg", "p10.jpg"], ["p04"])
     assert mentions(data, "p04") == []
     assert (data / "raw" / "p09").exists()
@@ -276,7 +260,7 @@ def die_at(point: int) -> None:
 
 def pruned(data: Path) -> None:
     with OutputLock(data / "derived"), OutputLock(data):
-        prune(store(data), library(data), withdrawn={"p04"}, max_share=0.5, say=lambda line: None)
+        prune(store(data), library(data), withdrawn={"p04"}, max_share=0.5)
 
 
 def restored(data: Path) -> None:
@@ -476,12 +460,12 @@ def test_any_folder_with_an_npy_store(data: Path) -> None:
     (photos / "p03.jpg").unlink()
     before = tree(data)
     root = ("dataset=folder", "dataset.root=photos", "output_dir=data/derived")
-    ended = run_verb("prune", *root, *VERB[1:], *NAMES, "verbose=true", cwd=data.parent)
+    ended = run_verb("prune", *root, *STORE, "verbose=true", cwd=data.parent)
     assert ended.returncode == 0, ended.stderr
     assert {line.split()[0] for line in ended.stdout.splitlines()} == {"record", "done", "array"}
     assert mentions(data / "derived", "p03") == []
     assert (data / "approved" / "p03.jpg").exists()
-    ended = run_verb("prune", *root, *VERB[1:], *NAMES, "restore=true", cwd=data.parent)
+    ended = run_verb("prune", *root, *STORE, "restore=true", cwd=data.parent)
     assert ended.returncode == 0, ended.stderr
     assert tree(data) == before
 

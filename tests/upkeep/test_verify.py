@@ -12,34 +12,19 @@ from pathlib import Path
 
 import library_tree
 import numpy as np
-import pytest
 from encode_process import Ended, kill_points, run_verb
-from library_tree import encode, tree
+from library_tree import STORE, encode, tree
 from PIL import Image
 from recipes import photo
 from store_run import contract
 
 from latentkit.stores import OutputLock, ShardStore
 
-VERB = ("store=npy", "store.records=approved_image_dataset.jsonl")
-NAMES = ("+store.folders.vae=vae_latents", "+store.folders.text=t5_hidden")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return library_tree.build(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def data(made: Path, tmp_path: Path) -> Path:
-    """A fresh copy of ``work/data``: 12 photos, p05 in quarantine."""
-    return Path(shutil.copytree(made, tmp_path / "work" / "data", symlinks=True))
-
 
 def verify(data: Path, *arguments: str, kill_at: int | None = None) -> Ended:
     return run_verb(
         "verify",
-        *("dataset=crawlr", *VERB, *NAMES, "report=findings.json", *arguments),
+        *("dataset=crawlr", *STORE, "report=findings.json", *arguments),
         cwd=data.parent,
         kill_at=kill_at,
     )
@@ -211,7 +196,7 @@ def test_every_wrong_field_is_named_and_mended(data: Path) -> None:
     assert "latentkit.prune" in fixed.stderr
     kept = (data / "derived" / "approved_image_dataset.jsonl.bad").read_text()
     assert "{cut in the midd" in kept
-    assert run_verb("prune", "dataset=crawlr", *VERB, *NAMES, cwd=data.parent).returncode == 0
+    assert run_verb("prune", "dataset=crawlr", *STORE, cwd=data.parent).returncode == 0
     assert verify(data).returncode == 0
     after = [json.loads(line) for line in path.read_text().splitlines()]
     for old, new in zip(records, after, strict=True):
@@ -309,7 +294,7 @@ def test_orphans_links_strays_temporaries_and_stage_1(data: Path) -> None:
     }
     assert {kind for kind, _, _ in found} == {"link", "orphan", "temporary", "unlisted", "stage1"}
     assert verify(data, "fix=true").returncode == 1
-    assert run_verb("prune", "dataset=crawlr", *VERB, *NAMES, cwd=data.parent).returncode == 0
+    assert run_verb("prune", "dataset=crawlr", *STORE, cwd=data.parent).returncode == 0
     assert verify(data).returncode == 1
     assert findings(data) == {("stage1", None, "p00")}
 
@@ -399,7 +384,10 @@ def test_where_nothing_can_be_verified(data: Path) -> None:
     with contextlib.chdir(data.parent), OutputLock(shards.root):
         shards.open({"dino": contract("dino")})
         shards.finish(library_tree.Photos(), complete=False)
-    for folder, reason in (("empty", "holds no encoder's contract.json"), ("sharded", "in shards")):
+    for folder, reason in (
+        ("empty", "holds no encoder's contract.json"),
+        ("sharded", "in shards: give store=shards"),
+    ):
         ended = verify(data, f"output_dir={folder}")
         assert ended.returncode == 1
         assert reason in ended.stderr
@@ -407,9 +395,7 @@ def test_where_nothing_can_be_verified(data: Path) -> None:
 
 
 def test_a_report_needs_its_folder(data: Path) -> None:
-    ended = run_verb(
-        "verify", "dataset=crawlr", *VERB, *NAMES, "report=nowhere/findings.json", cwd=data.parent
-    )
+    ended = run_verb("verify", "dataset=crawlr", *STORE, "report=nowhere/findings.json", cwd=data.parent)
     assert ended.returncode == 2
     assert "there is no folder nowhere" in ended.stderr
     assert not (data.parent / "nowhere").exists()

@@ -1,0 +1,142 @@
+"""A verb run by Hydra: composed, once for each job of a sweep, its mistakes told in one line each."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import sys
+from collections.abc import Callable, Mapping
+
+import hydra
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from latentkit.command import DONE, FAILED, INTERRUPTED, WRONG_USAGE
+from latentkit.config import conf_dir, register
+from latentkit.errors import LatentkitError, UsageError
+
+
+def compose_and_run(verb: Callable[[DictConfig], int], config_name: str) -> int:
+    """Compose ``conf/<config_name>`` from the command line and run the verb; the worst exit status.
+
+    Expected errors print one line and no traceback; ``HYDRA_FULL_ERROR=1`` shows the traceback.
+
+    Raises:
+        KeyboardInterrupt: something was interrupted that did not say so itself.
+    """
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    if not wants_traceback:
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them
+    statuses: list[int] = []
+
+    @functools.wraps(verb)
+    def job(cfg: DictConfig) -> None:
+        if not wants_traceback:
+            del os.environ["HYDRA_FULL_ERROR"]  # nor do processes that the verb starts inherit it
+        try:
+            statuses.append(verb(cfg))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except (LatentkitError, OmegaConfBaseException, OSError) as error:
+            if wants_traceback:
+                raise
+            statuses.append(_report(error))  # a sweep goes on with its next job
+        finally:
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+        if statuses[-1] == INTERRUPTED:
+            raise KeyboardInterrupt
+
+    try:
+        _check_order(sys.argv[1:])
+        register()
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
+    except KeyboardInterrupt:
+        if INTERRUPTED not in statuses:
+            raise
+    except BrokenPipeError:  # whoever read our lines has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        statuses.append(FAILED)
+    except (LatentkitError, HydraException, OmegaConfBaseException) as error:
+        if wants_traceback:
+            raise
+        statuses.append(_report(error))
+    finally:
+        if not wants_traceback:
+            del os.environ["HYDRA_FULL_ERROR"]
+    sys.stdout.flush()
+    return max(statuses, default=DONE)
+
+
+def _report(error: Exception) -> int:
+    """Print the error; its exit status."""
+    print(f"latentkit: {_clear(error)}", file=sys.stderr)
+    usage = not (isinstance(error, LatentkitError) or _is_of_the_disk(error)) or isinstance(error, UsageError)
+    return WRONG_USAGE if usage else FAILED
+
+
+def _check_order(arguments: list[str]) -> None:
+    """What Hydra 1.3 would answer with a traceback or its usage: flags amid values, a value without a key."""
+    for word in arguments:
+        if word.startswith("="):
+            raise UsageError(f"{word}: there is no key before the equals sign")
+    flags = [i for i, word in enumerate(arguments) if word.startswith("-")]
+    values = [i for i, word in enumerate(arguments) if "=" in word and not word.startswith("-")]
+    if flags and values and values[0] < flags[0] and (late := [i for i in values if i > flags[0]]):
+        raise UsageError(
+            f"{arguments[late[0]]} stands after the flag {arguments[flags[0]]}, other arguments before it: "
+            "put flags before all key=value arguments, or after all of them"
+        )
+
+
+def _clear(error: BaseException) -> str:
+    """Our own errors as they are; Hydra's and OmegaConf's on one line, without their internals."""
+    if isinstance(error, LatentkitError):
+        return str(error)
+    if isinstance(error, OSError) and _is_of_the_disk(error):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    text = str(error).split("Config search path:")[0]
+    cause = error.__cause__
+    if "Available options in" in text:
+        head, _, options = text.partition("Available options in")
+        hint = " (a dataset of your own needs encoder=NAME)" if "find 'encoder/" in head else ""
+        return f"{' '.join(head.split())}; there are {', '.join(options.split()[1:])}{hint}"
+    if "Could not load '" in text:
+        group, _, option = text.split("Could not load '")[1].split("'")[0].rpartition("/")
+        known = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+        return f"Could not find '{group}/{option}'; there are {', '.join(known)}"
+    if "missing EQUAL at" in text:
+        word = text.split("'")[1]
+        return f"{word}: give {word}=VALUE"
+    if "No match in the defaults list" in text:
+        name = text.split("'")[1]
+        return f"{name}: this command has no such group"
+    if "Missing mandatory value: " in text:
+        name = text.split("Missing mandatory value: ")[1].split()[0]
+        return f"{name} is not set: give {name}=VALUE"
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and "Could not override" in text:
+        return _no_such_key(text.split("'")[1], cause)
+    if isinstance(cause, OmegaConfBaseException) and str(cause).split("\n")[0] not in text:
+        text = f"{text}: {cause}"
+    text = text.replace("str is not a ListConfig, list or tuple", "a list is written key=[a,b]")
+    if isinstance(error, OverrideParseException):
+        text = f"{text.splitlines()[0]} (quote special characters twice: \"key='a, b'\"; write $HOME for ~)"
+    internal = ("full_key:", "object_type=", "reference_type=", "See https:")
+    return " ".join(
+        " ".join(line.split()) for line in text.splitlines() if not line.strip().startswith(internal)
+    )
+
+
+def _is_of_the_disk(error: BaseException) -> bool:
+    """Whether a file is not what anybody could expect. (Hydra's error for a missing option is an OSError.)"""
+    return isinstance(error, OSError) and not isinstance(error, HydraException)
+
+
+def _no_such_key(name: str, error: OmegaConfBaseException) -> str:
+    node = error.parent_node
+    keys = [str(key) for key in node if key != "hydra"] if isinstance(node, Mapping | DictConfig) else []
+    close = difflib.get_close_matches(name.rpartition(".")[2], keys, n=1)
+    meant = f", did you mean {close[0]}?" if close else ""
+    return f"{name}: no such key{meant} (there are {', '.join(keys)})"
