@@ -83,14 +83,13 @@ class EvaluationJob:
 
     @classmethod
     def from_config(cls, cfg: DictConfig) -> EvaluationJob:
-        """Open both sides and build what they need; cheap checks first.
+        """Open both sides and build what they need, of values that `check_values` has passed.
 
         Raises:
             UsageError, LatentkitError: one line each.
         """
         began = time.monotonic()
         quiet_libraries()
-        _check_values(cfg)
         rank = process_rank() if cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1 else 0
         device = find_device(cfg.trainer.accelerator)
         fill_vram(cfg.vram, device)
@@ -247,7 +246,8 @@ class EvaluationJob:
         )
 
 
-def _check_values(cfg: DictConfig) -> None:
+def check_values(cfg: DictConfig) -> None:
+    """Raise UsageError for a value that cannot be meant, before anything is opened or encoded."""
     if not cfg.metrics:
         raise UsageError("no metric: give metric=NAME")
     if cfg.crop is not None and cfg.crop not in CROPS:

@@ -1,4 +1,4 @@
-"""`latentkit.evaluate` as users run it. Weights are random: numbers are held against each other and recounts."""
+"""`latentkit.evaluate` as users run it, with random weights: numbers are held against recounts."""
 
 from __future__ import annotations
 
@@ -99,12 +99,13 @@ def test_two_folders_by_metrics_of_ones_own_choice(at_home: Path) -> None:
         (at_home / side).mkdir()
         for number in range(5):
             Image.fromarray(photo(first + number, 64, 80)).save(at_home / side / f"{number}.png")
-    options: dict[str, Any] = {"weights": "random", "workers": 0, "metrics.kid.subset_size": 4}
-    assert evaluate(generated="left", reference="right", metric=["fid", "kid"], **options) == 0
+    options: dict[str, Any] = {"weights": "random", "workers": 0, "generated": "left"}
+    both = {"metric": ["fid", "kid"], "metrics.kid.subset_size": 4}
+    assert evaluate(**options, **both, reference="right") == 0
     found = report("left")
     assert list(found["results"]) == ["fid", "kid", "kid_std"]
     assert found["left_out"] == {}
-    assert evaluate(generated="left", reference="left", metric="fid", **options) == 0
+    assert evaluate(**options, reference="left", metric="fid") == 0
     assert report("left")["results"]["fid"] == pytest.approx(0, abs=1e-4)
 
 
@@ -140,10 +141,14 @@ def _latents(home: Path) -> list[tuple[str, Path]]:
 WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "no such path": ({"generated": "nowhere"}, 2, "nowhere does not exist"),
     "a file of text": ({"generated": "text.txt"}, 2, "nothing that can be evaluated"),
-    "an empty folder": ({"generated": "empty", "reference": "demo.npz"}, 1, "empty"),
+    "an empty folder": ({"generated": "empty", "reference": "demo.npz"}, 2, "no picture in it"),
     "one picture": ({"generated": "one", "reference": "demo.npz"}, 1, "at least 2"),
     "not a number": ({"generated": "nan.npy", "generated_scaled": False, "reference": "demo.npz"}, 1, "NaN"),
-    "channels": ({"generated": "flux.npy", "generated_scaled": False, "reference": "demo.npz"}, 2, "16"),
+    "channels": (
+        {"generated": "flux.npy", "generated_scaled": False, "reference": "demo.npz"},
+        1,
+        "16, 8, 8",
+    ),
     "scaled or not": ({"generated": "fine.npy", "reference": "demo.npz"}, 2, "generated_scaled=true"),
     "floats for pictures": ({"generated": "floats.npy", "reference": "demo.npz"}, 1, "uint8"),
     "no reference": ({"generated": "fine.npy", "generated_scaled": False, "metric": "fid"}, 2, "reference="),
@@ -160,7 +165,11 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
         {"generated": "fine.npy", "generated_scaled": False, "reference": "demo.npz", "seed": 1},
         *(1, "extractors.inception.weights"),
     ),
-    "another crop": ({**SMALL, "reference": "demo.npz", "crop": "resize"}, 1, "crop"),
+    "another crop": (
+        {"generated": "pictures", "reference": "demo.npz", "crop": "resize"},
+        1,
+        "geometry.crop = 'adm'",
+    ),
     "a metric that is none": ({"metric": "fad"}, 2, "fad"),
     "a crop that is none": ({"crop": "middle"}, 2, "adm, resize, none"),
     "one picture of many": ({"limit": 1}, 2, "limit=1"),
@@ -173,6 +182,9 @@ def test_mistakes_are_one_clear_line(mistake: str, at_home: Path, capfd: pytest.
     Path("empty").mkdir(exist_ok=True)
     Path("one").mkdir(exist_ok=True)
     Image.fromarray(photo(1, 32, 32)).save("one/one.png")
+    Path("pictures").mkdir(exist_ok=True)
+    for number in range(2):
+        Image.fromarray(photo(number, 32, 32)).save(f"pictures/{number}.png")
     rng = np.random.default_rng(0)
     np.save("fine.npy", rng.standard_normal((3, 4, 8, 8), np.float32))
     np.save("flux.npy", rng.standard_normal((3, 16, 8, 8), np.float32))

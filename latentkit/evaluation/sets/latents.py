@@ -47,7 +47,7 @@ class ShardLatents(RowSet):
         self._shards = LatentShards(self._manifest, allow_random=True, flip=False, sample=False)
         self.contract = self._shards.contract
         self.latents = decodable.recorded(self.contract, str(self._manifest))
-        self.keys, self._rows = ordered(self._shards.read_keys(), str(path))
+        self.keys, self._rows = ordered(self._shards.keys(), str(path))
 
     def rows(self, positions: np.ndarray, workers: int) -> Iterator[np.ndarray]:
         for start in range(0, len(positions), _ROWS):
