@@ -32,7 +32,8 @@ def main(cfg: DictConfig) -> int:
         return status
     job = EvaluationJob.from_config(cfg)
     job.announce()
-    return job.report(job.run())
+    with job.lock():
+        return job.report(job.run())
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class Collector(pl.Callback):
             digest: of its set; processes of one run that disagree about it stop before they begin.
             folder: takes the pictures.
             search: takes their PSNR; None when it is the reference's pass.
-            keep_statistics: told, in process 0, what was found out of the reference.
+            keep_statistics: told, in process 0, what the pass has shown of the reference.
         """
         self._stream, self._progress, self._interrupts = stream, progress, interrupts
         self._digest, self._folder, self._search = digest, folder, search
@@ -95,10 +95,9 @@ class Collector(pl.Callback):
         if self.interrupted:
             return
         first = trainer.global_rank == 0
+        if statistics := pl_module.reference_statistics(first):
+            self._keep_statistics(statistics)
         if self._search is None:
-            statistics = pl_module.reference_statistics(first)
-            if first:
-                self._keep_statistics(statistics)
             return
         self.values = pl_module.values(first)
         if first:

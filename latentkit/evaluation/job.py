@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ class EvaluationJob:
         left_out: metric -> why not.
         extractors: those whose features the metrics read.
         decoder: None where the generated side is pictures.
+        by_originals: whether the reference is the pictures that the latents were made from.
         without_latents: the dataset's pictures that its latents lack.
         rank: this process's number among those of one run; only process 0 speaks and writes.
     """
@@ -74,6 +76,7 @@ class EvaluationJob:
     left_out: dict[str, str]
     extractors: list[Extractor]
     decoder: VAEDecoder | None
+    by_originals: bool
     without_latents: int
     cfg: DictConfig
     device: Device
@@ -115,6 +118,7 @@ class EvaluationJob:
             left_out=left_out,
             extractors=extractors,
             decoder=decoder if generated.latents else None,
+            by_originals=own is not None and cfg.reference is None,
             without_latents=own.left_out if own else 0,
             cfg=cfg,
             device=device,
@@ -122,6 +126,10 @@ class EvaluationJob:
             console=Console(stderr=True, quiet=rank > 0),
             began=began,
         )
+
+    def lock(self) -> AbstractContextManager[object]:
+        """One evaluation at a time writes into a folder; held by process 0."""
+        return nullcontext() if self.rank > 0 else OutputLock(self.cfg.report_dir)
 
     def announce(self) -> None:
         """Say what will be done, before anything is loaded."""
@@ -150,6 +158,7 @@ class EvaluationJob:
             self.decoder,
             make_trainer,
             reference=reference.pictures if reference else None,
+            by_originals=self.by_originals,
             statistics=reference.statistics if reference else None,
             keep_statistics=self._keep,
             images=folder / "images" if self.cfg.save_images else None,
@@ -170,16 +179,15 @@ class EvaluationJob:
             return INTERRUPTED
         report = self._describe(result)
         folder = Path(self.cfg.report_dir)
-        with OutputLock(folder):
-            resolved = OmegaConf.to_yaml(self.cfg, resolve=True)
-            publish(folder / ".latentkit" / "config.yaml", lambda file: file.write(resolved.encode()))
-            if result.gallery:
-                note = f"{report.name}: {readable_count(len(self.generated), 'picture')}, by PSNR"
-                sheet = reconstruction_sheet(
-                    result.gallery, note + "  RANDOM WEIGHTS: the pictures mean nothing" * bool(self._random)
-                )
-                publish(folder / "reconstructions.png", lambda file: file.write(sheet))
-            publish_json(folder / REPORT, report.to_dict())
+        resolved = OmegaConf.to_yaml(self.cfg, resolve=True)
+        publish(folder / ".latentkit" / "config.yaml", lambda file: file.write(resolved.encode()))
+        if result.gallery:
+            note = f"{report.name}: {readable_count(len(self.generated), 'picture')}, by PSNR"
+            sheet = reconstruction_sheet(
+                result.gallery, note + "  RANDOM WEIGHTS: the pictures mean nothing" * bool(self._random)
+            )
+            publish(folder / "reconstructions.png", lambda file: file.write(sheet))
+        publish_json(folder / REPORT, report.to_dict())
         print_report(report, self.console)
         names = [REPORT, *["reconstructions.png"] * bool(result.gallery), *["images/"] * self.cfg.save_images]
         self.console.print(f"in {folder}: {', '.join(names)}", highlight=False, markup=False, soft_wrap=True)
@@ -264,7 +272,7 @@ def check_values(cfg: DictConfig) -> None:
 
 def _open_generated(cfg: DictConfig, decoder: VAEDecoder) -> tuple[PictureSet, Reconstructions | None]:
     """What is evaluated; and, where it is the dataset's own latents, these without a limit."""
-    factor, shift = decoder.factors
+    factor, shift = decoder.factors if cfg.generated_scaled else (1.0, 0.0)
     decodable = Decodable(
         channels=decoder.latent_channels,
         factor=factor,

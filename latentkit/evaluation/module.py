@@ -70,9 +70,22 @@ class EvaluationModule(MeasuredModule):
                     f"metric={name} reads {tap}, which no extractor gives (there are: {choices})"
                 )
 
-    def attend(self, pictures: PictureSet, side: Side, active: Sequence[str], batch_size: int) -> None:
-        """Turn to a set, from which the metrics named in `active` take what they need of that side."""
+    def attend(
+        self,
+        pictures: PictureSet,
+        side: Side,
+        active: Sequence[str],
+        batch_size: int,
+        *,
+        by_originals: Sequence[str] = (),
+    ) -> None:
+        """Turn to a set, from which the metrics named in `active` take what they need of that side.
+
+        Args:
+            by_originals: those of them that take the originals beside its pictures for the reference.
+        """
         self._pictures, self._side, self._active, self._fits = pictures, side, active, batch_size
+        self._by_originals = by_originals
         self._taps = {tap for name in active for tap in self._metric(name).taps}
 
     @property
@@ -110,6 +123,7 @@ class EvaluationModule(MeasuredModule):
                 also when computed in float32.
         """
         features = self._features(batch)
+        pixels = features[PIXELS]
         positions = torch.from_numpy(batch.positions).to(self.device)
         psnr = None
         for name in self._active:
@@ -117,19 +131,24 @@ class EvaluationModule(MeasuredModule):
             metric.update({tap: features[tap] for tap in metric.taps}, positions, self._side)
             if metric.latest_psnr is not None:
                 psnr = metric.latest_psnr
-        return Seen(batch.positions, features[PIXELS], psnr)
+        if self._by_originals:
+            originals = PictureBatch(batch.positions, pixels=batch.originals)
+            features = self._computed(originals, self._needed())
+            for name in self._by_originals:
+                self._metric(name).update(features, positions, "reference")
+        return Seen(batch.positions, pixels, psnr)
 
     def decode(self, batch: PictureBatch) -> Tensor:
         """uint8 [B, H, W, 3] on the device: the pictures of a batch alone, without features or metrics."""
         return self._computed(self.transfer_batch_to_device(batch, self.device, 0), ())[PIXELS]
 
     def reference_statistics(self, first: bool) -> dict[str, np.ndarray]:
-        """What the metrics of this pass know of the reference, of all processes, each of which calls this.
+        """What this pass has shown of the reference, of all processes, each of which calls this.
 
-        Empty in all but the `first` process.
+        Empty in all but the `first` process, and where the pass has shown nothing of it.
         """
         found: dict[str, np.ndarray] = {}
-        for name in self._active:
+        for name in self._active if self._side == "reference" else self._by_originals:
             metric = self._metric(name)
             with metric.sync_context():
                 if first:
@@ -205,11 +224,12 @@ class EvaluationModule(MeasuredModule):
         Args:
             precision: in place of the networks' own.
         """
-        if self._space is None:
+        if "pixels" in tensors:
             pixels = tensors["pixels"]
             finite = torch.ones(len(pixels), dtype=torch.bool, device=pixels.device)
         else:
             assert self._decoder is not None
+            assert self._space is not None
             network = self.networks["decoder"]
             decode = network.forward if precision else network  # the one that is not compiled
             with precision_plugin(precision or self._decoder.precision, self.device).forward_context():

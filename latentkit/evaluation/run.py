@@ -81,6 +81,7 @@ def evaluate_sets(
     make_trainer: Callable[..., pl.Trainer],
     *,
     reference: PictureSet | None = None,
+    by_originals: bool = False,
     statistics: Mapping[str, np.ndarray] | None = None,
     keep_statistics: Callable[[dict[str, np.ndarray]], None] = lambda statistics: None,
     images: Path | None = None,
@@ -97,9 +98,10 @@ def evaluate_sets(
         decoder: for sets of latents, in batches of its own size.
         make_trainer: keyword arguments of ours -> Trainer.
         reference: looked at by the metrics that `statistics` do not serve.
+        by_originals: the reference is the originals beside the generated pictures: they are looked at in
+            one pass.
         statistics: what is known of the reference already.
-        keep_statistics: told, in process 0, what was found out of the reference, before the generated set is
-            looked at.
+        keep_statistics: told, in process 0, what was found out of the reference, at the end of its pass.
         images: folder that gets every generated picture as ``<key>.png``; the caller holds its lock.
         batch_size: of sets of pictures.
         workers: processes that decode picture files, of this process.
@@ -127,7 +129,7 @@ def evaluate_sets(
             metric.reset()  # the reference is process 0's to count
     _check(generated, metrics, unserved, reference)
     todo: list[tuple[Side, PictureSet, list[str]]] = [("generated", generated, list(metrics))]
-    if reference is not None and unserved:
+    if reference is not None and unserved and not by_originals:
         todo.insert(0, ("reference", reference, unserved))
     result = EvaluationResult()
     with ExitStack() as stack:
@@ -139,12 +141,13 @@ def evaluate_sets(
         for side, pictures, active in todo:
             size = batch_size if pictures.latents is None or decoder is None else decoder.batch_size
             positions = np.arange(len(pictures), dtype=np.int64)[rank::processes]
-            module.attend(pictures, side, active, size)
+            shown = unserved if by_originals else ()
+            module.attend(pictures, side, active, size, by_originals=shown)
             stream = PictureStream(
                 pictures,
                 positions,
                 size,
-                originals=any(ORIGINALS in metrics[name].taps for name in active),
+                originals=bool(shown) or any(ORIGINALS in metrics[name].taps for name in active),
                 workers=workers,
                 pin=isinstance(trainer.accelerator, CUDAAccelerator),
             )
