@@ -12,7 +12,7 @@ from torchmetrics.functional.image import (
 )
 
 from latentkit.errors import LatentkitError
-from latentkit.evaluation.metrics import Reconstruction
+from latentkit.evaluation.metrics import Reconstruction, reconstruction
 
 SIZES = [(48, 48), (31, 57), (9, 16)]
 
@@ -47,15 +47,26 @@ def test_both_agree_with_torchmetrics(size: tuple[int, int]) -> None:
     assert found["ssim_std"] == pytest.approx(ssim.std(correction=0).item(), abs=1e-5)
 
 
-def test_batches_of_any_size_in_any_order() -> None:
+@pytest.mark.parametrize("piece", [1, 600])
+def test_batches_and_pieces_of_any_size_in_any_order(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
     noisy, originals = pictures(16, 16)
     whole = fed(Reconstruction(), noisy, originals).compute()
+    monkeypatch.setitem(reconstruction.PIECE, "cpu", piece)
     metric = Reconstruction()
     for places in ([4], [8, 0, 2, 3], [1, 7], [5, 6]):
         fed(metric, noisy[places], originals[places])
         assert metric.latest_psnr is not None
         assert len(metric.latest_psnr) == len(places)
     assert metric.compute() == pytest.approx(whole, rel=1e-6)
+
+
+def test_one_colour_against_another_is_similar_by_its_brightness_alone() -> None:
+    """Without variance SSIM is (2 x y + c1) / (x^2 + y^2 + c1)."""
+    c1 = (0.01 * 255) ** 2
+    for x, y in ((0, 255), (254, 255), (7, 7), (100, 3)):
+        noisy, originals = (torch.full((1, 12, 9, 3), level, dtype=torch.uint8) for level in (x, y))
+        found = fed(Reconstruction(), noisy, originals).compute()["ssim"]
+        assert found == pytest.approx((2 * x * y + c1) / (x**2 + y**2 + c1), abs=1e-5)
 
 
 def test_a_picture_without_any_difference_counts_as_one_level_in_one_value() -> None:
