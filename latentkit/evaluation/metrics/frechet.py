@@ -32,13 +32,12 @@ def trace_of_root(first: np.ndarray, second: np.ndarray) -> float:
     """tr((S1 S2)^(1/2)) of covariances S1 and S2, float64 [d, d], of any rank.
 
     With S1 = A A^T and S2 = B B^T, the eigenvalues of S1 S2 that are not zero are those of C C^T, where
-    C = A^T B. At full rank the symmetric eigendecomposition of C C^T gives them; else C has fewer rows and
-    columns, and its singular values are taken, which are their roots and lose nothing to squaring.
+    C = A^T B, and of C^T C: the smaller of the two is decomposed, which is symmetric.
     """
     cross = _factor(first).T @ _factor(second)
-    if cross.shape == first.shape:
-        return float(np.sqrt(np.linalg.eigvalsh(cross @ cross.T).clip(min=0)).sum())
-    return float(np.linalg.svd(cross, compute_uv=False).sum())
+    if cross.shape[0] > cross.shape[1]:
+        cross = cross.T
+    return float(np.sqrt(np.linalg.eigvalsh(cross @ cross.T).clip(min=0)).sum())
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
