@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from latentkit.errors import UsageError
 from latentkit.evaluation.metrics.kept import KeptFeatures
@@ -42,15 +45,17 @@ class KID(KeptFeatures):
         generator = np.random.RandomState(self.seed)
 
         def subset(features: torch.Tensor) -> torch.Tensor:
+            """[m, d + 1], whose inner products are x.y / d + 1."""
             chosen = generator.choice(len(features), self.subset_size, replace=False)
-            return features[torch.from_numpy(chosen).to(features.device)].double()
+            rows = features[torch.from_numpy(chosen).to(features.device)].double()
+            return F.pad(rows / math.sqrt(features.shape[1]), (0, 1), value=1.0)
 
         distances = [_squared_mmd(subset(generated), subset(reference)) for _ in range(self.subsets)]
         return {self.name: float(np.mean(distances)), f"{self.name}_std": float(np.std(distances))}
 
 
 def _squared_mmd(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Of samples [m, d] each, no sample being compared with itself."""
+    """Under the cube of inner products, of samples [m, n] each; no sample is compared with itself."""
     size = len(first)
     own = sum(_similarity(side, side) - _to_itself(side) for side in (first, second))
     return float(own / (size * (size - 1)) - 2 * _similarity(first, second) / size**2)
@@ -58,9 +63,9 @@ def _squared_mmd(first: torch.Tensor, second: torch.Tensor) -> float:
 
 def _similarity(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """The kernel's sum over all pairs."""
-    base = torch.addmm(first.new_ones(1), first, second.T, alpha=1 / first.shape[1]).flatten()
-    return base.square() @ base
+    products = (first @ second.T).flatten()
+    return products.square() @ products
 
 
 def _to_itself(samples: torch.Tensor) -> torch.Tensor:
-    return (samples.square().mean(dim=1) + 1).pow(3).sum()
+    return samples.square().sum(dim=1).pow(3).sum()
