@@ -144,6 +144,7 @@ class ProtocolConfig:
         shuffle_seed: numpy ``RandomState`` seed of the Inception Score's shuffle; None: in order of the keys.
         splits: equal parts of the Inception Score; None where ``split_size`` divides.
         split_size: pictures a part of the Inception Score.
+        distances: ``float32`` or ``float16``, of precision and recall.
         pictures: that its published numbers are of.
     """
 
@@ -151,6 +152,7 @@ class ProtocolConfig:
     shuffle_seed: int | None = None
     splits: int | None = None
     split_size: int | None = None
+    distances: str = "float32"
     pictures: int = 50000
 
 

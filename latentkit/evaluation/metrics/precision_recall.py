@@ -8,6 +8,7 @@ import torch
 
 from latentkit.errors import UsageError
 from latentkit.evaluation.metrics.kept import KeptFeatures
+from latentkit.prediction.precision import precision_plugin
 
 BLOCK = 1 << 24
 """Distances held at a time: 64 MiB of float32."""
@@ -21,6 +22,9 @@ class PrecisionRecall(KeptFeatures):
 
     Args:
         neighbours: k.
+        distances: ``float32``, Euclidean (torch-fidelity); or ``float16``, their squares as the evaluator of
+            guided-diffusion takes them: between 256 and 512, as usual in Inception, in steps of 1/4, by which
+            more pictures lie within the rim.
     """
 
     name = "precision_recall"
@@ -28,11 +32,14 @@ class PrecisionRecall(KeptFeatures):
     compares = True
     higher_is_better = True
 
-    def __init__(self, neighbours: int = 3) -> None:
+    def __init__(self, neighbours: int = 3, distances: str = "float32") -> None:
         super().__init__()
         if neighbours < 1:
             raise UsageError("precision_recall: neighbours is at least 1")
+        if distances not in DISTANCES:
+            raise UsageError(f"precision_recall: distances={distances}: choose one of {', '.join(DISTANCES)}")
         self.neighbours = neighbours
+        self._distances = DISTANCES[distances]
 
     def fewest(self) -> int:
         """A picture and its neighbours."""
@@ -45,7 +52,7 @@ class PrecisionRecall(KeptFeatures):
         realistic = 0
         covered = torch.zeros(len(reference), dtype=torch.bool, device=reference.device)
         for rows in _blocks(generated, reference):
-            distances = torch.cdist(generated[rows], reference)
+            distances = self._distances(generated[rows], reference)
             realistic += int((distances <= reference_radii).any(dim=1).sum())
             covered |= (distances <= generated_radii[rows, None]).any(dim=0)
         precision, recall = realistic / len(generated), covered.double().mean().item()
@@ -57,10 +64,28 @@ class PrecisionRecall(KeptFeatures):
         """Of each picture's ball, [N]. The nearest of all is the picture itself."""
         nearest = self.neighbours + 1
         radii = [
-            torch.cdist(features[rows], features).topk(nearest, dim=1, largest=False).values[:, -1]
+            self._distances(features[rows], features).topk(nearest, dim=1, largest=False).values[:, -1]
             for rows in _blocks(features, features)
         ]
         return torch.cat(radii)
+
+
+def _euclidean(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    with precision_plugin("32-true", first.device).forward_context():
+        return torch.cdist(first, second)
+
+
+def _squared_in_half(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Squared, each step rounded to float16, with sums in float32; in float32 alone where that overflows."""
+    a, b = first.half(), second.half()
+    products = (a.float() @ b.float().T).half()
+    squared = a.square().sum(dim=1, keepdim=True) - 2 * products + b.square().sum(dim=1)
+    if not bool(squared.isfinite().all()):
+        return _euclidean(first, second).square()
+    return squared.clamp(min=0).float()
+
+
+DISTANCES = {"float32": _euclidean, "float16": _squared_in_half}
 
 
 def _blocks(features: torch.Tensor, others: torch.Tensor) -> Iterator[slice]:
