@@ -49,7 +49,7 @@ class Reconstruction(EvaluationMetric):
         self.count += len(pictures)
         self.psnr += _sums(self.latest_psnr)
         some = max(1, PIECE[pictures.device.type] // pictures.shape[1:3].numel())
-        for pair in zip(pictures.split(some), originals.split(some), strict=True):
+        for pair in zip(torch.split(pictures, some), torch.split(originals, some), strict=True):
             self.ssim += _sums(ssim(*pair).double())
 
     def compute(self) -> dict[str, float]:

@@ -1,0 +1,105 @@
+"""A metric and a feature network from outside the package: a module, two YAML files, and ``--config-dir``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from recipes import photo
+
+REPO = Path(__file__).parents[2]
+METRIC = """
+from dataclasses import dataclass
+
+import torch
+
+from latentkit.evaluation.extractors import Extractor
+from latentkit.evaluation.metrics import EvaluationMetric
+
+
+class Means(torch.nn.Module):
+    def forward(self, pixels):  # uint8 [B, H, W, 3], on the device
+        return {"colours": pixels.float().mean((1, 2))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Colours(Extractor):
+    taps = ("colours",)
+    pretrained = True
+
+    def identity(self):
+        return {"network": "means"}
+
+    def load(self):
+        return Means()
+
+
+class ColourShift(EvaluationMetric):
+    name = "colour_shift"
+    taps = ("colours",)
+    compares = True
+
+    def __init__(self, scale=255):
+        super().__init__()
+        self.scale = scale
+        for side in ("generated", "reference"):  # the number of pictures, and their sums of red, green, blue
+            self.add_state(side, torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, features, positions, side):
+        colours = features["colours"].double()
+        getattr(self, side).add_(torch.cat([colours.new_ones(len(colours), 1), colours], dim=1).sum(0))
+
+    def compute(self):
+        means = [(sums[1:] / sums[0]) for sums in (self.generated, self.reference)]
+        return {self.name: float((means[0] - means[1]).norm() / self.scale)}
+"""
+FILES = {
+    "shift.py": METRIC,
+    "conf/metric/shift.yaml": "# @package metrics.shift\n_target_: shift.ColourShift\nscale: 255\n",
+    "conf/extractor/colours.yaml": "# @package extractors.colours\n_target_: shift.Colours\n",
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder as a user has it: the files, and two folders of pictures."""
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for side, count in (("left", 3), ("right", 4)):
+        (tmp_path / side).mkdir()
+        for number in range(count):
+            Image.fromarray(photo(10 * count + number, 32, 40)).save(tmp_path / side / f"{number}.png")
+    return tmp_path
+
+
+def means(folder: Path) -> np.ndarray:
+    """Of all pictures' red, green and blue."""
+    return np.mean([np.asarray(Image.open(path)).mean((0, 1)) for path in folder.iterdir()], axis=0)
+
+
+def test_a_metric_and_an_extractor_from_outside_the_package(place: Path) -> None:
+    path = os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    command = [sys.executable, "-m", "latentkit.evaluate", "--config-dir", "conf", "workers=0"]
+    command += [
+        "generated=left",
+        "reference=right",
+        "metric=shift",
+        "extractor=colours",
+        "metrics.shift.scale=100",
+    ]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, cwd=place, timeout=300, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads((place / "outputs/evaluations/left/report.json").read_text())
+    expected = np.linalg.norm(means(place / "left") - means(place / "right")) / 100
+    assert report["results"] == {"colour_shift": pytest.approx(expected, rel=1e-5)}
+    assert report["metrics"] == {"shift": {"_target_": "shift.ColourShift", "scale": 100}}
+    assert report["extractors"] == {"colours": {"network": "means"}}
