@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,7 @@ class Circumstances:
         limited: only the first pictures were taken.
         random: what had random weights: ``the decoder``, ``inception`` ...
         extractors: name -> precision of its forward pass.
+        settings: metric -> what of its settings published numbers do not have.
     """
 
     pictures: int
@@ -23,6 +24,7 @@ class Circumstances:
     limited: bool
     random: tuple[str, ...]
     extractors: Mapping[str, str]
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def reasons_against(circumstances: Circumstances) -> list[str]:
@@ -37,4 +39,5 @@ def reasons_against(circumstances: Circumstances) -> list[str]:
     for name, precision in circumstances.extractors.items():
         if precision != "32-true":
             reasons.append(f"{name} ran in {precision}")
+    reasons += [f"metric={name} has {settings}" for name, settings in circumstances.settings.items()]
     return reasons

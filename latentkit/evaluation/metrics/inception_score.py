@@ -11,6 +11,9 @@ import torch
 from latentkit.errors import UsageError
 from latentkit.evaluation.metrics.kept import KeptFeatures
 
+PUBLISHED = (10, None, 2020), (None, 5000, None)
+"""Splits, split size and shuffle seed of torch-fidelity, and of ADM's evaluator."""
+
 
 class InceptionScore(KeptFeatures):
     """exp of the mean KL(p(y|x) || p(y)) in each part of the set: the parts' mean and population deviation.
@@ -38,6 +41,13 @@ class InceptionScore(KeptFeatures):
         if (splits or split_size or 0) < 1:
             raise UsageError("inception_score: splits and split_size are at least 1")
         self.splits, self.split_size, self.shuffle_seed = splits, split_size, shuffle_seed
+
+    def unpublished(self) -> str | None:
+        """Anything but torch-fidelity's or ADM's way to divide."""
+        settings = self.splits, self.split_size, self.shuffle_seed
+        if settings in PUBLISHED:
+            return None
+        return f"splits={self.splits}, split_size={self.split_size}, shuffle_seed={self.shuffle_seed}"
 
     def fewest(self) -> int:
         """A picture a part."""

@@ -35,6 +35,12 @@ class KID(KeptFeatures):
             raise UsageError("kid: subsets is at least 1, subset_size at least 2")
         self.subsets, self.subset_size, self.seed = subsets, subset_size, seed
 
+    def unpublished(self) -> str | None:
+        """Anything but 100 subsets of 1000; which ones makes less than their deviation."""
+        if (self.subsets, self.subset_size) == (100, 1000):
+            return None
+        return f"subsets={self.subsets}, subset_size={self.subset_size}"
+
     def fewest(self) -> int:
         """A subset."""
         return self.subset_size

@@ -83,6 +83,10 @@ class EvaluationMetric(Metric):
         """Pictures that a set must have at least, on either side."""
         return 2 if self.compares else 1
 
+    def unpublished(self) -> str | None:
+        """What of its settings published numbers do not have, for a report; None when they have them all."""
+        return None
+
     def require(self, pictures: int, side: Side) -> None:
         """Raise LatentkitError when a set has too few pictures. `compute` asks too; a run can ask first."""
         if pictures < self.fewest():

@@ -41,6 +41,10 @@ class PrecisionRecall(KeptFeatures):
         self.neighbours = neighbours
         self._distances = DISTANCES[distances]
 
+    def unpublished(self) -> str | None:
+        """Any k but 3."""
+        return None if self.neighbours == 3 else f"neighbours={self.neighbours}"
+
     def fewest(self) -> int:
         """A picture and its neighbours."""
         return self.neighbours + 1
