@@ -5,21 +5,28 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from latentkit.report.evaluation import REPORT, describe_value
+from latentkit.report.evaluation import LABELS, REPORT, describe_value
 from latentkit.stores.publish import publish, publish_json, remove_many
 
 MISSING = ""
 """Stands in the table where a run has no such value."""
+
+_DEVIATION = "_std"
+_PANELS = 3
+_LABEL = 36
 
 
 class SweepReport(Callback):
@@ -29,20 +36,24 @@ class SweepReport(Callback):
     failed has a row without values.
     """
 
+    def __init__(self) -> None:
+        self._before: tuple[int, int] | None = None
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Forget the sweep before; ``sweep_dir`` holds one."""
         folder = Path(config.sweep_dir)
         remove_many([*folder.glob("[0-9]*.json"), *folder.glob("sweep.*")])
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Remember the report that lies there already: it is not this run's."""
+        self._before = _version(Path(config.report_dir, REPORT))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Keep the report before another run of the sweep takes its place."""
         if job_return.hydra_cfg is None or job_return.hydra_cfg.hydra.mode.name != "MULTIRUN":
             return
         path = Path(config.report_dir, REPORT)
-        done = job_return.status is JobStatus.COMPLETED and path.exists()
-        report = json.loads(path.read_bytes()) if done else {}
-        if report.get("job") != OmegaConf.to_container(job_return.hydra_cfg.hydra.overrides.task):
-            report = {}  # an older one: this run has left none
+        report = json.loads(path.read_bytes()) if _version(path) != self._before else {}
         number = job_return.hydra_cfg.hydra.job.num
         kept = {"overrides": list(job_return.overrides or ()), "report": report}
         publish_json(Path(config.sweep_dir, f"{number}.json"), kept)
@@ -60,7 +71,9 @@ class SweepReport(Callback):
         publish(folder / "sweep.png", lambda file: file.write(table.plot()))
         console = Console(stderr=True)
         table.print(console)
-        console.print(f"{folder}/sweep.csv, .md and .png", highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            f"in {folder}: sweep.csv, sweep.md, sweep.png", highlight=False, markup=False, soft_wrap=True
+        )
 
 
 class SweepTable:
@@ -79,13 +92,15 @@ class SweepTable:
         keys = list(dict.fromkeys(key for of_run in overrides for key in of_run))
         differing = [key for key in keys if len({of_run.get(key) for of_run in overrides}) > 1]
         self.swept = differing or keys
+        self.values: list[str] = list(
+            dict.fromkeys(name for run in runs for name in run["report"].get("results", {}))
+        )
         self._names = [[of_run.get(key, MISSING) for key in self.swept] for of_run in overrides]
         self._results: list[dict[str, float]] = [run["report"].get("results", {}) for run in runs]
-        self._comparable = [run["report"].get("comparable") for run in runs]
-        self.values = list(dict.fromkeys(name for results in self._results for name in results))
+        self._comparable: list[bool | None] = [run["report"].get("comparable") for run in runs]
 
     def as_csv(self) -> str:
-        """Every value in full."""
+        """Every value in full; ``comparable`` is empty for a run that failed."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*self.swept, *self.values, "comparable"])
@@ -94,22 +109,20 @@ class SweepTable:
         return file.getvalue()
 
     def as_markdown(self) -> str:
-        """Rounded as papers print them."""
-        heads = [*self.swept, *self.values]
-        lines = [heads, ["---"] * len(self.swept) + ["---:"] * len(self.values), *self._rows()]
-        return "".join(
-            f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines
-        )
+        """Rounded as papers print them, a standard deviation behind its value."""
+        heads, rows = self._cells()
+        rule = ["---"] * len(self.swept) + ["---:"] * (len(heads) - len(self.swept))
+        return "".join(f"| {' | '.join(map(_in_a_cell, line))} |\n" for line in (heads, rule, *rows))
 
     def print(self, console: Console) -> None:
         """The same as a table on the terminal."""
+        heads, rows = self._cells()
         table = Table(title="sweep", title_justify="left", title_style="bold")
-        for key in self.swept:
-            table.add_column(key, overflow="fold")
-        for name in self.values:
-            table.add_column(name, justify="right", no_wrap=True)
-        for row in self._rows():
-            table.add_row(*map(_unmarked, row))
+        for place, head in enumerate(heads):
+            swept = place < len(self.swept)
+            table.add_column(escape(head), justify="left" if swept else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*map(escape, row))
         console.print(table)
         if not all(self._comparable):
             console.print("not all of these are comparable with published numbers: see the reports")
@@ -118,37 +131,84 @@ class SweepTable:
         """A PNG file: a panel a value; over the swept number where it is one, else a bar a run."""
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(4.2 * len(self.values), 0.4 * len(self._names) + 2.2), layout="constrained")
         numbers = _numbers([names[0] for names in self._names]) if len(self.swept) == 1 else None
-        labels = [", ".join(names) for names in self._names]
-        for panel, name in zip(
-            figure.subplots(1, len(self.values), squeeze=False)[0], self.values, strict=True
-        ):
-            heights = [results.get(name, float("nan")) for results in self._results]
-            panel.set_title(name)
-            if numbers is not None:
-                points = sorted(zip(numbers, heights, strict=True))
-                panel.plot(*zip(*points, strict=True), marker="o")
+        labels = [textwrap.fill(", ".join(names), _LABEL) for names in self._names]
+        columns = min(_PANELS, len(self._shown))
+        rows = math.ceil(len(self._shown) / columns)
+        lines = sum(label.count("\n") + 1 for label in labels)
+        height = 2.6 if numbers else 1.0 + 0.24 * max(lines, len(labels) + 1)
+        figure = Figure(figsize=(3.6 * columns + 2.4, height * rows), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False)
+        for panel in panels.flat[len(self._shown) :]:
+            panel.remove()
+        for panel, name in zip(panels.flat, self._shown, strict=False):
+            heights = [results.get(name, math.nan) for results in self._results]
+            panel.set_title(LABELS.get(name, (name, ""))[0])
+            if numbers is None:
+                first = panel.get_subplotspec().is_first_col()
+                _bars(panel, labels if first else [""] * len(labels), name, heights)
+            else:
+                _line(panel, name, numbers, heights)
                 panel.set_xlabel(self.swept[0])
-                continue
-            panel.barh(range(len(labels)), heights)
-            panel.set_yticks(range(len(labels)), labels if panel.get_subplotspec().is_first_col() else [])
-            panel.invert_yaxis()
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=120)
         return file.getvalue()
 
-    def _rows(self) -> list[list[str]]:
+    @property
+    def _shown(self) -> list[str]:
+        """The values that have a column; a standard deviation stands in its value's."""
         return [
-            [
-                *names,
-                *(
-                    describe_value(name, results[name]) if name in results else MISSING
-                    for name in self.values
-                ),
-            ]
-            for names, results in zip(self._names, self._results, strict=True)
+            name
+            for name in self.values
+            if not name.endswith(_DEVIATION) or name.removesuffix(_DEVIATION) not in self.values
         ]
+
+    def _cells(self) -> tuple[list[str], list[list[str]]]:
+        """Heads and rows of a table for people."""
+        differ = len(set(self._comparable) - {None}) > 1
+        heads = [LABELS.get(name, (name, ""))[0] for name in self._shown]
+        rows = [
+            [*names, *(_cell(results, name) for name in self._shown)]
+            + [{True: "yes", False: "no", None: MISSING}[comparable]] * differ
+            for names, results, comparable in zip(self._names, self._results, self._comparable, strict=True)
+        ]
+        return [*self.swept, *heads, *["comparable"] * differ], rows
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """What tells a published file from the one before it; None: there is none."""
+    try:
+        now = path.stat()
+    except OSError:
+        return None
+    return now.st_ino, now.st_mtime_ns
+
+
+def _line(panel: Any, name: str, numbers: Sequence[float], values: Sequence[float]) -> None:
+    """A point a run with its value above it; none for a run that failed."""
+    points = sorted(zip(numbers, values, strict=True))
+    panel.plot(*zip(*points, strict=True), marker="o")
+    for number, value in points:
+        if not math.isnan(value):
+            text, place = describe_value(name, value), (number, value)
+            panel.annotate(text, place, (0, 5), textcoords="offset points", ha="center", fontsize="small")
+    panel.margins(0.12, 0.2)
+    panel.ticklabel_format(useOffset=False)
+
+
+def _bars(panel: Any, labels: Sequence[str], name: str, values: Sequence[float]) -> None:
+    """A bar a run with its value beside it, the first run on top."""
+    bars = panel.barh(range(len(labels)), [0 if math.isnan(value) else value for value in values], 0.7)
+    texts = ["no value" if math.isnan(value) else describe_value(name, value) for value in values]
+    panel.bar_label(bars, texts, padding=3, fontsize="small")
+    panel.set_yticks(range(len(labels)), labels, fontsize="small")
+    panel.margins(x=0.2)
+    panel.invert_yaxis()
+
+
+def _cell(results: Mapping[str, float], name: str) -> str:
+    words = [describe_value(key, results[key]) for key in (name, name + _DEVIATION) if key in results]
+    return " ± ".join(words) if words else MISSING
 
 
 def _split(override: str) -> tuple[str, str]:
@@ -167,7 +227,3 @@ def _numbers(texts: Sequence[str]) -> list[float] | None:
 def _in_a_cell(text: str) -> str:
     """Of a Markdown table."""
     return text.replace("|", r"\|")
-
-
-def _unmarked(text: str) -> str:
-    return text.replace("[", r"\[")
