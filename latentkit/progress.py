@@ -119,4 +119,4 @@ class ProgressReport:
         self._print(f"{self._title}: {self._done:,}{of} {self._things}, {rate:,.1f} {self._things}/s{left}")
 
     def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False)
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
