@@ -241,7 +241,7 @@ def test_images_are_saved_by_key_as_they_were_decoded(tmp_path: Path) -> None:
             saved = np.asarray(image)
         assert image.format == "PNG"
         assert np.abs(saved.astype(int) - picture).max() <= 1
-        assert (saved != picture).mean() < 1e-3
+        assert (saved != picture).mean() < 1e-2
 
 
 def test_a_full_disk_ends_the_run(tmp_path: Path) -> None:
