@@ -221,6 +221,9 @@ class EvaluationJob:
             limited=self.cfg.limit is not None,
             random=self._random,
             extractors={extractor.name: extractor.precision for extractor in self.extractors},
+            settings={
+                name: found for name, metric in self.metrics.items() if (found := metric.unpublished())
+            },
         )
         reasons = reasons_against(circumstances)
         reference = self.reference

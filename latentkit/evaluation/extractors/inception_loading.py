@@ -54,7 +54,6 @@ def _skeleton() -> InceptionNetwork:
 def _finished(network: InceptionNetwork, state: Mapping[str, Tensor]) -> InceptionNetwork:
     network.load_state_dict(state, assign=True)
     network.float().requires_grad_(False).fold()
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 
 

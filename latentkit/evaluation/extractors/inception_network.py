@@ -182,7 +182,7 @@ class InceptionNetwork(nn.Module):
             Scores have them; ``spatial`` [B, 2023], of ``Mixed_6d`` in the order height, width, channel.
         """
         x = (tf_resize(pixels, SIZE) - 128) / 128
-        x = x.permute(0, 3, 1, 2)
+        x = x.permute(0, 3, 1, 2).contiguous()  # float32 runs faster so on a GPU than channels-last
         for name, layer in self.named_children():
             if layer is self.fc:
                 break
