@@ -84,6 +84,20 @@ def test_statistics_of_the_reference_save_its_pass() -> None:
     assert len(kept) == 1
 
 
+def test_originals_beside_the_pictures_are_a_reference_in_the_same_pass() -> None:
+    stored, originals = latents(11), photos(11, first=50)
+    generated = ToySet(latents=stored, space=LatentSpace(4), originals=originals)
+    never = ToySet(originals, name="the originals")
+    kept: list[dict[str, np.ndarray]] = []
+    options: dict[str, Any] = {"reference": never, "keep_statistics": kept.append}
+    result = evaluate(generated, {"toy": WeightedMean()}, by_originals=True, **options)
+    expected = np.linalg.norm(weighted_sum(decoded(stored)) - weighted_sum(originals))
+    assert result.values["toy"]["distance"] == pytest.approx(expected, rel=1e-3)
+    assert kept[0]["toy_sum"] == pytest.approx(weighted_sum(originals), rel=1e-6)
+    assert never.calls == []
+    assert np.concatenate(generated.calls[:3]).tolist() == list(range(11))
+
+
 def test_latents_are_decoded_at_the_models_scale_and_metrics_see_the_pictures() -> None:
     stored = latents(6)
     generated = ToySet(latents=stored, space=LatentSpace(4, factor=0.5, shift=0.25))
