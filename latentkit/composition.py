@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 
@@ -82,6 +83,8 @@ def _check_order(arguments: list[str]) -> None:
     for word in arguments:
         if word.startswith("="):
             raise UsageError(f"{word}: there is no key before the equals sign")
+    if {"-m", "--multirun"} & {*arguments} and any(re.match("-c$|--cfg", word) for word in arguments):
+        raise UsageError("--cfg prints one configuration: leave out -m, and of each sweep give one value")
     flags = [i for i, word in enumerate(arguments) if word.startswith("-")]
     values = [i for i, word in enumerate(arguments) if "=" in word and not word.startswith("-")]
     if flags and values and values[0] < flags[0] and (late := [i for i in values if i > flags[0]]):
@@ -98,6 +101,7 @@ def _clear(error: BaseException) -> str:
     if isinstance(error, OSError) and _is_of_the_disk(error):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error)
     text = str(error).split("Config search path:")[0]
+    text = text.removeprefix("UsageError raised while resolving interpolation: ")
     cause = error.__cause__
     if "Available options in" in text:
         head, _, options = text.partition("Available options in")

@@ -36,6 +36,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
     OmegaConf.register_new_resolver("shards_dir", _shards_dir, replace=True)
     OmegaConf.register_new_resolver("evaluation_name", _evaluation_name, replace=True)
+    OmegaConf.register_new_resolver("given", _given, replace=True)
 
 
 def _basename(path: str) -> str:
@@ -45,6 +46,11 @@ def _basename(path: str) -> str:
 def _evaluation_name(generated: str | None, output_dir: str) -> str:
     """What an evaluation's results are called: the generated file or folder, or the dataset's output."""
     return Path(generated).resolve().stem if generated else _basename(output_dir)
+
+
+def _given(key: str) -> str:
+    """Stands where an experiment needs a path that has a default elsewhere; ``???`` does not replace one."""
+    raise UsageError(f"{key} is not set: give {key}=PATH")
 
 
 def _shards_dir(output_dir: str) -> str:

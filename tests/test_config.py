@@ -13,6 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from latentkit.config import build, conf_dir, register
 from latentkit.errors import UsageError
@@ -27,6 +28,14 @@ GROUPS = {
 
 EVALUATION = {"decoder", "experiment", "extractor", "metric", "protocol"}
 """The groups that only `latentkit.evaluate` has."""
+
+
+EXPERIMENTS = {
+    "sdvae_rfid_imagenet": (),
+    "sdvae_card_coco": ("dataset.root=val2017",),
+    "adm_50k": ("generated=samples.npz", "reference=VIRTUAL_imagenet256_labeled.npz"),
+}
+"""Published tables, and what a user has to give with each."""
 
 
 def composed(*overrides: str, verb: str = "encode"):
@@ -48,9 +57,11 @@ def test_every_yaml_composes_resolves_and_binds(
     group: str, option: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_NNODES", "2")
-    folder = ["dataset.root=photos"] if (group, option) == ("dataset", "folder") else []
+    given = (
+        ["dataset.root=photos"] if (group, option) == ("dataset", "folder") else EXPERIMENTS.get(option, ())
+    )
     verb = "evaluate" if group in EVALUATION else "encode"
-    cfg = composed(f"{group}={option}", *folder, verb=verb)
+    cfg = composed(f"{group}={option}", *given, verb=verb)
     resolved = OmegaConf.to_container(cfg, resolve=True)
     targets = 0
     for where, node in _targets(resolved):
@@ -94,6 +105,18 @@ def test_vram_is_pulled_whatever_the_order_and_an_explicit_value_wins() -> None:
         assert composed(*overrides).encoders.sd_vae.batch_size == 128
     assert composed("vram=low", "encoders.sd_vae.batch_size=5").encoders.sd_vae.batch_size == 5
     assert composed("vram=low", "vram.batch_size.sd_vae=7").encoders.sd_vae.batch_size == 7
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_is_of_published_weights_and_says_what_it_lacks(experiment: str) -> None:
+    given = EXPERIMENTS[experiment]
+    cfg = composed(f"experiment={experiment}", *given, verb="evaluate")
+    assert cfg.weights == composed("weights=pretrained", verb="evaluate").weights
+    for missing in given:
+        rest = [word for word in given if word != missing]
+        cfg = composed(f"experiment={experiment}", *rest, verb="evaluate")
+        with pytest.raises(OmegaConfBaseException, match=missing.partition("=")[0].rpartition(".")[2]):
+            OmegaConf.select(cfg, missing.partition("=")[0], throw_on_missing=True)
 
 
 def test_published_places() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -46,14 +47,14 @@ class SweepReport(Callback):
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Remember the report that lies there already: it is not this run's."""
-        self._before = _version(Path(config.report_dir, REPORT))
+        self._before = _version(config)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Keep the report before another run of the sweep takes its place."""
         if job_return.hydra_cfg is None or job_return.hydra_cfg.hydra.mode.name != "MULTIRUN":
             return
-        path = Path(config.report_dir, REPORT)
-        report = json.loads(path.read_bytes()) if _version(path) != self._before else {}
+        changed = _version(config) != self._before
+        report = json.loads(Path(config.report_dir, REPORT).read_bytes()) if changed else {}
         number = job_return.hydra_cfg.hydra.job.num
         kept = {"overrides": list(job_return.overrides or ()), "report": report}
         publish_json(Path(config.sweep_dir, f"{number}.json"), kept)
@@ -175,11 +176,11 @@ class SweepTable:
         return [*self.swept, *heads, *["comparable"] * differ], rows
 
 
-def _version(path: Path) -> tuple[int, int] | None:
-    """What tells a published file from the one before it; None: there is none."""
+def _version(config: DictConfig) -> tuple[int, int] | None:
+    """What tells a run's report from the one before it; None: there is none, or no place for one."""
     try:
-        now = path.stat()
-    except OSError:
+        now = Path(config.report_dir, REPORT).stat()
+    except (OSError, OmegaConfBaseException):
         return None
     return now.st_ino, now.st_mtime_ns
 

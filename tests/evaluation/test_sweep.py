@@ -1,0 +1,88 @@
+"""Tables and plots of several runs, without any network."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from PIL import Image
+from rich.console import Console
+
+from latentkit.report.sweep import SweepReport, SweepTable
+
+RESULTS = {"fid": 3.943, "kid": 0.00123, "kid_std": 0.0001, "my|own": 1.0}
+
+
+def run(*overrides: str, comparable: bool = True, **results: float) -> dict[str, Any]:
+    report = {"results": results, "comparable": comparable} if results else {}
+    return {"overrides": list(overrides), "report": report}
+
+
+def test_values_in_full_and_as_papers_print_them() -> None:
+    table = SweepTable(
+        [
+            run("generated=a[1]|b", "reference=val", **RESULTS),
+            run("generated=c", "reference=val"),
+            run("generated=d", "reference=val", comparable=False, fid=12.0, psnr=24.5),
+        ]
+    )
+    rows = list(csv.DictReader(io.StringIO(table.as_csv())))
+    assert [row["generated"] for row in rows] == ["a[1]|b", "c", "d"]
+    assert [row["fid"] for row in rows] == ["3.943", "", "12.0"]
+    assert [row["comparable"] for row in rows] == ["True", "", "False"]
+    assert "reference" not in rows[0]
+    assert table.as_markdown().splitlines() == [
+        r"| generated | FID | KID | my\|own | PSNR, dB | comparable |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        r"| a[1]\|b | 3.94 | 0.00123 ± 0.00010 | 1.0000 |  | yes |",
+        "| c |  |  |  |  |  |",
+        "| d | 12.00 |  |  | 24.50 | no |",
+    ]
+    console = Console(file=io.StringIO(), width=100)
+    table.print(console)
+    assert "a[1]|b" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_runs_alike_in_what_they_are_comparable_with_need_no_column() -> None:
+    table = SweepTable([run("seed=1", fid=3.0), run("seed=2", fid=4.0), run("seed=3")])
+    assert table.as_markdown().splitlines()[0] == "| seed | FID |"
+
+
+@pytest.mark.parametrize("values", [["1", "20", "3"], ["a name that is rather long " * 4, "b", "c"]])
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_plot_has_room_for_every_value(values: list[str], count: int) -> None:
+    names = ["fid", "precision", "recall", "sfid", "own"][:count]
+    runs = [run(f"key={value}", **dict.fromkeys(names, 2.0)) for value in values]
+    drawn = [
+        Image.open(io.BytesIO(SweepTable(some).plot()))
+        for some in (runs, [*runs[:2], run(f"key={values[2]}")])
+    ]
+    assert drawn[0].size == drawn[1].size
+    assert drawn[0].tobytes() != drawn[1].tobytes()
+    assert (drawn[0].height > 400) == (count == 5)
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["it reported", "it failed"])
+def test_a_report_that_lay_there_before_is_not_the_runs(tmp_path: Path, again: bool) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    older = folder / "report.json"
+    older.write_text(json.dumps({"results": {"fid": 1.0}}))
+    config = OmegaConf.create({"report_dir": str(folder), "sweep_dir": str(tmp_path / "sweep")})
+    hydra = OmegaConf.create({"hydra": {"mode": RunMode.MULTIRUN, "job": {"num": 0}}})
+    ended = JobReturn(overrides=["seed=1"], hydra_cfg=hydra, status=JobStatus.COMPLETED)
+    callback = SweepReport()
+    callback.on_job_start(config)
+    if again:
+        (folder / "new").write_text(json.dumps({"results": {"fid": 2.0}}))
+        (folder / "new").replace(older)
+    callback.on_job_end(config, ended)
+    kept = json.loads((tmp_path / "sweep" / "0.json").read_text())
+    assert kept == {"overrides": ["seed=1"], "report": {"results": {"fid": 2.0}} if again else {}}
