@@ -140,6 +140,9 @@ def _latents(home: Path) -> list[tuple[str, Path]]:
 
 WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "no such path": ({"generated": "nowhere"}, 2, "nowhere does not exist"),
+    "an empty path": ({"generated": "", "reference": "demo.npz"}, 2, "an empty path"),
+    "statistics for pictures": ({"generated": "demo.npz", "reference": "pictures"}, 2, "holds statistics"),
+    "latents for a reference": ({"generated": "pictures", "reference": "outputs/demo"}, 2, "holds latents"),
     "a file of text": ({"generated": "text.txt"}, 2, "nothing that can be evaluated"),
     "an empty folder": ({"generated": "empty", "reference": "demo.npz"}, 2, "no picture in it"),
     "one picture": ({"generated": "one", "reference": "demo.npz"}, 1, "at least 2"),

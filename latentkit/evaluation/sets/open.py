@@ -40,6 +40,8 @@ def open_set(path: str, decodable: Decodable | None, geometry: Geometry | None =
         ContractError: latents were made for another decoder.
         LatentkitError: what is there is damaged, or fewer than two pictures.
     """
+    if not path:
+        raise UsageError(f"an empty path: give {_CHOICES}, or leave the key out")
     place = Path(path).expanduser()
     opened: PictureSet
     if not place.exists():

@@ -76,6 +76,10 @@ def _chosen(opened: TensorFile, path: Path) -> tuple[str, FileTensor]:
     names = [name for name in PREFERRED if name in opened.tensors] or list(opened.tensors)
     if not names:
         raise UsageError(f"{path} holds no tensor")
+    if {"mu", "sigma"} <= {*names}:
+        raise UsageError(
+            f"{path} holds statistics: they can be a reference; here pictures or latents are needed"
+        )
     if len(names) > 1 and names[0] not in PREFERRED:
         raise UsageError(
             f"{path} holds {', '.join(names)}: which of them is meant? call it one of {', '.join(PREFERRED)}"
