@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import re
 import subprocess
 import sys
 import time
@@ -117,6 +118,20 @@ def test_an_experiment_is_of_published_weights_and_says_what_it_lacks(experiment
         cfg = composed(f"experiment={experiment}", *rest, verb="evaluate")
         with pytest.raises(OmegaConfBaseException, match=missing.partition("=")[0].rpartition(".")[2]):
             OmegaConf.select(cfg, missing.partition("=")[0], throw_on_missing=True)
+
+
+def test_the_guide_to_evaluation_names_what_there_is() -> None:
+    guide = (CONF.parent / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    sets = set(GROUPS["protocol"])
+    assert set(re.findall(r"^\| `(\w+)` \|", guide.partition("## What a number")[0], re.M)) == (
+        set(GROUPS["metric"]) - sets
+    )
+    assert (
+        set(re.findall(r"experiment=(\w+)", guide))
+        == EXPERIMENTS.keys()
+        == {*GROUPS["experiment"]} - {"none"}
+    )
+    assert all(f"`{protocol}`" in guide for protocol in sets)
 
 
 def test_published_places() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -82,12 +83,15 @@ def open_reference(
     identity = {"pictures": reference.identity(), "extractors": extractors}
     cache = cache_path(folder, reference.name, identity)
     statistics, warnings = _kept(cache, identity)
+    writable = _is_writable(folder)
+    if not writable:
+        warnings += (f"{folder} cannot be written to: what is found out of the reference is not kept",)
     return Reference(
         name=reference.name,
         statistics=statistics,
         pictures=reference,
         identity=identity,
-        cache=cache,
+        cache=cache if writable else None,
         warnings=warnings,
     )
 
@@ -110,6 +114,12 @@ def _kept(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, np.ndarray
     if whose != json.loads(json.dumps(identity)):
         return {}, (f"{path} is of other pictures or networks than its name says: computed anew",)
     return statistics, ()
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether files can be put into a folder, or it can be made."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return there.is_dir() and os.access(there, os.W_OK)
 
 
 def _of_statistics(

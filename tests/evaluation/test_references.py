@@ -76,6 +76,16 @@ def test_statistics_are_kept_under_what_they_depend_on(photos: Path, tmp_path: P
     assert len({first.cache, *(other.cache for other in others)}) == 5
 
 
+def test_a_folder_that_cannot_be_written_to_is_no_reason_to_stop(photos: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.write_bytes(b"a file")
+    for folder in (kept, kept / "below"):
+        reference = opened(photos, folder)
+        assert "cannot be written to" in reference.warnings[0]
+        reference.keep(moments(0))
+    assert kept.read_bytes() == b"a file"
+
+
 def test_the_bytes_follow_from_the_numbers(tmp_path: Path) -> None:
     identity = {"pictures": {"count": 4}, "extractors": NETWORKS}
     both = moments(0) | moments(1, "_s")
