@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 @command("evaluate")
 def main(cfg: DictConfig) -> int:
     """Encode what is missing if asked, open both sides, decode and compare, report; the exit status."""
+    from latentkit.evaluation.choices import check_values, choose_weights
     from latentkit.evaluation.encoding import encode_missing
-    from latentkit.evaluation.job import EvaluationJob, check_values
+    from latentkit.evaluation.job import EvaluationJob
 
+    choose_weights(cfg)
     check_values(cfg)
     if status := encode_missing(cfg):
         return status

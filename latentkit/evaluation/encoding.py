@@ -11,15 +11,13 @@ from latentkit.collection import chosen
 from latentkit.command import DONE, QUARANTINED
 from latentkit.encoding import EncodingJob
 from latentkit.errors import UsageError
+from latentkit.evaluation.choices import DEMO
 
 _SHARED = (
     *("dataset", "store", "vram", "weights", "trainer"),
     *("output_dir", "limit", "shard_size", "seed", "workers"),
 )
 _OF_THE_MODEL = ("model", "subfolder", "revision")
-
-DEMO = "demo"
-"""The dataset that nobody had to choose."""
 
 
 def encode_missing(cfg: DictConfig) -> int:

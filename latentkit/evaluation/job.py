@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -21,38 +21,27 @@ from latentkit.config import build
 from latentkit.device import (
     Device,
     decoding_workers,
-    fill_vram,
     find_device,
     fit_network,
-    launched_externally,
     process_rank,
 )
 from latentkit.errors import UsageError
 from latentkit.evaluation.comparability import Circumstances, reasons_against
 from latentkit.evaluation.decoding import VAEDecoder
-from latentkit.evaluation.encoding import DEMO
 from latentkit.evaluation.extractors.extractor import Extractor
 from latentkit.evaluation.metrics.metric import ORIGINALS, PIXELS, EvaluationMetric
 from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.references import Reference, open_reference
 from latentkit.evaluation.run import EvaluationResult, evaluate_sets
-from latentkit.evaluation.sets.first import FirstOf
-from latentkit.evaluation.sets.open import open_own, open_set
-from latentkit.evaluation.sets.paired import Reconstructions
-from latentkit.evaluation.sets.pictures import SourcePictures
-from latentkit.evaluation.sets.space import Decodable
+from latentkit.evaluation.sides import asked_geometry, open_generated, reference_pictures
 from latentkit.evaluation.statistics import publish_statistics
-from latentkit.pixels import AdmCrop, Geometry, Squash
 from latentkit.provenance import provenance
 from latentkit.quiet import quiet_libraries
 from latentkit.readable import readable_count
 from latentkit.report.evaluation import REPORT, Compared, Report, print_report
 from latentkit.report.reconstructions import reconstruction_sheet
-from latentkit.sources import Source
 from latentkit.stores import OutputLock
 from latentkit.stores.publish import publish, publish_json
-
-CROPS = ("adm", "resize", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +72,8 @@ class EvaluationJob:
     rank: int
     console: Console
     began: float
+    _found: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    """Statistics of the reference that this run has added."""
 
     @classmethod
     def from_config(cls, cfg: DictConfig) -> EvaluationJob:
@@ -95,11 +86,10 @@ class EvaluationJob:
         quiet_libraries()
         rank = process_rank() if cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1 else 0
         device = find_device(cfg.trainer.accelerator)
-        fill_vram(cfg.vram, device)
         metrics = {name: build(cfg.metrics[name], f"metrics.{name}") for name in map(str, cfg.metrics)}
         decoder = fit_network(build(cfg.decoder, "decoder"), device)
-        generated, own = _open_generated(cfg, decoder)
-        pictures = _reference_pictures(cfg, own)
+        generated, own = open_generated(cfg, decoder)
+        pictures = reference_pictures(cfg, own)
         left_out = _left_out(cfg, metrics, generated, referenced=pictures is not None)
         metrics = {name: metric for name, metric in metrics.items() if name not in left_out}
         extractors = _build_extractors(cfg, metrics)
@@ -107,7 +97,7 @@ class EvaluationJob:
         if pictures is not None and any(metric.compares for metric in metrics.values()):
             reference = open_reference(
                 pictures,
-                geometry=_asked_geometry(cfg) if cfg.crop or own is None else own.pictures.geometry,
+                geometry=asked_geometry(cfg) if cfg.crop or own is None else own.pictures.geometry,
                 extractors={extractor.name: extractor.identity() for extractor in extractors},
                 folder=Path(cfg.references_dir),
             )
@@ -187,6 +177,9 @@ class EvaluationJob:
                 result.gallery, note + "  RANDOM WEIGHTS: the pictures mean nothing" * bool(self._random)
             )
             publish(folder / "reconstructions.png", lambda file: file.write(sheet))
+        if self.cfg.save_reference and self.reference:
+            known = {**self.reference.statistics, **self._found}
+            publish_statistics(Path(self.cfg.save_reference), known, self.reference.identity)
         publish_json(folder / REPORT, report.to_dict())
         print_report(report, self.console)
         names = [REPORT, *["reconstructions.png"] * bool(result.gallery), *["images/"] * self.cfg.save_images]
@@ -201,12 +194,10 @@ class EvaluationJob:
         names += ["the decoder"] if self.decoder and not self.decoder.pretrained else []
         return (*names, *(extractor.name for extractor in self.extractors if not extractor.pretrained))
 
-    def _keep(self, statistics: Mapping[str, Any]) -> None:
+    def _keep(self, statistics: Mapping[str, np.ndarray]) -> None:
         assert self.reference is not None
         self.reference.keep(statistics)
-        if self.cfg.save_reference:
-            everything = {**self.reference.statistics, **statistics}
-            publish_statistics(Path(self.cfg.save_reference), everything, self.reference.identity)
+        self._found.update(statistics)
 
     def _describe(self, result: EvaluationResult) -> Report:
         paired = self.generated.paired
@@ -257,51 +248,6 @@ class EvaluationJob:
         )
 
 
-def check_values(cfg: DictConfig) -> None:
-    """Raise UsageError for a value that cannot be meant, before anything is opened or encoded."""
-    if not cfg.metrics:
-        raise UsageError("no metric: give metric=NAME")
-    if cfg.crop is not None and cfg.crop not in CROPS:
-        raise UsageError(f"crop={cfg.crop}: choose one of {', '.join(CROPS)}")
-    if cfg.limit is not None and cfg.limit < 2:
-        raise UsageError(f"limit={cfg.limit}: at least 2")
-    if cfg.workers is not None and cfg.workers < 0:
-        raise UsageError(f"workers={cfg.workers}: must be at least 0")
-    if cfg.trainer.devices != 1 and HydraConfig.get().mode == RunMode.MULTIRUN and not launched_externally():
-        raise UsageError(
-            "a sweep over several devices has to be started by torchrun or srun, or one job at a time"
-        )
-
-
-def _open_generated(cfg: DictConfig, decoder: VAEDecoder) -> tuple[PictureSet, Reconstructions | None]:
-    """What is evaluated; and, where it is the dataset's own latents, these without a limit."""
-    factor, shift = decoder.factors if cfg.generated_scaled else (1.0, 0.0)
-    decodable = Decodable(
-        channels=decoder.latent_channels,
-        factor=factor,
-        shift=shift,
-        scaled=cfg.generated_scaled,
-        allow_random=not decoder.pretrained,
-    )
-    geometry = _asked_geometry(cfg)
-    if cfg.generated is not None:
-        return _limited(cfg, open_set(cfg.generated, decodable, geometry)), None
-    own = open_own(cfg.output_dir, decodable, _source(cfg), _dataset_title(cfg), geometry)
-    return _limited(cfg, own), own
-
-
-def _reference_pictures(cfg: DictConfig, own: Reconstructions | None) -> str | PictureSet | None:
-    """What metrics compare with: the path that was given, else the dataset's pictures."""
-    if cfg.reference is not None:
-        return str(cfg.reference)
-    if own is not None:
-        return _limited(cfg, own.pictures)
-    if chosen("dataset") == DEMO:
-        return None
-    geometry = _asked_geometry(cfg) if cfg.crop else AdmCrop(size=cfg.size)
-    return _limited(cfg, SourcePictures(_source(cfg), geometry, _dataset_title(cfg)))
-
-
 def _left_out(
     cfg: DictConfig, metrics: Mapping[str, EvaluationMetric], generated: PictureSet, *, referenced: bool
 ) -> dict[str, str]:
@@ -329,28 +275,9 @@ def _build_extractors(cfg: DictConfig, metrics: Mapping[str, EvaluationMetric]) 
     return [extractor for extractor in built if not taps.isdisjoint(extractor.taps)]
 
 
-def _asked_geometry(cfg: DictConfig) -> Geometry | None:
-    """The crop that was asked for; None where none was, or ``none``."""
-    geometries: dict[str, Geometry] = {"adm": AdmCrop(size=cfg.size), "resize": Squash(size=cfg.size)}
-    return geometries.get(cfg.crop)
-
-
-def _source(cfg: DictConfig) -> Source:
-    source: Source = build(cfg.dataset, "dataset")
-    return source
-
-
-def _dataset_title(cfg: DictConfig) -> str:
-    split = cfg.dataset.get("split")
-    return f"{chosen('dataset')} {split}" if split else chosen("dataset")
-
-
-def _limited(cfg: DictConfig, pictures: PictureSet) -> PictureSet:
-    return pictures if cfg.limit is None else FirstOf(pictures, cfg.limit)
-
-
 def _count(reference: Reference) -> int | None:
-    if reference.pictures is not None and "count" not in reference.statistics:
+    """Of the pictures behind a reference; None where statistics do not say (ADM's hold a part of theirs)."""
+    if not reference.statistics and reference.pictures is not None:
         return len(reference.pictures)
     count = reference.statistics.get("count")
     return None if count is None else int(count)

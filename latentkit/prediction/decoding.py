@@ -117,11 +117,13 @@ def decoded_rows(
     The pixels are views of memory shared with the `workers` processes: clone what is to be kept. The loop
     around it belongs into `worker_deaths_told`.
     """
+    workers = min(workers, len(decoder))
     loader = DataLoader(
         decoder,
         batch_size=None,
         collate_fn=_as_it_is,
-        num_workers=min(workers, len(decoder)),
+        num_workers=workers,
+        multiprocessing_context="fork" if workers else None,  # whatever a sweep's launcher made the default
         worker_init_fn=_leave_signals_to_the_parent,
     )
     for chunk in loader:

@@ -97,7 +97,8 @@ def describe_value(name: str, value: float) -> str:
 
 def print_report(report: Report, console: Console) -> None:
     """The table, and beneath it what a reader has to know of the numbers."""
-    table = Table(title=report.name, title_justify="left", title_style="bold")
+    console.print(report.name, style="bold", highlight=False, markup=False, soft_wrap=True)
+    table = Table()
     table.add_column("metric", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     for name, value in report.results.items():

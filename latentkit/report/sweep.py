@@ -58,23 +58,29 @@ class SweepReport(Callback):
         number = job_return.hydra_cfg.hydra.job.num
         kept = {"overrides": list(job_return.overrides or ()), "report": report}
         publish_json(Path(config.sweep_dir, f"{number}.json"), kept)
+        _publish_table(Path(config.sweep_dir))  # there also when the sweep is stopped before its end
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print and publish the table and the plot."""
+        """Print the table and publish the plot."""
         folder = Path(config.sweep_dir)
-        kept = sorted(folder.glob("[0-9]*.json"), key=lambda path: int(path.stem))
-        runs = [json.loads(path.read_bytes()) for path in kept]
-        if not any(run["report"] for run in runs):
+        table = _publish_table(folder)
+        if not table.values:
             return
-        table = SweepTable(runs)
-        publish(folder / "sweep.csv", lambda file: file.write(table.as_csv().encode()))
-        publish(folder / "sweep.md", lambda file: file.write(table.as_markdown().encode()))
         publish(folder / "sweep.png", lambda file: file.write(table.plot()))
         console = Console(stderr=True)
         table.print(console)
         console.print(
             f"in {folder}: sweep.csv, sweep.md, sweep.png", highlight=False, markup=False, soft_wrap=True
         )
+
+
+def _publish_table(folder: Path) -> SweepTable:
+    """The table of the runs that have ended so far, as CSV and Markdown."""
+    kept = sorted(folder.glob("[0-9]*.json"), key=lambda path: int(path.stem))
+    table = SweepTable([json.loads(path.read_bytes()) for path in kept])
+    publish(folder / "sweep.csv", lambda file: file.write(table.as_csv().encode()))
+    publish(folder / "sweep.md", lambda file: file.write(table.as_markdown().encode()))
+    return table
 
 
 class SweepTable:

@@ -77,7 +77,8 @@ def test_psnr_is_that_of_the_saved_pictures_against_the_cropped_originals(at_hom
 @pytest.mark.slow
 def test_kept_statistics_stand_in_for_the_pictures(at_home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = report("demo")["results"]
-    assert evaluate(**SMALL) == 0
+    assert evaluate(**SMALL, save_reference="again.npz") == 0
+    assert Path("again.npz").read_bytes() == Path("demo.npz").read_bytes()
     assert "reference, demo" not in capfd.readouterr().err  # nothing was looked at again
     assert report("demo")["results"] == before
     assert len(list((at_home / "outputs/references").glob("demo-*.npz"))) == 1
@@ -174,6 +175,15 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
         "geometry.crop = 'adm'",
     ),
     "a metric that is none": ({"metric": "fad"}, 2, "fad"),
+    "no place for the report": ({"report_dir": ""}, 2, "report_dir="),
+    "a report for a file": ({"report_dir": "text.txt"}, 2, "report_dir=text.txt"),
+    "another kind of file": ({"save_reference": "val.txt"}, 2, "FILE.npz"),
+    "a rounding that is none": ({"decoder.rounding": "up"}, 2, "round, truncate"),
+    "published weights unless said": (
+        {"generated": "pictures", "reference": "demo.npz", "metric": "fid", "weights": None}
+        | {"extractors.inception.path": "none.pth"},
+        *(1, "none.pth"),
+    ),
     "a crop that is none": ({"crop": "middle"}, 2, "adm, resize, none"),
     "one picture of many": ({"limit": 1}, 2, "limit=1"),
 }

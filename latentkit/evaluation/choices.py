@@ -1,0 +1,54 @@
+"""What a user of ``latentkit.evaluate`` chose, before anything is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from latentkit.collection import chosen
+from latentkit.config import build
+from latentkit.device import fill_vram, find_device, launched_externally
+from latentkit.errors import UsageError
+
+CROPS = ("adm", "resize", "none")
+DEMO = "demo"
+"""The dataset that nobody had to choose."""
+
+
+def choose_weights(cfg: DictConfig) -> None:
+    """Take published weights for pictures of the user's own: the demo, whose are random, was not chosen."""
+    by_hand = any(word.startswith("weights=") for word in HydraConfig.get().overrides.task)
+    if cfg.generated is not None and chosen("dataset") == DEMO and not by_hand:
+        cfg.weights = compose("evaluate", overrides=["weights=pretrained"]).weights
+
+
+def check_values(cfg: DictConfig) -> None:
+    """Fill in what a VRAM profile decides, before anything is opened or encoded.
+
+    Raises:
+        UsageError: a value cannot be meant.
+    """
+    if not cfg.metrics:
+        raise UsageError("no metric: give metric=NAME")
+    if cfg.crop is not None and cfg.crop not in CROPS:
+        raise UsageError(f"crop={cfg.crop}: choose one of {', '.join(CROPS)}")
+    if cfg.limit is not None and cfg.limit < 2:
+        raise UsageError(f"limit={cfg.limit}: at least 2")
+    if cfg.workers is not None and cfg.workers < 0:
+        raise UsageError(f"workers={cfg.workers}: must be at least 0")
+    if not cfg.report_dir or (Path(cfg.report_dir).exists() and not Path(cfg.report_dir).is_dir()):
+        raise UsageError(f"report_dir={cfg.report_dir}: give a folder")
+    if cfg.save_reference is not None and Path(cfg.save_reference).suffix != ".npz":
+        raise UsageError(f"save_reference={cfg.save_reference}: give FILE.npz")
+    fill_vram(cfg.vram, find_device(cfg.trainer.accelerator))
+    build(cfg.decoder, "decoder")
+    for name in cfg.metrics:
+        build(cfg.metrics[name], f"metrics.{name}")
+    if cfg.trainer.devices != 1 and HydraConfig.get().mode == RunMode.MULTIRUN and not launched_externally():
+        raise UsageError(
+            "a sweep over several devices has to be started by torchrun or srun, or one job at a time"
+        )
