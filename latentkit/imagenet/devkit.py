@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from latentkit.errors import LatentkitError
+from latentkit.errors import LatentkitError, one_line
 from latentkit.imagenet.official import no_tar
 from latentkit.sources.files import printable
 from latentkit.sources.imagenet.names import WNID
@@ -54,9 +54,8 @@ def read_devkit(path: Path) -> Devkit:
     try:
         names, truth = _parse(*_data_files(path))
     except Exception as error:  # gzip, tarfile and scipy have a dozen kinds for damaged bytes
-        cause = " ".join(str(error).split()) or type(error).__name__
         raise LatentkitError(
-            f"{printable(path)} is not ILSVRC2012's devkit: {cause}: download {FILENAME} again"
+            f"{printable(path)} is not ILSVRC2012's devkit: {one_line(error)}: download {FILENAME} again"
         ) from None
     classes = tuple(sorted(names))
     position = {wnid: label for label, wnid in enumerate(classes)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NoReturn, TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -88,16 +88,27 @@ class Preparation:
     def run(self) -> list[Archive]:
         """Read, judge, index and note. Each archive is noted as soon as it is read, its index before it.
 
+        What the devkit, sizes and first bytes say of all archives is said before a large one is read.
+
         Raises:
-            LatentkitError: an archive is damaged, or is not the official one, and says what it looks like.
+            LatentkitError: an archive is damaged, or is not the official one, and says what it looks like; of
+                several the last, the others are printed.
         """
         splits = self.splits
         remove_temporaries(self.output_dir, below=False)
         noted = self.noted()
         devkit = None
+        refusals = [refusal for split in splits if (refusal := self._refusal_unread(split))]
         if "devkit" in self.archives:
-            devkit = read_devkit(self.archives["devkit"])
-            noted["devkit"] = self._accepted(noted.get("devkit") or self._read_devkit())
+            try:
+                devkit = read_devkit(self.archives["devkit"])
+                noted["devkit"] = self._accepted(noted.get("devkit") or self._read_devkit())
+            except LatentkitError as error:
+                refusals.append(error)
+        if refusals:
+            for refusal in refusals[:-1]:
+                self.console.print(f"latentkit: {refusal}")
+            raise refusals[-1]
         for split in splits:
             noted[split] = self._prepare(split, noted.get(split), devkit, noted.get("devkit"))
             publish_provenance(self.output_dir, noted)
@@ -141,17 +152,22 @@ class Preparation:
             else None
         )
 
-    def _read_split(self, split: str) -> tuple[IndexedArchive, Members]:
+    def _refusal_unread(self, split: str) -> LatentkitError | None:
+        """Why a split's archive cannot be the right one, as far as can be told without reading it."""
         path, official = self.archives[split], self.official[split]
         size = path.stat().st_size
         if no_tar(path) is not None:
-            self._refuse(split, "it is no tar")
+            return self._refusal(split, "it is no tar")
         if size != official.size and not self.allow_variant:
-            self._refuse(split, f"{size:,} bytes, not {official.size:,}")
+            return self._refusal(split, f"{size:,} bytes, not {official.size:,}")
+        return None
+
+    def _read_split(self, split: str) -> tuple[IndexedArchive, Members]:
+        path = self.archives[split]
         try:
-            reading = self._read(path, _PARSERS[split](size))
+            reading = self._read(path, _PARSERS[split](path.stat().st_size))
         except TarError as error:
-            self._refuse(split, str(error), broken=error)
+            raise self._refusal(split, str(error), broken=error) from None
         assert reading.found is not None, "a parser returns or raises before the file's end"
         return _identity(path, reading), reading.found
 
@@ -210,22 +226,22 @@ class Preparation:
     def _accepted(self, archive: Archive) -> Archive:
         """The archive, when it is the official one or a variant that may be."""
         if archive.deviations and not self.allow_variant:
-            self._refuse(archive.role, "; ".join(archive.deviations))
+            raise self._refusal(archive.role, "; ".join(archive.deviations))
         return archive
 
-    def _refuse(self, role: str, why: str, broken: TarError | None = None) -> NoReturn:
-        """Say what an archive looks like; `broken` is why nobody could use it, if so."""
+    def _refusal(self, role: str, why: str, broken: TarError | None = None) -> LatentkitError:
+        """What an archive looks like; `broken` is why nobody could use it, if so."""
         path, official = self.archives[role], self.official[role]
         what = f"{printable(path)} is not the official {official.filename}: {why}"
         if role == "devkit":
-            raise LatentkitError(f"{what}; download it again, or give allow_variant=true to go on with it")
+            return LatentkitError(f"{what}; download it again, or give allow_variant=true to go on with it")
         look = looks_like(path, role, official)
         if look.usable and isinstance(broken, ForeignError):
             look = Look("an archive that was packed anew: download the official one", False)
         elif look.usable and (broken is not None or path.stat().st_size == official.size):
             look = Look("a damaged download: download it again", broken is None)
         hint = "; allow_variant=true goes on with it and notes this" if look.usable else ""
-        raise LatentkitError(f"{what}. It looks like {look.text}{hint}")
+        return LatentkitError(f"{what}. It looks like {look.text}{hint}")
 
 
 def _identity(path: Path, reading: Reading[_T]) -> IndexedArchive:

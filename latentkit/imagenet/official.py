@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import zlib
 from collections import Counter
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ MOST_HEADERS = 60_000
 _BLURRED = "_blurred/"
 """In every name of the face-blurred variant: ``val_blurred/n01440764/ILSVRC2012_val_00000293.jpg``."""
 _TEST = "ILSVRC2012_test_"
+_TREE = re.compile(r"\b(ILSVRC|CLS-LOC|train|val|n\d{8})/")
+"""In names of an extracted tree: ``ILSVRC/Data/CLS-LOC/train/n01440764/n01440764_10026.JPEG``."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,9 @@ class Look(NamedTuple):
 def looks_like(path: Path, role: str, official: Official) -> Look:
     """What a file that is not the official archive of a split looks like, from its outermost headers."""
     instead = f"download {official.filename} while logged in to image-net.org"
+    unpack = "unpack it for dataset=imagenet_tree, or "
     if (other := no_tar(path)) is not None:
-        return Look(f"{other}: {instead}", False)
+        return Look(f"{other}: {unpack if _TREE.search(other) else ''}{instead}", False)
     kinds, foreign, fault = _outline(path)
     if foreign is None and isinstance(fault, ForeignError):
         foreign = str(fault)
@@ -123,7 +127,8 @@ def looks_like(path: Path, role: str, official: Official) -> Look:
     if wanted is not None and kinds[role] > wanted:
         return Look(f"a larger set, such as ImageNet-21k: {kinds[role]:,} {things}, not {wanted:,}", True)
     if foreign is not None:
-        return Look(f"an archive that was packed anew ({foreign}): {instead}", False)
+        way_out = f"{unpack if _TREE.search(foreign) else ''}{instead}"
+        return Look(f"an archive that was packed anew ({foreign}): {way_out}", False)
     if isinstance(fault, CutError):
         lacking = official.size - path.stat().st_size
         missing = f", {lacking:,} bytes are missing" if lacking > 0 else ""

@@ -55,10 +55,12 @@ class Picture:
     Attributes:
         image: mode RGB, 8 bits a channel, upright when orientation was asked for.
         notes: what had to be converted, sorted words from `NOTES`; empty for a plain RGB picture.
+        format: what the bytes are: ``JPEG``, ``PNG``, ``WEBP`` or ``GIF``.
     """
 
     image: Image.Image
     notes: tuple[str, ...]
+    format: str
 
 
 def decode(data: bytes, *, orient: bool, strict: bool) -> Picture:
@@ -116,7 +118,7 @@ def decode(data: bytes, *, orient: bool, strict: bool) -> Picture:
     if orient and header.orientation > 1:
         image = image.transpose(_TRANSPOSE[header.orientation])
         notes.add("rotated")
-    return Picture(image, tuple(sorted(notes)))
+    return Picture(image, tuple(sorted(notes)), header.format)
 
 
 def _jpeg(data: bytes, header: Header, strict: bool) -> tuple[Image.Image, set[str]]:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from latentkit.errors import LatentkitError
 from latentkit.pixels import DecodeError, Geometry, decode
+from latentkit.sources.files import PICTURE_SUFFIXES
 from latentkit.sources.item import Fingerprint, Source, SourceError
 
 PICTURES_A_CHUNK = 16
@@ -28,7 +29,7 @@ class Row:
         index: in the source.
         source: fingerprint of the bytes; None when they could not be read.
         width, height: of the whole picture, upright.
-        notes: conversions on the way to RGB (``cmyk``, ``rotated`` ...).
+        notes: conversions on the way to RGB (``cmyk``, ``rotated`` ...), and ``png named .JPEG``.
         stage, reason: set when the picture failed; it has no pixels then.
     """
 
@@ -106,7 +107,15 @@ class ChunkDecoder(Dataset[Chunk]):
         except (DecodeError, MemoryError) as error:
             return Row(index, fingerprint, stage="decode", reason=str(error) or type(error).__name__), {}
         width, height = picture.image.size
-        return Row(index, fingerprint, width, height, picture.notes), arrays
+        notes = picture.notes + _misnamed(picture.format, self._source[index].location)
+        return Row(index, fingerprint, width, height, notes), arrays
+
+
+def _misnamed(kind: str, location: str) -> tuple[str, ...]:
+    """A note for a picture whose bytes are of another format than its name says."""
+    suffix = location[location.rfind(".") :]
+    said = PICTURE_SUFFIXES.get(suffix.lower(), kind)
+    return () if said == kind else (f"{kind.lower()} named {suffix}",)
 
 
 def decoded_rows(

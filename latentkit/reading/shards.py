@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,8 +23,9 @@ from latentkit.stores.shard_manifest import MANIFEST, ShardEntry, ShardManifest
 
 LATENTS, FLIPPED, LABELS = "latents", "latents_flip", "labels"
 
-_PIECE = 16
-"""Pictures whose numbers are computed at a time: what lies between stays in the processor's cache."""
+_PIECE = 1 << 15
+"""Numbers that are computed at a time: they stay in the processor's cache, and torch takes one thread for so
+few. More threads wait for one another wherever other processes, such as workers, have the cores."""
 
 Sample = tuple[Any, ...]
 """``(latents, label)``, or ``(latents, label, key)``."""
@@ -188,27 +190,25 @@ class LatentShards(Dataset[Sample]):
 
     def _finished(self, stored: np.ndarray, draws: np.ndarray) -> torch.Tensor:
         """What is stored to what is asked for: float32 where it is scaled, else as stored."""
-        latents = self._from_moments(stored, draws) if self._moments else torch.from_numpy(stored)
-        if self._scale is None:
-            return latents
-        shift, factor = self._scale
-        return latents.float().sub_(shift).mul_(factor)
-
-    def _from_moments(self, stored: np.ndarray, draws: np.ndarray) -> torch.Tensor:
-        """float32 where it is to be scaled, else as stored."""
-        pictures, channels, *sides = stored.shape
-        dtype = torch.from_numpy(stored).dtype if self._scale is None else torch.float32
-        latents = torch.empty((pictures, channels // 2, *sides), dtype=dtype)
-        for start in range(0, pictures, _PIECE):
-            piece = slice(start, start + _PIECE)
-            mean, logvar = np.split(torch.from_numpy(stored[piece]).float().numpy(), 2, axis=1)
-            if self._sample:
-                logvar *= 0.5
-                np.exp(logvar, out=logvar)
-                logvar *= standard_normal(draws[piece], mean[0].size).reshape(mean.shape)
-                mean += logvar
-            latents[piece] = torch.from_numpy(mean)
-        return latents
+        if not self._moments and self._scale is None:
+            return torch.from_numpy(stored)
+        channels = stored.shape[1] // 2 if self._moments else stored.shape[1]
+        shape = (channels, *stored.shape[2:])
+        given = np.empty((len(stored), *shape), stored.dtype if self._scale is None else np.float32)
+        step = max(1, _PIECE // math.prod(shape))
+        for start in range(0, len(stored), step):
+            piece = slice(start, start + step)
+            latents = _float(stored[piece, :channels])
+            if self._moments and self._sample:
+                deviation = np.exp(_float(stored[piece, channels:]) * np.float32(0.5))
+                deviation *= standard_normal(draws[piece], math.prod(shape)).reshape(latents.shape)
+                latents += deviation
+            if self._scale is not None:
+                shift, factor = self._scale
+                latents -= shift
+                latents *= factor
+            torch.from_numpy(given[piece]).copy_(torch.from_numpy(latents))
+        return torch.from_numpy(given)
 
     def _check_size(self, entry: ShardEntry) -> None:
         path = self._folder / entry.path
@@ -262,3 +262,8 @@ class LatentShards(Dataset[Sample]):
                 yield file
         except (OSError, ValueError) as error:
             raise LatentkitError(f"{path} is damaged: {error}: verify fix=true and encode again") from None
+
+
+def _float(array: np.ndarray) -> np.ndarray:
+    """In float32, by torch: numpy has no fast float16."""
+    return torch.from_numpy(array).float().numpy()

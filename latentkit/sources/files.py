@@ -18,8 +18,8 @@ from pathlib import Path
 from latentkit.errors import UsageError
 from latentkit.sources.item import SourceError, Stat
 
-PICTURE_SUFFIXES = frozenset({".gif", ".jpeg", ".jpg", ".png", ".webp"})
-"""What a picture's name may end in, in lower case; the bytes decide what it is."""
+PICTURE_SUFFIXES = {".gif": "GIF", ".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
+"""What a picture's name may end in, in lower case -> the format that it says; the bytes decide what it is."""
 
 MAX_FILE_BYTES = 2**30
 """A larger file is no picture that could be decoded within the limits."""

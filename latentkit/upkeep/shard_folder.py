@@ -197,7 +197,7 @@ class ShardFolder:
         path = self._store.manifest_path(self._encoder)
         if state.incomplete:
             self._find("incomplete", path, f"{state.incomplete:,} of {len(self._source):,}")
-        elif not state.bad and not self.findings and not json.loads(path.read_bytes())["complete"]:
+        elif not state.bad and not self.findings and not ShardManifest.read(path).complete:
             self._find("incomplete", path, "none, but the run was stopped before its end")
         if everything and not state.bad and not state.incomplete:
             for label in np.flatnonzero(self._per_class == 0).tolist():

@@ -58,12 +58,10 @@ class Expected:
 def inspect_shard(path: Path, expected: Expected) -> Inspected:
     """Hold a shard's file against what it has to be; every byte is read at most once, 4 MiB at a time."""
     try:
+        size = path.stat().st_size  # before it is opened, which of a pipe would wait for a writer
+        if size != expected.head.bytes:
+            return Inspected([("size", f"it has {size} bytes, its ledger says {expected.head.bytes}")])
         with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(0)
-            if size != expected.head.bytes:
-                detail = f"it has {size} bytes, its ledger says {expected.head.bytes}"
-                return Inspected([("size", detail)])
             try:
                 header = read_header(file)
                 keys = header.parse_keys()

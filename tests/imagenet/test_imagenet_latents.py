@@ -48,6 +48,7 @@ def test_archives_and_tree_give_the_same_bytes(work: Path, miniature: Miniature)
     for dataset, out in (("imagenet", OUT), ("imagenet_tree", Path("tree"))):
         ended = run_verb("encode", f"dataset={dataset}", *OPTIONS, f"output_dir={out}", cwd=work)
         assert ended.returncode == 0, ended.stderr
+        assert "on the way: cmyk 1, greyscale 1, png named .JPEG 1\n" in ended.stderr
         for mode in ("quick", "full"):
             arguments = (f"dataset={dataset}", "dataset.split=train", f"output_dir={out}", f"mode={mode}")
             ended = run_verb("verify", *arguments, cwd=work)

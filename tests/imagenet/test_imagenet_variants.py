@@ -6,11 +6,13 @@ import gzip
 import io
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from miniature_imagenet import WNIDS, Miniature, add, tar_bytes
 from miniature_preparation import digest, preparation
+from rich.console import Console
 
 from latentkit.errors import LatentkitError
 from latentkit.imagenet.official import Official
@@ -156,3 +158,31 @@ LOOKS = {
 def test_what_it_looks_like(look: str, miniature: Miniature, official: dict[str, Official]) -> None:
     miniature.val_tar.write_bytes(LOOKS[look](miniature))
     assert f"It looks like {look}" in refusal(miniature, official, "val")
+
+
+TREE = "ILSVRC/Data/CLS-LOC/train/n01440764/n01440764_10026.JPEG"
+
+
+@pytest.mark.parametrize("packed_as", [bytes, gzip.compress])
+def test_a_packed_tree_can_be_unpacked(
+    packed_as: Callable[[bytes], bytes], miniature: Miniature, official: dict[str, Official]
+) -> None:
+    miniature.train_tar.write_bytes(packed_as(tar_bytes({TREE: b"x"})))
+    text = refusal(miniature, official, "train")
+    assert f"holds {TREE}" in text
+    assert "unpack it for dataset=imagenet_tree, or download ILSVRC2012_img_train.tar" in text
+
+
+def test_all_that_can_be_told_without_reading_is_told_at_once(
+    miniature: Miniature, official: dict[str, Official], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (miniature.train_tar, miniature.val_tar, miniature.devkit):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    job = preparation(miniature, official)
+    job.console = Console(soft_wrap=True)
+    with pytest.raises(LatentkitError, match=r"_devkit_t12\.tar\.gz is not ILSVRC2012's devkit"):
+        job.run()
+    val, train = capsys.readouterr().out.splitlines()
+    for role, line in (("val", val), ("train", train)):
+        assert line.startswith(f"latentkit: {miniature.folder}/{official[role].filename} is not the official")
+        assert "bytes are missing): download it again" in line

@@ -214,11 +214,12 @@ def test_conversions_and_cut_captions_are_noticed_once_a_picture(tmp_path: Path)
     folder = paint(tmp_path / "kinds", 3)
     Image.new("L", (20, 20), 9).save(folder / "p001.png")
     (folder / "p002.txt").write_text("long " * 20)
+    (folder / "p000.png").rename(folder / "p000.JPG")
     notes: Counter[str] = Counter()
     encoders = [MeanColour(name="small"), MeanColour(name="large", size=24), CaptionBytes()]
     work = [(encoder, units(range(3))) for encoder in encoders]
     assert len(list(stream(FolderSource(root=str(folder)), work, notice=notes.update))) == 3
-    assert notes == {"greyscale": 1, "caption cut": 1}
+    assert notes == {"greyscale": 1, "caption cut": 1, "png named .JPG": 1}
 
 
 def test_stop_ends_the_stream_and_its_workers(folder: Path, tmp_path: Path) -> None:

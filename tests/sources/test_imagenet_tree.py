@@ -66,3 +66,7 @@ def test_what_is_wrong_is_said(root: Path) -> None:
     (root / "val/n01443537/ILSVRC2012_val_00000293.JPEG").unlink()
     with pytest.raises(UsageError, match="no ImageNet picture in it"):
         ImageNetTree(root=str(root))
+    (root / "val/n01443537").rmdir()
+    (root / "val/ILSVRC2012_val_00000293.JPEG").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"in no class: sort them .*LOC_val_solution.csv.*dataset=imagenet$"):
+        ImageNetTree(root=str(root))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -144,6 +145,14 @@ def other_label(tensors: dict[str, np.ndarray], _: dict[str, str]) -> None:
     tensors["labels"] = (tensors["labels"] + [0, 1]) % 3
 
 
+def instead(make: Callable[[Path], object]) -> Callable[[Path, int], None]:
+    def spoil(work: Path, k: int) -> None:
+        shard(work, k).unlink()
+        make(shard(work, k))
+
+    return spoil
+
+
 WRONG: dict[str, tuple[set[str], Callable[[Path, int], object]]] = {
     "missing": ({"missing"}, lambda work, k: shard(work, k).unlink()),
     "empty": ({"size"}, content(lambda _: b"")),
@@ -182,6 +191,8 @@ WRONG: dict[str, tuple[set[str], Callable[[Path, int], object]]] = {
         lambda work, k: sidecar(work, k).write_bytes(sidecar(work, k).read_bytes()[:-40]),
     ),
     "its sidecar is empty": ({"ledger"}, lambda work, k: sidecar(work, k).write_bytes(b"")),
+    "a pipe in its place": ({"size"}, instead(os.mkfifo)),
+    "a folder in its place": ({"size"}, instead(Path.mkdir)),
 }
 
 
@@ -207,7 +218,7 @@ def test_every_bad_shard_is_named_set_aside_and_only_it_is_encoded_again(work: P
         spoilt = {SHARDS - 1 - place: case for place, case in enumerate(batch)}
         for k, (_, (_, spoil)) in spoilt.items():
             spoil(work, k)
-        bad = {k: shard(work, k).read_bytes() for k in spoilt if shard(work, k).exists()}
+        bad = {k: shard(work, k).read_bytes() for k in spoilt if shard(work, k).is_file()}
         untouched = {k: shard(work, k).stat().st_mtime_ns for k in set(range(SHARDS)) - spoilt.keys()}
         ended = verify(work)
         assert ended.returncode == 1, ended.stderr
@@ -237,6 +248,20 @@ def test_swapped_shards(work: Path) -> None:
     assert verify(work).returncode == 1
     assert findings(work) == {("keys", 3), ("changed", 3), ("keys", 4), ("changed", 4)}
     assert verify(work, "fix=true").returncode == 0
+    encode(work)
+    assert tree(work) == clean
+
+
+def test_a_picture_of_two_shards(work: Path) -> None:
+    """The shard, its ledger and the manifest agree that it holds another shard's picture."""
+    clean = tree(work)
+    _, first, *_ = sidecar(work, 3).read_text().splitlines()
+    key = json.loads(first)["key"]
+    rewrite(with_keys(lambda keys: [key, *keys[1:]]), ledgers=True)(work, 4)
+    head, _, *rest = sidecar(work, 4).read_text().splitlines()
+    sidecar(work, 4).write_text("\n".join([head, first, *rest]) + "\n")
+    assert verify(work).returncode == 1
+    assert findings(work) == {("outdated", 4), ("incomplete", None)}
     encode(work)
     assert tree(work) == clean
 
@@ -307,9 +332,10 @@ def test_what_is_not_a_shard_s_fault_is_left_to_encode(work: Path) -> None:
 
 def test_a_run_that_was_stopped_is_not_complete(work: Path) -> None:
     before = tree(work)
-    edited(complete=False)(manifest(work))
-    assert verify(work).returncode == 1
-    assert findings(work) == {("incomplete", None)}
+    for said in (False, "yes"):
+        edited(complete=said)(manifest(work))
+        assert verify(work).returncode == 1
+        assert findings(work) == {("incomplete", None)}
     encode(work)
     assert tree(work) == before
     for path in (shard(work, 3), sidecar(work, 3)):

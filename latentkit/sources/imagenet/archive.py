@@ -75,8 +75,11 @@ class ImageNetArchive(Source):
     def _open(self) -> int:
         """The archive's descriptor in this process."""
         if self._descriptor is None:
-            with files.opened_file(self.archive.path, follow=True) as descriptor:
-                self._descriptor = os.dup(descriptor)
+            try:
+                with files.opened_file(self.archive.path, follow=True) as descriptor:
+                    self._descriptor = os.dup(descriptor)
+            except SourceError as error:
+                raise SourceError(f"{error}: {_AGAIN}, with archives.{self.split}=FILE if it moved") from None
             weakref.finalize(self, os.close, self._descriptor)
             self._check(self._descriptor)
         return self._descriptor

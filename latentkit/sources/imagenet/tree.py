@@ -66,7 +66,13 @@ class ImageNetTree(Source):
         self.class_names = tuple(names[wnid] for wnid in wnids) if names.keys() >= set(wnids) else ()
         self._ends = np.cumsum([len(stems) for stems in listings], dtype=np.int64)
         if not wnids or self._ends[-1] == 0:
-            raise UsageError(f"{files.printable(self._folder)}: no ImageNet picture in it; {expected}")
+            what = f"no ImageNet picture in it; {expected}"
+            if any(VAL_PICTURE.fullmatch(name) for name in entries):
+                what = (
+                    "its pictures are in no class: sort them into folders named by wnid (Kaggle's "
+                    "LOC_val_solution.csv has the wnids), or encode image-net.org's archive: dataset=imagenet"
+                )
+            raise UsageError(f"{files.printable(self._folder)}: {what}")
         self._stems = np.concatenate(listings)  # 32 MB for the training set: it travels to every worker
 
     def _list(self, wnid: str) -> np.ndarray:
