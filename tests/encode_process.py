@@ -10,9 +10,11 @@ import importlib
 import itertools
 import multiprocessing
 import os
+import re
 import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +90,31 @@ def run_verb(
         stderr.read_text(),
         int(changes.read_text()) if changes.exists() else None,
     )
+
+
+def run_with_small_files(kib: int, verb: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """``python -m latentkit.VERB ARGUMENTS`` in `cwd`, where no file can grow over so many KiB."""
+    command = [sys.executable, "-m", f"latentkit.{verb}", *arguments]
+    return subprocess.run(
+        ["bash", "-c", f'ulimit -f {kib}; exec "$@"', "", *command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def files(folder: Path, without: Collection[str]) -> dict[str, bytes]:
+    """Path -> bytes of what lies in a folder, without files of these names and the time in a provenance."""
+    found = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in without
+    }
+    for name in found:
+        if name.endswith("provenance.json"):
+            found[name] = re.sub(rb'"generated_at_utc": "[^"]*"', b"", found[name])
+    return found
 
 
 def _main(

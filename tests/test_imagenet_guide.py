@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from miniature_imagenet import Miniature, tar_bytes, write_miniature
 from safetensors.numpy import load_file
 
 from latentkit.imagenet.official import OFFICIAL
+from latentkit.sources import ImageNetTree
 
 GUIDE = Path(__file__).parents[1].joinpath("docs", "imagenet.md").read_text(encoding="utf-8")
 CODE = dict(re.findall(r"<!-- tested: (.+?) -->\n```python\n(.*?)```", GUIDE, re.DOTALL))
@@ -79,16 +82,33 @@ def test_wrong_archives_are_told_in_the_words_of_the_guide(miniature: Miniature,
         "a download that broke off": train[:700_001],
         "a page in place of the file": b"<!DOCTYPE html><html>",
         "`val` under the name of `train`": miniature.val_tar.read_bytes(),
+        "the face-blurred variant": gzip.compress(tar_bytes({"train_blurred/": b""})),
         "a tar of an extracted tree": tar_bytes({tree: b"picture"}),
         "some of the classes": train,
     }
     rows: dict[str, Any] = dict(re.findall(r"^\| (.+?) \| `(It looks like .+)` \|$", GUIDE, re.MULTILINE))
-    assert wrong.keys() <= rows.keys()
+    assert wrong.keys() == rows.keys()
     for name, content in wrong.items():
         (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(content)
         ended = run_verb("prepare", "archives.folder=.", cwd=tmp_path)
         assert ended.returncode == 1
         assert ended.stderr.endswith(f"{rows[name]}\n"), ended.stderr
+
+
+def test_kaggle_s_validation_pictures_are_sorted_by_its_list(miniature: Miniature, tmp_path: Path) -> None:
+    (script,) = (block for block in re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL) if "mkdir" in block)
+    root = tmp_path / "ILSVRC/Data/CLS-LOC"
+    (root / "val").mkdir(parents=True)
+    lines = ["ImageId,PredictionString"]
+    for name, content in miniature.val.items():
+        (root / "val" / name).write_bytes(content)
+        lines.append(f"{name.removesuffix('.JPEG')},{miniature.val_wnid[name]} 1 2 30 40 ")
+    (tmp_path / "LOC_val_solution.csv").write_text("\n".join(lines) + "\n")
+    subprocess.run(["bash", "-ec", script], cwd=tmp_path, check=True)
+    source = ImageNetTree(root=str(root), split="val")
+    assert set(source.keys()) == {
+        path.removesuffix(".JPEG") for path in miniature.files() if path.startswith("val/")
+    }
 
 
 def test_the_training_code_reads_scaled_draws(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

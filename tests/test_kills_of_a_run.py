@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from encode_process import encode, kill_points
+from encode_process import encode, files, kill_points
 from PIL import Image
 from recipes import photo
 
@@ -20,14 +20,6 @@ STORES = {
     "npy": ("encoder=[dinov3,sd_vae,t5]", "vram.batch_size.sd_vae=2", "vram.batch_size.dinov3=3"),
     "shards": ("encoder=sd_vae", "store=shards", "shard_size=3", "vram.batch_size.sd_vae=2"),
 }
-
-
-def files(out: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(out)): path.read_bytes()
-        for path in sorted(out.rglob("*"))
-        if path.is_file() and path.name not in RUNS_OWN
-    }
 
 
 @pytest.mark.slow
@@ -45,7 +37,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(store: str, tmp_path: Path
     assert first.returncode == 3, first.stderr
     assert first.changes is not None
     assert first.changes > 40
-    clean = without_time(files(work / "clean"))
+    clean = without_time(files(work / "clean", RUNS_OWN))
     assert len(clean) > 8
 
     for point in kill_points(first.changes, POINTS):
@@ -53,7 +45,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(store: str, tmp_path: Path
         assert encode(*arguments, f"output_dir={out}", cwd=work, kill_at=point).returncode == -signal.SIGKILL
         again = encode(*arguments, f"output_dir={out}", cwd=work)
         assert again.returncode == 3, again.stderr
-        assert without_time(files(work / out)) == clean, f"killed at call {point}"
+        assert without_time(files(work / out, RUNS_OWN)) == clean, f"killed at call {point}"
 
 
 def without_time(tree: dict[str, bytes]) -> dict[str, bytes]:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from encode_process import Ended, encode, kill_points, run_verb
+from encode_process import Ended, encode, files, kill_points, run_verb, run_with_small_files
 from miniature_imagenet import WNIDS, WORDS, Miniature, tar_bytes, write_miniature
 from safetensors.numpy import load_file
 
@@ -38,16 +35,7 @@ def prepare(*arguments: str, cwd: Path, **options: int) -> Ended:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """What lies in a folder, without what differs between runs."""
-    found = {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in RUNS_OWN
-    }
-    for name in found:
-        if name.endswith("provenance.json"):
-            found[name] = re.sub(rb'"generated_at_utc": "[^"]*"', b"", found[name])
-    return found
+    return files(folder, RUNS_OWN)
 
 
 def test_from_archives_to_an_index(work: Path) -> None:
@@ -182,14 +170,7 @@ def test_an_extraction_that_has_not_ended_is_no_tree_and_goes_on(work: Path, pri
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half(work: Path) -> None:
-    ended = subprocess.run(
-        f"ulimit -f 16; '{sys.executable}' -m latentkit.prepare {VARIANT}",
-        shell=True,
-        cwd=work,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    ended = run_with_small_files(8, "prepare", VARIANT, cwd=work)
     assert ended.returncode == 1, ended.stderr
     last = ended.stderr.splitlines()[-1]
     assert last.startswith("latentkit: cannot write outputs/datasets/imagenet1k_train_index.safetensors")

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from encode_process import encode, kill_points, run_verb
+from encode_process import encode, files, kill_points, run_verb
 from miniature_imagenet import WNIDS, Miniature, tar_bytes
 
 POINTS = 2
@@ -35,19 +35,11 @@ def work(miniature: Miniature) -> Path:
     return work
 
 
-def files(out: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(out)): path.read_bytes()
-        for path in sorted(out.rglob("*"))
-        if path.is_file() and path.name not in RUNS_OWN
-    }
-
-
 @pytest.mark.slow
 def test_killed_anywhere_others_go_on_to_the_same_bytes(work: Path) -> None:
     first = encode(*ARGUMENTS, "workers=1", "output_dir=clean", cwd=work)
     assert first.returncode == 0, first.stderr
-    clean = files(work / "clean")
+    clean = files(work / "clean", RUNS_OWN)
     assert len([name for name in clean if name.endswith(".safetensors")]) == 4
     for number, point in enumerate(kill_points(first.changes, POINTS)):
         out = f"output_dir=out{point}"
@@ -55,7 +47,7 @@ def test_killed_anywhere_others_go_on_to_the_same_bytes(work: Path) -> None:
         assert killed.returncode == -signal.SIGKILL
         again = encode(*ARGUMENTS, f"workers={2 * (number % 2)}", out, cwd=work)
         assert again.returncode == 0, again.stderr
-        assert files(work / f"out{point}") == clean, f"killed at call {point}"
+        assert files(work / f"out{point}", RUNS_OWN) == clean, f"killed at call {point}"
 
 
 @pytest.mark.slow
@@ -81,5 +73,5 @@ def test_two_processes_that_were_killed_are_finished_by_one(work: Path) -> None:
         one = started("workers=2", f"output_dir={out}")
         _, err = one.communicate(timeout=180)
         assert one.returncode == 0, err
-    assert files(work / "out") == files(work / "clean")
+    assert files(work / "out", RUNS_OWN) == files(work / "clean", RUNS_OWN)
     assert len(list((work / "out").glob("shard_*.safetensors"))) == 8
