@@ -16,7 +16,8 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from latentkit.command import DONE, command
+from latentkit.command import command
+from latentkit.exit_status import DONE
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

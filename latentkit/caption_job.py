@@ -14,9 +14,9 @@ from rich.table import Table
 from latentkit.caption_run import CAPTIONING, CaptionResult, CaptionRun
 from latentkit.captioning import Captioner
 from latentkit.collection import Collection
-from latentkit.command import DONE, INTERRUPTED, QUARANTINED
 from latentkit.config import build
 from latentkit.errors import UsageError
+from latentkit.exit_status import DONE, INTERRUPTED, QUARANTINED
 from latentkit.prediction.failures import FailureLimit
 from latentkit.prediction.plan import Comparison
 from latentkit.quiet import quiet_libraries

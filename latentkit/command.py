@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+from latentkit.exit_status import INTERRUPTED
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-DONE, FAILED, WRONG_USAGE, QUARANTINED, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], int]], Callable[[], NoReturn]]:

@@ -14,9 +14,9 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from latentkit.command import DONE, FAILED, INTERRUPTED, WRONG_USAGE
 from latentkit.config import conf_dir, register
 from latentkit.errors import LatentkitError, UsageError
+from latentkit.exit_status import DONE, FAILED, INTERRUPTED, WRONG_USAGE
 
 
 def compose_and_run(verb: Callable[[DictConfig], int], config_name: str) -> int:

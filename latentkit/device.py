@@ -6,15 +6,28 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from omegaconf import DictConfig
 
-from latentkit.encoders import Encoder
 from latentkit.errors import UsageError
-from latentkit.evaluation.decoding import VAEDecoder
 
-_Network = TypeVar("_Network", bound=Encoder | VAEDecoder)
+
+class Network(Protocol):
+    """A network that is declared and not built yet, a dataclass: an encoder, a decoder."""
+
+    @property
+    def precision(self) -> str:
+        """Arithmetic of its forward pass, or ``auto``."""
+        ...
+
+    @property
+    def gpu_precision(self) -> str:
+        """What ``auto`` stands for on a GPU."""
+        ...
+
+
+_Network = TypeVar("_Network", bound=Network)
 
 HIGH_FROM_BYTES = 40 * 2**30
 MOST_WORKERS = 16
@@ -83,8 +96,10 @@ def decoding_workers(asked: int | None) -> int:
 
 
 def fit_network(network: _Network, device: Device) -> _Network:
-    """An encoder or decoder with the precision that ``auto`` stands for there; compiled for a GPU only."""
+    """With the precision that ``auto`` stands for there; compiled for a GPU only."""
+    declared: Any = network
     if network.precision == "auto":
         precision = network.gpu_precision if device.kind == "cuda" else "32-true"
-        network = dataclasses.replace(network, precision=precision)
-    return network if device.kind == "cuda" else dataclasses.replace(network, compile=False)
+        declared = dataclasses.replace(declared, precision=precision)
+    fitted: _Network = declared if device.kind == "cuda" else dataclasses.replace(declared, compile=False)
+    return fitted

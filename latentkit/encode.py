@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from latentkit.command import INTERRUPTED, command
+from latentkit.command import command
+from latentkit.exit_status import INTERRUPTED
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

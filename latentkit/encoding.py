@@ -18,7 +18,6 @@ from rich.console import Console
 from latentkit.caption_job import CaptionJob
 from latentkit.caption_run import CAPTIONING
 from latentkit.collection import Collection
-from latentkit.command import DONE, INTERRUPTED, QUARANTINED
 from latentkit.config import build
 from latentkit.device import (
     Device,
@@ -31,6 +30,7 @@ from latentkit.device import (
 )
 from latentkit.encoders import Contract, Encoder
 from latentkit.errors import LatentkitError, UsageError
+from latentkit.exit_status import DONE, INTERRUPTED, QUARANTINED
 from latentkit.prediction.plan import Plan, check_room, make_plan
 from latentkit.provenance import provenance
 from latentkit.quiet import quiet_libraries

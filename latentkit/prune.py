@@ -16,7 +16,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentkit.command import DONE, command
+from latentkit.command import command
+from latentkit.exit_status import DONE
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from latentkit.command import DONE, command
+from latentkit.command import command
+from latentkit.exit_status import DONE
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

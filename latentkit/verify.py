@@ -18,8 +18,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentkit.command import DONE, FAILED, command
+from latentkit.command import command
 from latentkit.errors import UsageError
+from latentkit.exit_status import DONE, FAILED
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

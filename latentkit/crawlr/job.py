@@ -13,7 +13,6 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from latentkit.collection import build_library, build_npy_store
-from latentkit.command import DONE, FAILED, INTERRUPTED, QUARANTINED
 from latentkit.crawlr.client import Client
 from latentkit.crawlr.folder import PhotoFolder
 from latentkit.crawlr.keeper import Keeper
@@ -22,6 +21,7 @@ from latentkit.crawlr.sync import Sync
 from latentkit.crawlr.tally import print_reasons
 from latentkit.crawlr.watchdog import Stop
 from latentkit.errors import LatentkitError, UsageError
+from latentkit.exit_status import DONE, FAILED, INTERRUPTED, QUARANTINED
 from latentkit.interrupt import Interrupts
 from latentkit.progress import ProgressReport
 from latentkit.sources.files import printable

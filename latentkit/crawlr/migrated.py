@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from latentkit.command import DONE, INTERRUPTED, QUARANTINED
 from latentkit.crawlr.stage1 import CONTRACTS
+from latentkit.exit_status import DONE, INTERRUPTED, QUARANTINED
 from latentkit.readable import readable_count
 
 _SHOWN = 20

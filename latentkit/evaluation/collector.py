@@ -9,13 +9,14 @@ import lightning.pytorch as pl
 import numpy as np
 
 from latentkit.errors import LatentkitError
-from latentkit.evaluation.gallery import GallerySearch, Reconstruction
+from latentkit.evaluation.gallery import GallerySearch
 from latentkit.evaluation.module import EvaluationModule, Seen
 from latentkit.evaluation.saving import PictureFolder
 from latentkit.evaluation.stream import PictureStream
 from latentkit.interrupt import Interrupts
 from latentkit.prediction.processes import of_every_process
 from latentkit.progress import ProgressReport
+from latentkit.report.reconstructions import Reconstruction
 
 
 class Collector(pl.Callback):

@@ -8,10 +8,10 @@ from hydra import compose
 from omegaconf import DictConfig, open_dict
 
 from latentkit.collection import chosen
-from latentkit.command import DONE, QUARANTINED
 from latentkit.encoding import EncodingJob
 from latentkit.errors import UsageError
 from latentkit.evaluation.choices import DEMO
+from latentkit.exit_status import DONE, QUARANTINED
 
 _SHARED = (
     *("dataset", "store", "vram", "weights", "trainer"),

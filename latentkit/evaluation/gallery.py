@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
 
 SAMPLED = 4096
 """Pictures among which the median ones are looked for: evenly spaced, so that memory stays bounded."""
-
-
-class Reconstruction(NamedTuple):
-    """A picture and what became of it.
-
-    Attributes:
-        key: of the picture.
-        psnr: in dB.
-        original, decoded: uint8 [H, W, 3].
-    """
-
-    key: str
-    psnr: float
-    original: np.ndarray
-    decoded: np.ndarray
 
 
 class GallerySearch:

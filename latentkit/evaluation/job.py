@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from latentkit.collection import chosen
-from latentkit.command import DONE, INTERRUPTED
 from latentkit.config import build
 from latentkit.device import (
     Device,
@@ -35,6 +34,7 @@ from latentkit.evaluation.references import Reference, open_reference
 from latentkit.evaluation.run import EvaluationResult, evaluate_sets
 from latentkit.evaluation.sides import asked_geometry, open_generated, reference_pictures
 from latentkit.evaluation.statistics import publish_statistics
+from latentkit.exit_status import DONE, INTERRUPTED
 from latentkit.provenance import provenance
 from latentkit.quiet import quiet_libraries
 from latentkit.readable import readable_count

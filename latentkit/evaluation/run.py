@@ -20,7 +20,7 @@ from latentkit.errors import UsageError
 from latentkit.evaluation.collector import Collector
 from latentkit.evaluation.decoding import VAEDecoder
 from latentkit.evaluation.extractors.extractor import Extractor
-from latentkit.evaluation.gallery import GallerySearch, Reconstruction
+from latentkit.evaluation.gallery import GallerySearch
 from latentkit.evaluation.metrics.metric import ORIGINALS, EvaluationMetric, Side
 from latentkit.evaluation.module import EvaluationModule
 from latentkit.evaluation.picture_set import PictureSet
@@ -30,6 +30,7 @@ from latentkit.interrupt import Interrupts
 from latentkit.prediction.decoding import worker_deaths_told
 from latentkit.prediction.processes import free_device_memory, pass_title, predict, stop
 from latentkit.progress import ProgressReport
+from latentkit.report.reconstructions import Reconstruction
 from latentkit.stores.publish import remove_temporaries
 
 SHOWN = 6

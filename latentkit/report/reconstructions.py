@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
-from latentkit.evaluation.gallery import Reconstruction
 from latentkit.report.sheet import Row, draw_sheet
 
 CELL = 256
+
+
+class Reconstruction(NamedTuple):
+    """A picture and what became of it.
+
+    Attributes:
+        key: of the picture.
+        psnr: in dB.
+        original, decoded: uint8 [H, W, 3].
+    """
+
+    key: str
+    psnr: float
+    original: np.ndarray
+    decoded: np.ndarray
 
 
 def reconstruction_sheet(groups: Mapping[str, Sequence[Reconstruction]], note: str) -> bytes:

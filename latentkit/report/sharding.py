@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from latentkit.command import DONE, INTERRUPTED, QUARANTINED
+from latentkit.exit_status import DONE, INTERRUPTED, QUARANTINED
 from latentkit.readable import readable_bytes, readable_count
 from latentkit.report.summary import REASONS_SHOWN
 from latentkit.tars.job import TarJob, TarResult
