@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from latentkit.errors import UsageError
@@ -88,6 +90,14 @@ def process_rank() -> int:
 def launched_externally() -> bool:
     """Whether torchrun or SLURM starts the processes, rather than the first of them."""
     return "RANK" in os.environ or "SLURM_PROCID" in os.environ
+
+
+def check_launch(trainer: DictConfig) -> None:
+    """Raise UsageError for a sweep whose runs would each have to start processes of their own."""
+    if trainer.devices != 1 and HydraConfig.get().mode == RunMode.MULTIRUN and not launched_externally():
+        raise UsageError(
+            "a sweep over several devices has to be started by torchrun or srun, or one job at a time"
+        )
 
 
 def decoding_workers(asked: int | None) -> int:

@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -21,6 +19,7 @@ from latentkit.collection import Collection
 from latentkit.config import build
 from latentkit.device import (
     Device,
+    check_launch,
     decoding_workers,
     fill_vram,
     find_device,
@@ -106,14 +105,7 @@ class EncodingJob:
             store.check(contracts, adopt=cfg.adopt)
         if cfg.limit is not None and (cfg.overwrite or isinstance(store, ShardStore)):
             _check_limit(store, contracts, cfg.limit)
-        if (
-            cfg.trainer.devices != 1
-            and HydraConfig.get().mode == RunMode.MULTIRUN
-            and not launched_externally()
-        ):
-            raise UsageError(
-                "a sweep over several devices has to be started by torchrun or srun, or one job at a time"
-            )
+        check_launch(cfg.trainer)
         return cls(
             collection.name, source, captions, encoders, store, contracts, cfg, device, rank, console, began
         )

@@ -6,12 +6,11 @@ from pathlib import Path
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from latentkit.collection import chosen
 from latentkit.config import build
-from latentkit.device import fill_vram, find_device, launched_externally
+from latentkit.device import check_launch, fill_vram, find_device
 from latentkit.errors import UsageError
 
 CROPS = ("adm", "resize", "none")
@@ -48,7 +47,4 @@ def check_values(cfg: DictConfig) -> None:
     build(cfg.decoder, "decoder")
     for name in cfg.metrics:
         build(cfg.metrics[name], f"metrics.{name}")
-    if cfg.trainer.devices != 1 and HydraConfig.get().mode == RunMode.MULTIRUN and not launched_externally():
-        raise UsageError(
-            "a sweep over several devices has to be started by torchrun or srun, or one job at a time"
-        )
+    check_launch(cfg.trainer)

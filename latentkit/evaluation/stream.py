@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from latentkit.evaluation.picture_set import PictureBatch, PictureSet
+from latentkit.prediction.processes import Stoppable
 
 
-class PictureStream:
+class PictureStream(Stoppable):
     """The prediction dataloader: this process's part of a set.
 
     Latents are padded to whole batches by repeating the last one, so that every forward pass of the decoder
@@ -42,16 +43,6 @@ class PictureStream:
         self._originals = originals
         self._workers = workers
         self._pin = pin
-        self._stopped = False
-
-    def stop(self) -> None:
-        """End after the batch in hand."""
-        self._stopped = True
-
-    @property
-    def stopped(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stopped
 
     def keys(self, positions: np.ndarray) -> list[str]:
         """The keys of pictures at these positions of the set."""
@@ -59,7 +50,7 @@ class PictureStream:
 
     def __iter__(self) -> Iterator[PictureBatch]:
         for batch in self._batches(self._positions, self._workers):
-            if self._stopped:
+            if self.stopped:
                 return
             yield batch
 

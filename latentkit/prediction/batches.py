@@ -18,6 +18,7 @@ from latentkit.encoders.encoder import Encoder
 from latentkit.pixels import BucketCrop
 from latentkit.prediction.decoding import ChunkDecoder, Row, decoded_rows
 from latentkit.prediction.plan import Unit, caption_fingerprint
+from latentkit.prediction.processes import Stoppable
 from latentkit.prediction.results import Failure
 from latentkit.sources.item import Fingerprint, Source
 
@@ -45,7 +46,7 @@ class Batch:
     tensors: dict[str, torch.Tensor]
 
 
-class BatchStream:
+class BatchStream(Stoppable):
     """The prediction dataloader: an iterable of full batches, unit by unit.
 
     Args:
@@ -76,22 +77,12 @@ class BatchStream:
         self._notice = notice
         self._workers = workers
         self._pin = pin
-        self._stopped = False
-
-    def stop(self) -> None:
-        """End after the batch in hand."""
-        self._stopped = True
-
-    @property
-    def stopped(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stopped
 
     def __iter__(self) -> Iterator[Batch]:
         readers = [encoder for encoder in self._encoders if encoder.geometry is None]
         viewers = [encoder for encoder in self._encoders if encoder.geometry is not None]
         batches = itertools.chain(self._captions(readers), self._pictures(viewers))
-        return itertools.takewhile(lambda _: not self._stopped, batches)
+        return itertools.takewhile(lambda _: not self.stopped, batches)
 
     def _captions(self, encoders: Sequence[Encoder]) -> Iterator[Batch]:
         for encoder in encoders:

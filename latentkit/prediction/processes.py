@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 from collections.abc import Iterable
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -16,12 +16,15 @@ from latentkit.errors import LatentkitError
 _T = TypeVar("_T")
 
 
-class Stoppable(Protocol):
+class Stoppable:
     """Batches that end early when asked to."""
+
+    stopped = False
+    """Whether `stop` was called."""
 
     def stop(self) -> None:
         """End after the batch in hand."""
-        ...
+        self.stopped = True
 
 
 def predict(trainer: pl.Trainer, module: pl.LightningModule, batches: Iterable[Any], *, advice: str) -> None:
