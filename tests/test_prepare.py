@@ -105,6 +105,7 @@ def test_extraction_is_the_admitted_pictures_and_a_repeat_changes_nothing(
 ) -> None:
     ended = prepare(VARIANT, "extract=true", cwd=work)
     assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.endswith("tree: outputs/datasets/imagenet1k_raw\n")
     raw = work / "outputs" / "datasets" / "imagenet1k_raw"
     found = tree(raw)
     markers = {name: json.loads(found.pop(name)) for name in list(found) if name.startswith(".latentkit")}

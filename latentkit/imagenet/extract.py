@@ -47,7 +47,10 @@ def extract(sources: Iterable[ImageNetArchive], root: Path, console: Console) ->
     check_room(root, sum(extraction.bytes for extraction in extractions), "extract_dir")
     stopped: list[bool] = []
     with Interrupts(lambda: stopped.append(True)):
-        return all(extraction.run(console, stopped) for extraction in extractions)
+        whole = all(extraction.run(console, stopped) for extraction in extractions)
+    if whole:
+        console.print(f"tree: {printable(root)}")
+    return whole
 
 
 class Extraction:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from latentkit.encoders.contract import ContractError
 from latentkit.errors import LatentkitError
-from latentkit.reading.draws import mixed, standard_normal
+from latentkit.reading.draws import mixed, normal
 from latentkit.reading.tensors import check_pretrained, scale_of
 from latentkit.stores.arrays import match
 from latentkit.stores.shard_file import read_header
@@ -23,9 +23,12 @@ from latentkit.stores.shard_manifest import MANIFEST, ShardEntry, ShardManifest
 
 LATENTS, FLIPPED, LABELS = "latents", "latents_flip", "labels"
 
-_PIECE = 1 << 15
-"""Numbers that are computed at a time: they stay in the processor's cache, and torch takes one thread for so
-few. More threads wait for one another wherever other processes, such as workers, have the cores."""
+_PIECE = 1 << 16
+"""Numbers that are computed at a time: they stay in the processor's cache."""
+
+_GRAIN = 1 << 15
+"""Numbers that torch converts at a time: for so few it takes one thread. More threads wait for one another
+wherever other processes, such as workers, have the cores."""
 
 Sample = tuple[Any, ...]
 """``(latents, label)``, or ``(latents, label, key)``."""
@@ -148,16 +151,15 @@ class LatentShards(Dataset[Sample]):
         rows = places - np.concatenate([[0], self._ends])[numbers]
         draws = self._draw(places)
         choices = draws >> np.uint64(63) if self._flip else np.zeros_like(draws)
-        shape, dtype = self._declared()
-        latents = np.empty((len(places), *shape), dtype)
+        stored: list[np.ndarray] = []
         labels = np.zeros(len(places), np.int64)
         chosen = zip(numbers.tolist(), rows.tolist(), choices.tolist(), strict=True)
         for place, (number, row, choice) in enumerate(chosen):
             shard = self._shards.get(number) or self._open(number)
-            latents[place] = shard.choices[choice][row]
+            stored.append(shard.choices[choice][row])
             if shard.labels is not None:
                 labels[place] = shard.labels[row]
-        return self._finished(latents, draws), torch.from_numpy(labels)
+        return torch.from_numpy(self._given(stored, draws)), torch.from_numpy(labels)
 
     def key(self, index: int) -> str:
         """The key of a picture, such as ``train/n01440764/n01440764_10026``."""
@@ -188,27 +190,39 @@ class LatentShards(Dataset[Sample]):
         epoch = np.uint64(int(self._epoch) % (1 << 64))
         return mixed(mixed(mixed(np.full(1, self._seed)) + epoch) + places.astype(np.uint64))
 
-    def _finished(self, stored: np.ndarray, draws: np.ndarray) -> torch.Tensor:
+    def _given(self, stored: list[np.ndarray], draws: np.ndarray) -> np.ndarray:
         """What is stored to what is asked for: float32 where it is scaled, else as stored."""
-        if not self._moments and self._scale is None:
-            return torch.from_numpy(stored)
-        channels = stored.shape[1] // 2 if self._moments else stored.shape[1]
-        shape = (channels, *stored.shape[2:])
-        given = np.empty((len(stored), *shape), stored.dtype if self._scale is None else np.float32)
+        (depth, *area), dtype = self._declared()
+        shape = (depth // 2 if self._moments else depth, *area)
+        given = np.empty((len(stored), *shape), dtype if self._scale is None else np.float32)
         step = max(1, _PIECE // math.prod(shape))
         for start in range(0, len(stored), step):
             piece = slice(start, start + step)
-            latents = _float(stored[piece, :channels])
-            if self._moments and self._sample:
-                deviation = np.exp(_float(stored[piece, channels:]) * np.float32(0.5))
-                deviation *= standard_normal(draws[piece], math.prod(shape)).reshape(latents.shape)
-                latents += deviation
-            if self._scale is not None:
-                shift, factor = self._scale
-                latents -= shift
-                latents *= factor
-            torch.from_numpy(given[piece]).copy_(torch.from_numpy(latents))
-        return torch.from_numpy(given)
+            if self._moments or self._scale is not None:
+                together = np.concatenate(stored[piece]).reshape(-1, depth, *area)
+                self._compute(together, draws[piece], given[piece])
+            else:
+                np.concatenate(stored[piece], out=given[piece].reshape(-1, *area))
+        return given
+
+    def _compute(self, stored: np.ndarray, draws: np.ndarray, given: np.ndarray) -> None:
+        """Fill ``given`` with the latents of some pictures."""
+        channels = given.shape[1]
+        latents = given if given.dtype == np.float32 else np.empty(given.shape, np.float32)
+        _convert(stored[:, :channels], latents)
+        shift, factor = self._scale or (0.0, 1.0)
+        if self._scale is not None:
+            latents -= shift
+            latents *= factor
+        if self._moments and self._sample:
+            deviation = np.empty(given.shape, np.float32)
+            _convert(stored[:, channels:], deviation)
+            deviation *= 0.5
+            np.exp(deviation, out=deviation)
+            deviation *= normal(draws, math.prod(given.shape[1:]), factor).reshape(given.shape)
+            latents += deviation
+        if latents is not given:
+            _convert(latents, given)
 
     def _check_size(self, entry: ShardEntry) -> None:
         path = self._folder / entry.path
@@ -264,6 +278,9 @@ class LatentShards(Dataset[Sample]):
             raise LatentkitError(f"{path} is damaged: {error}: verify fix=true and encode again") from None
 
 
-def _float(array: np.ndarray) -> np.ndarray:
-    """In float32, by torch: numpy has no fast float16."""
-    return torch.from_numpy(array).float().numpy()
+def _convert(source: np.ndarray, target: np.ndarray) -> None:
+    """Copy, by torch: numpy has no fast float16."""
+    step = max(1, _GRAIN // source[0].size)
+    for start in range(0, len(source), step):
+        part = slice(start, start + step)
+        torch.from_numpy(target[part]).copy_(torch.from_numpy(source[part]))

@@ -125,3 +125,21 @@ def test_ctrl_c_while_an_archive_is_read(miniature: Miniature) -> None:
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("read before and unchanged") == 2  # the devkit and val were done by then
     assert "train: data/ILSVRC2012_img_train.tar, 512.0 MiB, to read" in again.stderr
+
+
+def test_a_model_that_is_not_whole_leaves_nothing(miniature: Miniature, tmp_path: Path) -> None:
+    work = miniature.folder.parent
+    assert run_verb("prepare", VARIANT, cwd=work).returncode == 0
+    before = files(work / "outputs", ())
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
+    for content in (None, b"cut"):
+        if content is not None:
+            (model / "diffusion_pytorch_model.safetensors").write_bytes(content)
+        ended = run_verb("encode", "dataset=imagenet", f"encoders.sd_vae.model={model}", cwd=work)
+        assert ended.returncode in (1, 2), ended.stderr
+        assert ended.stderr.splitlines()[-1].startswith("latentkit: "), ended.stderr
+        assert str(model) in ended.stderr.splitlines()[-1]
+        assert "Traceback" not in ended.stderr
+        assert files(work / "outputs", ()) == before

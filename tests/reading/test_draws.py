@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from latentkit.reading.draws import mixed, standard_normal
+from latentkit.reading.draws import mixed, normal
 
 WORD = 2**64 - 1
 GAMMA = 0x9E3779B97F4A7C15
@@ -46,18 +46,20 @@ def test_it_is_split_mix_64() -> None:
 @pytest.mark.parametrize("size", [1, 2, 7, 300])
 def test_normal_numbers_follow_from_their_key_alone(size: int) -> None:
     keys = [0, 1, 2**63, WORD, 1234567]
-    given = standard_normal(np.array(keys, np.uint64), size)
+    given = normal(np.array(keys, np.uint64), size)
     assert (given.shape, given.dtype) == ((5, size), np.float32)
     for key, numbers in zip(keys, given, strict=True):
         np.testing.assert_allclose(numbers, box_muller(key, size), atol=3e-6)
-        np.testing.assert_array_equal(standard_normal(np.array([key], np.uint64), size)[0], numbers)
+        scaled = normal(np.array([key], np.uint64), size, 0.18215)[0]
+        np.testing.assert_allclose(scaled, 0.18215 * np.array(box_muller(key, size)), atol=6e-7)
+        np.testing.assert_array_equal(normal(np.array([key], np.uint64), size)[0], numbers)
 
 
 @pytest.mark.parametrize("first", [0, 2**64 - 100, 0x9E3779B97F4A7C15])
 def test_normal_numbers_are_normal_whatever_the_keys(first: int) -> None:
     """Of neighbouring keys too, which are the worst that there are."""
     keys = mixed(np.array([(first + n) & WORD for n in range(256)], np.uint64))
-    numbers = standard_normal(keys, 4096).astype(np.float64)
+    numbers = normal(keys, 4096).astype(np.float64)
     count = numbers.size
     assert abs(numbers.mean()) < 5 / count**0.5
     assert abs(numbers.var() - 1) < 5 * (2 / count) ** 0.5
