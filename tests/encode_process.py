@@ -51,6 +51,11 @@ def kill_points(changes: int | None, few: int) -> list[int]:
     return [round(point * (changes - 1) / (number - 1)) for point in range(number)]
 
 
+def was_killed(ended: Ended, point: int) -> bool:
+    """Whether it was killed there, or came to its end before: quick batches share syncs, so counts vary."""
+    return ended.returncode == -signal.SIGKILL or (ended.changes is not None and ended.changes <= point)
+
+
 def encode(*arguments: str, cwd: Path, kill_at: int | None = None, timeout: float = 180) -> Ended:
     """``python -m latentkit.encode ARGUMENTS`` in `cwd`; see `run_verb`."""
     return run_verb("encode", *arguments, cwd=cwd, kill_at=kill_at, timeout=timeout)

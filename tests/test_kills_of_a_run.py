@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
 import pytest
-from encode_process import encode, files, kill_points
+from encode_process import encode, files, kill_points, was_killed
 from PIL import Image
 from recipes import photo
 
@@ -42,7 +41,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(store: str, tmp_path: Path
 
     for point in kill_points(first.changes, POINTS):
         out = f"out{point}"
-        assert encode(*arguments, f"output_dir={out}", cwd=work, kill_at=point).returncode == -signal.SIGKILL
+        assert was_killed(encode(*arguments, f"output_dir={out}", cwd=work, kill_at=point), point)
         again = encode(*arguments, f"output_dir={out}", cwd=work)
         assert again.returncode == 3, again.stderr
         assert without_time(files(work / out, RUNS_OWN)) == clean, f"killed at call {point}"
