@@ -12,6 +12,7 @@ from latentkit.collection import chosen
 from latentkit.config import build
 from latentkit.device import check_launch, fill_vram, find_device
 from latentkit.errors import UsageError
+from latentkit.evaluation.statistics import is_own
 
 CROPS = ("adm", "resize", "none")
 DEMO = "demo"
@@ -41,10 +42,19 @@ def check_values(cfg: DictConfig) -> None:
         raise UsageError(f"workers={cfg.workers}: must be at least 0")
     if not cfg.report_dir or (Path(cfg.report_dir).exists() and not Path(cfg.report_dir).is_dir()):
         raise UsageError(f"report_dir={cfg.report_dir}: give a folder")
-    if cfg.save_reference is not None and Path(cfg.save_reference).suffix != ".npz":
-        raise UsageError(f"save_reference={cfg.save_reference}: give FILE.npz")
+    if cfg.save_reference is not None:
+        _check_save_reference(Path(cfg.save_reference))
     fill_vram(cfg.vram, find_device(cfg.trainer.accelerator))
     build(cfg.decoder, "decoder")
     for name in cfg.metrics:
         build(cfg.metrics[name], f"metrics.{name}")
     check_launch(cfg.trainer)
+
+
+def _check_save_reference(path: Path) -> None:
+    if path.suffix != ".npz":
+        raise UsageError(f"save_reference={path}: give FILE.npz")
+    if path.exists() and not is_own(path):
+        raise UsageError(f"save_reference={path} exists, and it is not latentkit's: give another file")
+    if not path.resolve().parent.is_dir():
+        raise UsageError(f"save_reference={path}: there is no folder {path.parent}: make it first")

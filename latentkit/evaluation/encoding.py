@@ -50,7 +50,9 @@ def encode_missing(cfg: DictConfig) -> int:
             encoding[key] = copy.deepcopy(cfg[key])
     encoder = encoding.encoders[name]
     encoder.update({key: cfg.decoder[key] for key in _OF_THE_MODEL})
-    encoder.crop, encoder.size = cfg.crop or encoder.crop, cfg.size
+    encoder.crop = cfg.crop or encoder.crop
+    if "size" in encoder:
+        encoder.size = cfg.size
     job = EncodingJob.from_config(encoding)
     with job.output_lock():
         plan = job.plan()

@@ -177,13 +177,13 @@ class EvaluationJob:
                 result.gallery, note + "  RANDOM WEIGHTS: the pictures mean nothing" * bool(self._random)
             )
             publish(folder / "reconstructions.png", lambda file: file.write(sheet))
-        if self.cfg.save_reference and self.reference:
-            known = {**self.reference.statistics, **self._found}
-            publish_statistics(Path(self.cfg.save_reference), known, self.reference.identity)
         publish_json(folder / REPORT, report.to_dict())
         print_report(report, self.console)
         names = [REPORT, *["reconstructions.png"] * bool(result.gallery), *["images/"] * self.cfg.save_images]
         self.console.print(f"in {folder}: {', '.join(names)}", highlight=False, markup=False, soft_wrap=True)
+        if self.cfg.save_reference and self.reference:
+            known = {**self.reference.statistics, **self._found}
+            publish_statistics(Path(self.cfg.save_reference), known, self.reference.identity)
         return DONE
 
     @property
@@ -200,9 +200,8 @@ class EvaluationJob:
         self._found.update(statistics)
 
     def _describe(self, result: EvaluationResult) -> Report:
-        paired = self.generated.paired
         results = {
-            f"r{name}" if paired and name == "fid" else name: value
+            f"r{name}" if self.by_originals and name == "fid" else name: value
             for values in result.values.values()
             for name, value in values.items()
         }

@@ -162,7 +162,7 @@ def evaluate_sets(
                     stream,
                     progress,
                     interrupts,
-                    digest=_digest(pictures),
+                    digest=_digest(pictures, side, unserved),
                     folder=folder if side == "generated" else None,
                     search=GallerySearch(len(pictures), SHOWN) if side == "generated" else None,
                     keep_statistics=keep_statistics,
@@ -193,6 +193,7 @@ def _check(
         raise UsageError(f"{', '.join(pairs)}: {generated.name} has no originals beside its pictures")
 
 
-def _digest(pictures: PictureSet) -> str:
-    identity: dict[str, Any] = pictures.identity()
-    return hashlib.sha256(json.dumps([len(pictures), identity], sort_keys=True).encode()).hexdigest()
+def _digest(pictures: PictureSet, side: Side, unserved: Sequence[str]) -> str:
+    """Of what the processes of a run have to agree on; one may have found statistics that others have not."""
+    agreed: list[Any] = [side, len(pictures), pictures.identity(), list(unserved)]
+    return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()

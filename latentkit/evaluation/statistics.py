@@ -31,12 +31,20 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 def is_statistics(path: Path) -> bool:
     """Whether a file is an ``.npz`` that has statistics in it, by the names alone."""
-    if path.suffix != ".npz":
-        return False
-    with contextlib.suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
-        names = {name.removesuffix(".npy") for name in archive.namelist()}
-        return not names.isdisjoint({_MEAN, _COVARIANCE, IDENTITY})
-    return False
+    return not _names(path).isdisjoint({_MEAN, _COVARIANCE, IDENTITY})
+
+
+def is_own(path: Path) -> bool:
+    """Whether `publish_statistics` wrote a file, by the names alone."""
+    return IDENTITY in _names(path)
+
+
+def _names(path: Path) -> set[str]:
+    """Of the arrays in an ``.npz``; none in anything else."""
+    if path.suffix == ".npz":
+        with contextlib.suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    return set()
 
 
 def read_statistics(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -41,9 +42,9 @@ class SweepReport(Callback):
         self._before: tuple[int, int] | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Forget the sweep before; ``sweep_dir`` holds one."""
+        """Forget the sweep before; ``sweep_dir`` holds one. What others put there stays."""
         folder = Path(config.sweep_dir)
-        remove_many([*folder.glob("[0-9]*.json"), *folder.glob("sweep.*")])
+        remove_many([*_kept(folder), *(folder / f"sweep.{suffix}" for suffix in ("csv", "md", "png"))])
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Remember the report that lies there already: it is not this run's."""
@@ -74,10 +75,21 @@ class SweepReport(Callback):
         )
 
 
+def _kept(folder: Path) -> dict[Path, dict[str, Any]]:
+    """Path -> content of the runs that have ended, by number."""
+    found = {}
+    for path in folder.glob("*.json"):
+        if path.stem.isdecimal():
+            with contextlib.suppress(ValueError):
+                content = json.loads(path.read_bytes())
+                if isinstance(content, dict) and content.keys() == {"overrides", "report"}:
+                    found[path] = content
+    return {path: found[path] for path in sorted(found, key=lambda path: int(path.stem))}
+
+
 def _publish_table(folder: Path) -> SweepTable:
     """The table of the runs that have ended so far, as CSV and Markdown."""
-    kept = sorted(folder.glob("[0-9]*.json"), key=lambda path: int(path.stem))
-    table = SweepTable([json.loads(path.read_bytes()) for path in kept])
+    table = SweepTable([*_kept(folder).values()])
     publish(folder / "sweep.csv", lambda file: file.write(table.as_csv().encode()))
     publish(folder / "sweep.md", lambda file: file.write(table.as_markdown().encode()))
     return table

@@ -119,13 +119,17 @@ def test_a_sweep_ends_in_one_table_and_one_plot(
         save_file({"latents": np.stack([*latents.values()]) * np.float16(scale)}, f"{name}.safetensors")
     arguments = ["-m", "generated=run1.safetensors,run2.safetensors", "generated_scaled=false", "metric=fid"]
     arguments += ["reference=demo.npz", "weights=random", "workers=0"]
+    sweep = at_home / "outputs/evaluations/sweep"
+    sweep.mkdir(parents=True, exist_ok=True)
+    for name in ("2024.json", "sweep.yaml"):
+        (sweep / name).write_text("{}")
     monkeypatch.setattr("sys.argv", ["evaluate", *arguments])
     from latentkit.evaluate import main
 
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 0
-    sweep = at_home / "outputs/evaluations/sweep"
+    assert {(sweep / name).read_text() for name in ("2024.json", "sweep.yaml")} == {"{}"}
     rows = list(csv.DictReader((sweep / "sweep.csv").open()))
     assert [row["generated"] for row in rows] == ["run1.safetensors", "run2.safetensors"]
     assert float(rows[0]["fid"]) == report("run1")["results"]["fid"]
@@ -178,6 +182,8 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "no place for the report": ({"report_dir": ""}, 2, "report_dir="),
     "a report for a file": ({"report_dir": "text.txt"}, 2, "report_dir=text.txt"),
     "another kind of file": ({"save_reference": "val.txt"}, 2, "FILE.npz"),
+    "a file of one's own": ({"save_reference": "mine.npz"}, 2, "it is not latentkit's"),
+    "no folder for it": ({"save_reference": "nowhere/val.npz"}, 2, "there is no folder nowhere"),
     "a rounding that is none": ({"decoder.rounding": "up"}, 2, "round, truncate"),
     "published weights unless said": (
         {"generated": "pictures", "reference": "demo.npz", "metric": "fid", "weights": None}
@@ -199,6 +205,7 @@ def test_mistakes_are_one_clear_line(mistake: str, at_home: Path, capfd: pytest.
     for number in range(2):
         Image.fromarray(photo(number, 32, 32)).save(f"pictures/{number}.png")
     rng = np.random.default_rng(0)
+    np.savez("mine.npz", arr_0=np.zeros(3))
     np.save("fine.npy", rng.standard_normal((3, 4, 8, 8), np.float32))
     np.save("flux.npy", rng.standard_normal((3, 16, 8, 8), np.float32))
     np.save("nan.npy", np.full((3, 4, 8, 8), np.nan, np.float32))
