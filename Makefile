@@ -15,7 +15,7 @@ demo: $(INSTALLED)
 	@echo "The picture: outputs/demo/preview.png"
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
 
 torture: $(INSTALLED)
 	LATENTKIT_TORTURE=1 $(BIN)/python -m pytest -n 2 --dist worksteal --timeout 7200 -k kill

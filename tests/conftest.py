@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,12 @@ SENTENCES = [
     "an old lighthouse under a starry sky",
     "the quick brown fox jumps over the lazy dog",
 ]
+
+
+def pytest_configure() -> None:
+    """Ctrl-C is heard by the tests' processes also where the shell runs the tests in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

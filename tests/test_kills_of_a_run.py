@@ -9,7 +9,7 @@ from encode_process import encode, files, kill_points, was_killed
 from PIL import Image
 from recipes import photo
 
-POINTS = 5
+POINTS = 3
 """Kills in a run, for each of two stores; `make torture` kills at every call."""
 
 RUNS_OWN = {"summary.json", "run.json", "rates.json", "lock"}

@@ -141,7 +141,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(work: Path) -> None:
     assert first.returncode == 0, first.stderr
     clean = tree(work / "clean")
     assert len(clean) == 3 + 2 + 12
-    for point in kill_points(first.changes, 7):
+    for point in kill_points(first.changes, 5):
         out = f"out{point}"
         arguments = (VARIANT, "extract=true", f"output_dir={out}")
         assert prepare(*arguments, cwd=work, kill_at=point).returncode == -signal.SIGKILL

@@ -132,7 +132,7 @@ def test_killed_anywhere_each_picture_is_asked_for_at_most_once_more(chat: ChatS
     expected = without_times(work / "clean")
     assert sorted(expected) == ["captions.jsonl", "quarantine.jsonl"]
     # Answers that come together share a sync, so that another run may have a few calls less.
-    for point in kill_points(clean.changes - 5, 7):
+    for point in kill_points(clean.changes - 5, 4):
         out = f"output_dir=out{point}"
         chat.asked.clear()
         assert caption(chat, work, *arguments, out, kill_at=point).returncode == -signal.SIGKILL

@@ -27,7 +27,7 @@ def test_killed_or_interrupted_anywhere_it_goes_on_to_the_same_bytes(tmp_path: P
     assert first.returncode == 3, first.stderr
     assert first.changes is not None
     clean = tree(work)
-    for point in kill_points(first.changes, 8):
+    for point in kill_points(first.changes, 5):
         work = prepare(f"kill{point}")
         assert migrate(work, kill_at=point).returncode == -signal.SIGKILL
         assert len(records_anywhere(work)) == 11, f"killed at call {point}"

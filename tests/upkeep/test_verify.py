@@ -349,7 +349,7 @@ def test_a_killed_fix_is_finished_by_the_next(data: Path) -> None:
     ended = verify(clean, "fix=true")
     assert ended.returncode == 0
     assert ended.changes is not None
-    for point in kill_points(ended.changes, 9):
+    for point in kill_points(ended.changes, 5):
         copy = Path(shutil.copytree(data, data.parent.parent / f"copy{point}" / "data", symlinks=True))
         assert verify(copy, "fix=true", kill_at=point).returncode == -signal.SIGKILL
         assert verify(copy, "fix=true").returncode == 0
