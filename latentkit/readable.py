@@ -1,4 +1,4 @@
-"""Figures as people read them."""
+"""Figures, and the texts of others, as people read them."""
 
 
 def readable_bytes(count: int) -> str:
@@ -22,3 +22,11 @@ def readable_seconds(seconds: float) -> str:
 def readable_count(count: int, thing: str) -> str:
     """``1 picture``, ``1,234 pictures``."""
     return f"{count:,} {thing}" + "s" * (count != 1)
+
+
+def escaped(text: str) -> str:
+    """A text of others as a terminal and a ledger may have it: with escapes for what is unprintable."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from latentkit.crawlr.names import escaped
 from latentkit.pixels import DecodeError, decode
+from latentkit.readable import escaped
 
 _HTML = (b"<!doctype html", b"<html", b"<head", b"<body")
 

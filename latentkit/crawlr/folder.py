@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from latentkit.crawlr.check import Rejected, check
-from latentkit.crawlr.client import Client
 from latentkit.crawlr.links import ForeignError
+from latentkit.downloading.client import Client
 from latentkit.sources import files
 from latentkit.sources.item import SourceError, Stat
 from latentkit.stores.publish import publish

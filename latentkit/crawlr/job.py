@@ -13,13 +13,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from latentkit.collection import build_library, build_npy_store
-from latentkit.crawlr.client import Client
 from latentkit.crawlr.folder import PhotoFolder
 from latentkit.crawlr.keeper import Keeper
 from latentkit.crawlr.photo_list import check_base_url, read_list
 from latentkit.crawlr.sync import Sync
 from latentkit.crawlr.tally import print_reasons
-from latentkit.crawlr.watchdog import Stop
+from latentkit.downloading.client import Client
+from latentkit.downloading.watchdog import Stop
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.exit_status import DONE, FAILED, INTERRUPTED, QUARANTINED
 from latentkit.interrupt import Interrupts

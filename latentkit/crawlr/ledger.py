@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from latentkit.crawlr.names import escaped
 from latentkit.provenance import utc_now
+from latentkit.readable import escaped
 from latentkit.sources.item import Stat
 from latentkit.stores.ledger import (
     Damage,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+from latentkit.readable import escaped
+
 MAX_NAME_BYTES = 200
 """Of a name in UTF-8. File systems take 255; the link's suffix and what is derived need some."""
 
@@ -44,11 +46,3 @@ def refusal(name: str) -> str | None:
 def shown(name: str) -> str:
     """How a refused name is written down: its beginning, with escapes for what is unprintable."""
     return escaped(name[:MAX_NAME_BYTES]) + "..." * (len(name) > MAX_NAME_BYTES)
-
-
-def escaped(text: str) -> str:
-    """A text of others as a terminal and a ledger may have it: with escapes for what is unprintable."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )

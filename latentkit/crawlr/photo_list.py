@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
-from latentkit.crawlr.body import FetchError
-from latentkit.crawlr.client import Client
+from latentkit.downloading.body import FetchError
+from latentkit.downloading.client import Client
 from latentkit.errors import LatentkitError, UsageError
 
 MAX_PAGE_BYTES = 2**26

@@ -7,16 +7,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, TypeVar
 
-from latentkit.crawlr.body import FetchError
 from latentkit.crawlr.check import Rejected
-from latentkit.crawlr.client import Stopped
 from latentkit.crawlr.folder import PhotoFolder, Whole
 from latentkit.crawlr.keeper import Keeper
 from latentkit.crawlr.ledger import Photo, Reason
 from latentkit.crawlr.links import ForeignError
 from latentkit.crawlr.names import shown
 from latentkit.crawlr.photo_list import BadEntry, Listed, ListError
-from latentkit.crawlr.watchdog import Stop
+from latentkit.downloading.body import FetchError
+from latentkit.downloading.client import Stopped
+from latentkit.downloading.watchdog import Stop
 from latentkit.errors import LatentkitError
 
 FAILURES_IN_A_ROW = 100

@@ -11,9 +11,9 @@ from typing import BinaryIO, NamedTuple
 from filelock import FileLock
 from rich.console import Console
 
-from latentkit.crawlr.body import FetchError
-from latentkit.crawlr.client import Client
-from latentkit.crawlr.watchdog import Stop
+from latentkit.downloading.body import FetchError
+from latentkit.downloading.client import Client
+from latentkit.downloading.watchdog import Stop
 from latentkit.errors import LatentkitError
 from latentkit.stores.publish import make_folder, publish, remove_temporaries
 

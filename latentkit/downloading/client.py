@@ -18,8 +18,8 @@ from urllib3.exceptions import HTTPError, LocationParseError
 
 from latentkit import __version__
 from latentkit.connections import network_reason, retry_after
-from latentkit.crawlr.body import Body, FetchError, Sink
-from latentkit.crawlr.watchdog import POOLS, Attempt, Stop, Watchdog
+from latentkit.downloading.body import Body, FetchError, Sink
+from latentkit.downloading.watchdog import POOLS, Attempt, Stop, Watchdog
 from latentkit.readable import readable_count
 
 MAX_REDIRECTS = 5
