@@ -22,8 +22,15 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def command(config_name: str) -> Callable[[Callable[[DictConfig], int]], Callable[[], NoReturn]]:
-    """Turn ``verb(cfg) -> exit status`` into a console entry point that composes ``conf/<config_name>``."""
+def command(
+    config_name: str, *, complete: Callable[[list[str]], list[str]] = list
+) -> Callable[[Callable[[DictConfig], int]], Callable[[], NoReturn]]:
+    """Turn ``verb(cfg) -> exit status`` into a console entry point that composes ``conf/<config_name>``.
+
+    Args:
+        config_name: the verb's YAML.
+        complete: the arguments as typed -> those that Hydra gets, with what a typed one implies.
+    """
 
     def decorate(verb: Callable[[DictConfig], int]) -> Callable[[], NoReturn]:
         @functools.wraps(verb)
@@ -32,7 +39,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], int]], Callabl
             try:
                 from latentkit.composition import compose_and_run
 
-                status = compose_and_run(verb, config_name)
+                status = compose_and_run(verb, config_name, complete)
             except KeyboardInterrupt:
                 print("latentkit: interrupted; what was published is whole", file=sys.stderr)
                 status = INTERRUPTED

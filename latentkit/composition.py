@@ -19,8 +19,10 @@ from latentkit.errors import LatentkitError, UsageError
 from latentkit.exit_status import DONE, FAILED, INTERRUPTED, WRONG_USAGE
 
 
-def compose_and_run(verb: Callable[[DictConfig], int], config_name: str) -> int:
-    """Compose ``conf/<config_name>`` from the command line and run the verb; the worst exit status.
+def compose_and_run(
+    verb: Callable[[DictConfig], int], config_name: str, complete: Callable[[list[str]], list[str]]
+) -> int:
+    """Compose ``conf/<config_name>`` from the completed command line and run the verb; the worst exit status.
 
     Expected errors print one line and no traceback; ``HYDRA_FULL_ERROR=1`` shows the traceback.
 
@@ -52,6 +54,7 @@ def compose_and_run(verb: Callable[[DictConfig], int], config_name: str) -> int:
 
     try:
         _check_order(sys.argv[1:])
+        sys.argv[1:] = complete(sys.argv[1:])
         register()
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
     except KeyboardInterrupt:

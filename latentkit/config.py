@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -44,8 +46,19 @@ def _basename(path: str) -> str:
 
 
 def _evaluation_name(generated: str | None, output_dir: str) -> str:
-    """What an evaluation's results are called: the generated file or folder, or the dataset's output."""
-    return Path(generated).resolve().stem if generated else _basename(output_dir)
+    """What an evaluation's results are called: the dataset's output, or the path of what was generated.
+
+    Of paths no two share a name, unless they are one folder and its manifest: relative to the current folder,
+    absolute outside of it, ``/`` as ``+``, and as in a URL what is no letter, digit, ``_``, ``.``, ``-``,
+    ``~`` or ``=``.
+    """
+    if not generated:
+        return _basename(output_dir)
+    here = Path.cwd()
+    path = Path(os.path.normpath(here / generated))  # a link goes by its own name
+    if path.name == "manifest.json":
+        path = path.parent
+    return quote(str(path.relative_to(here) if here in path.parents else path), safe="/=").replace("/", "+")
 
 
 def _given(key: str) -> str:

@@ -21,14 +21,29 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-@command("evaluate")
+_NOTHING = ("", "null", "''", '""')
+
+
+def with_weights(arguments: list[str]) -> list[str]:
+    """Add ``weights=pretrained`` to ``generated=PATH``, unless a word that decides on weights was typed too.
+
+    The demo is the dataset then only because none was named, and its random weights were not meant.
+    """
+    words = [word.partition("=")[::2] for word in arguments if "=" in word]
+    typed = {key.lstrip("+"): value for key, value in words}
+    if typed.get("generated", "").lower() in _NOTHING or typed.keys() & {"weights", "dataset", "experiment"}:
+        return arguments
+    place = [word.lstrip("+").startswith("generated=") for word in arguments].index(True)
+    return [*arguments[:place], "weights=pretrained", *arguments[place:]]
+
+
+@command("evaluate", complete=with_weights)
 def main(cfg: DictConfig) -> int:
     """Encode what is missing if asked, open both sides, decode and compare, report; the exit status."""
-    from latentkit.evaluation.choices import check_values, choose_weights
+    from latentkit.evaluation.choices import check_values
     from latentkit.evaluation.encoding import encode_missing
     from latentkit.evaluation.job import EvaluationJob
 
-    choose_weights(cfg)
     check_values(cfg)
     if status := encode_missing(cfg):
         return status

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hydra import compose
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from latentkit.collection import chosen
 from latentkit.config import build
 from latentkit.device import check_launch, fill_vram, find_device
 from latentkit.errors import UsageError
@@ -17,13 +14,6 @@ from latentkit.evaluation.statistics import is_own
 CROPS = ("adm", "resize", "none")
 DEMO = "demo"
 """The dataset that nobody had to choose."""
-
-
-def choose_weights(cfg: DictConfig) -> None:
-    """Take published weights for pictures of the user's own: the demo, whose are random, was not chosen."""
-    by_hand = any(word.startswith("weights=") for word in HydraConfig.get().overrides.task)
-    if cfg.generated is not None and chosen("dataset") == DEMO and not by_hand:
-        cfg.weights = compose("evaluate", overrides=["weights=pretrained"]).weights
 
 
 def check_values(cfg: DictConfig) -> None:

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from latentkit.device import process_rank
 from latentkit.report.evaluation import LABELS, REPORT, describe_value
 from latentkit.stores.publish import publish, publish_json, remove_many
 
@@ -35,7 +36,7 @@ class SweepReport(Callback):
     """Keeps each run's report in ``sweep_dir``, and lays them side by side when the last has ended.
 
     Writes ``sweep.csv``, ``sweep.md``, ``sweep.png`` and the runs' reports as ``<number>.json``. A run that
-    failed has a row without values.
+    failed has a row without values. Of a run's processes the first alone writes.
     """
 
     def __init__(self) -> None:
@@ -43,6 +44,8 @@ class SweepReport(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Forget the sweep before; ``sweep_dir`` holds one. What others put there stays."""
+        if process_rank():
+            return
         folder = Path(config.sweep_dir)
         remove_many([*_kept(folder), *(folder / f"sweep.{suffix}" for suffix in ("csv", "md", "png"))])
 
@@ -52,17 +55,20 @@ class SweepReport(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Keep the report before another run of the sweep takes its place."""
-        if job_return.hydra_cfg is None or job_return.hydra_cfg.hydra.mode.name != "MULTIRUN":
+        how = job_return.hydra_cfg
+        if how is None or how.hydra.mode.name != "MULTIRUN" or process_rank():
             return
         changed = _version(config) != self._before
         report = json.loads(Path(config.report_dir, REPORT).read_bytes()) if changed else {}
-        number = job_return.hydra_cfg.hydra.job.num
+        number = how.hydra.job.num
         kept = {"overrides": list(job_return.overrides or ()), "report": report}
         publish_json(Path(config.sweep_dir, f"{number}.json"), kept)
         _publish_table(Path(config.sweep_dir))  # there also when the sweep is stopped before its end
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table and publish the plot."""
+        if process_rank():
+            return
         folder = Path(config.sweep_dir)
         table = _publish_table(folder)
         if not table.values:

@@ -132,8 +132,8 @@ def test_a_sweep_ends_in_one_table_and_one_plot(
     assert {(sweep / name).read_text() for name in ("2024.json", "sweep.yaml")} == {"{}"}
     rows = list(csv.DictReader((sweep / "sweep.csv").open()))
     assert [row["generated"] for row in rows] == ["run1.safetensors", "run2.safetensors"]
-    assert float(rows[0]["fid"]) == report("run1")["results"]["fid"]
-    assert float(rows[1]["fid"]) == report("run2")["results"]["fid"] != float(rows[0]["fid"])
+    assert float(rows[0]["fid"]) == report("run1.safetensors")["results"]["fid"]
+    assert float(rows[1]["fid"]) == report("run2.safetensors")["results"]["fid"] != float(rows[0]["fid"])
     assert (sweep / "sweep.md").read_text().count("\n") == 4
     assert Image.open(sweep / "sweep.png").width > 300
     assert "sweep.csv" in capfd.readouterr().err
