@@ -82,6 +82,7 @@ class PictureSet(ABC):
     def identity(self) -> dict[str, Any]:
         """JSON values: everything that the pictures' pixels depend on, without reading them all.
 
-        Two sets with equal identities have equal pictures; it is hashed to name cached statistics, and
-        stands in the report.
+        Two sets with equal identities have equal pictures, but for files that were written over in their
+        place with others of the same size and mtime. It is hashed to name cached statistics, and stands in
+        the report.
         """

@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from filelock import FileLock
 
 from latentkit.encoders.contract import ContractError
 from latentkit.errors import LatentkitError, UsageError
@@ -21,8 +24,18 @@ from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.sets.identity import file_identity
 from latentkit.evaluation.sets.open import open_set
 from latentkit.evaluation.sets.tensors import TensorRows
-from latentkit.evaluation.statistics import is_statistics, publish_statistics, read_statistics
+from latentkit.evaluation.statistics import PICTURE_SIZE, is_statistics, publish_statistics, read_statistics
 from latentkit.pixels.geometry import Geometry
+from latentkit.stores.publish import make_folder, remove_temporaries
+
+AsTheyAre = Literal["as they are"]
+"""Pictures that nothing is done to, where that was asked for."""
+
+LOCK = ".lock"
+_PATIENCE = 60.0
+"""Seconds; others hold the lock while they write one file."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +46,8 @@ class Reference:
         name: short, for tables.
         statistics: what is known already: name -> numbers, as metrics name them.
         pictures: for metrics that the statistics do not serve; None where only statistics are there.
-        identity: JSON values: what they depend on.
+        identity: JSON values: what they depend on, ``pictures`` and ``extractors``; of statistics of which
+            nobody recorded it the file, and its ``pictures`` if it holds some.
         cache: where `keep` puts statistics; None where they cannot be kept.
         warnings: what a report has to say of it.
     """
@@ -45,16 +59,45 @@ class Reference:
     cache: Path | None = None
     warnings: tuple[str, ...] = ()
 
+    @property
+    def recorded(self) -> bool:
+        """Whether the identity says which networks and pictures the statistics are of.
+
+        Where it does not, statistics that are written under it would look as if somebody knew.
+        """
+        return "extractors" in self.identity
+
+    @property
+    def picture_size(self) -> tuple[int, int] | None:
+        """(height, width) of the pictures; None where they have several sizes or nobody knows."""
+        if PICTURE_SIZE in self.statistics:
+            height, width = self.statistics[PICTURE_SIZE].tolist()
+            return height, width
+        match self.identity.get("pictures"):
+            case {"geometry": {"size": int(side)}}:
+                return side, side
+            case {"size": [int(height), int(width)]}:
+                return height, width
+        return None
+
     def keep(self, statistics: Mapping[str, np.ndarray]) -> None:
-        """Keep statistics of all its pictures for the next run, beside those that are kept already."""
+        """Keep statistics of all its pictures for the next run, beside those that are kept already.
+
+        Evaluations that do so at one time wait for each other; where nothing can be locked the log says so.
+
+        Raises:
+            LatentkitError: one line that says why they cannot be written.
+        """
         if self.cache is not None and statistics:
-            publish_statistics(self.cache, statistics, self.identity)
+            with _alone_in(self.cache.parent):
+                publish_statistics(self.cache, statistics, self.identity)
 
 
 def open_reference(
     reference: str | PictureSet,
     *,
-    geometry: Geometry | None,
+    geometry: Geometry | AsTheyAre | None,
+    orient: bool | None = None,
     extractors: Mapping[str, Mapping[str, Any]],
     folder: Path,
 ) -> Reference:
@@ -63,21 +106,23 @@ def open_reference(
     Args:
         reference: pictures; or a path: statistics (``.npz``: ours, ADM's, pytorch-fid's or clean-fid's), or
             pictures as `open_set` takes them.
-        geometry: how pictures of files are cropped; and what statistics must have been made with, if that is
-            recorded.
+        geometry: how picture files are cropped, and what statistics must have been made with, if that is
+            recorded. None: nobody asked, pictures stay as they are, statistics may be of any.
+        orient: whether statistics must be of pictures in their EXIF orientation, if that is recorded; None:
+            nobody asked.
         extractors: name -> identity of this run's feature networks.
         folder: of kept statistics.
 
     Raises:
         UsageError: nothing that can be compared with is there.
-        ContractError: statistics were made with another network or another crop; names the field.
+        ContractError: statistics were made with another network, crop or orientation; names the field.
         LatentkitError: statistics are damaged; or as `open_set`.
     """
     if isinstance(reference, str):
         path = Path(reference).expanduser()
         if is_statistics(path):
-            return _of_statistics(path, geometry, extractors)
-        reference = open_set(reference, None, geometry)
+            return _of_statistics(path, geometry, orient, extractors)
+        reference = open_set(reference, None, geometry if isinstance(geometry, Geometry) else None)
     if reference.latents is not None:
         raise UsageError(f"{reference.name} holds latents: a reference is pictures or statistics")
     identity = {"pictures": reference.identity(), "extractors": extractors}
@@ -116,6 +161,22 @@ def _kept(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, np.ndarray
     return statistics, ()
 
 
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """One process at a time adds to kept statistics; the first thing is to remove what killed ones left.
+
+    Where the lock cannot be had, it goes on without, and the log says so.
+    """
+    make_folder(folder)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(folder / LOCK, timeout=_PATIENCE))
+            remove_temporaries(folder, below=False)
+        except (OSError, NotImplementedError, LatentkitError) as error:
+            _log.warning("%s: %s: what two evaluations add there at one time may be lost", folder, error)
+        yield
+
+
 def _is_writable(folder: Path) -> bool:
     """Whether files can be put into a folder, or it can be made."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
@@ -123,18 +184,23 @@ def _is_writable(folder: Path) -> bool:
 
 
 def _of_statistics(
-    path: Path, geometry: Geometry | None, extractors: Mapping[str, Mapping[str, Any]]
+    path: Path,
+    geometry: Geometry | AsTheyAre | None,
+    orient: bool | None,
+    extractors: Mapping[str, Mapping[str, Any]],
 ) -> Reference:
     statistics, recorded = read_statistics(path)
-    warnings: tuple[str, ...] = ()
-    if recorded is None:
-        warnings = (f"{path.name} does not record which network and which crop its statistics are of",)
-    else:
-        _check_recorded(path, recorded, geometry, extractors)
     pictures = TensorRows(path, None) if _holds_pictures(path) else None
-    identity = recorded or {"file": path.name} | file_identity(path)
+    if recorded is not None:
+        _check_recorded(path, recorded, geometry, orient, extractors)
+        return Reference(name=path.name, statistics=statistics, pictures=pictures, identity=recorded)
     return Reference(
-        name=path.name, statistics=statistics, pictures=pictures, identity=identity, warnings=warnings
+        name=path.name,
+        statistics=statistics,
+        pictures=pictures,
+        identity={"file": path.name}
+        | ({"pictures": pictures.identity()} if pictures is not None else file_identity(path)),
+        warnings=(f"{path.name} does not record which network and which crop its statistics are of",),
     )
 
 
@@ -146,19 +212,27 @@ def _holds_pictures(path: Path) -> bool:
 def _check_recorded(
     path: Path,
     recorded: Mapping[str, Any],
-    geometry: Geometry | None,
+    geometry: Geometry | AsTheyAre | None,
+    orient: bool | None,
     extractors: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Raise ContractError, which names the field, where statistics are not of this run's networks or crop."""
+    """Raise ContractError, which names the field, where statistics are not of this run's networks or crop.
+
+    What was not recorded, or not asked about, is not compared; pictures recorded as they are, ``geometry``
+    null, are.
+    """
+    networks, pictures = recorded["extractors"], recorded["pictures"]
     pairs: list[tuple[str, Any, Any]] = [
-        (f"extractors.{name}", recorded.get("extractors", {}).get(name), asked)
+        (f"extractors.{name}", networks[name], asked)
         for name, asked in extractors.items()
+        if name in networks
     ]
-    crop = (recorded.get("pictures") or {}).get("geometry")
-    pairs.append(("geometry", crop, None if geometry is None else geometry.describe()))
+    if geometry is not None and "geometry" in pictures:
+        asked = geometry.describe() if isinstance(geometry, Geometry) else None
+        pairs.append(("geometry", pictures["geometry"], asked))
+    if orient is not None and "orientation" in pictures:
+        pairs.append(("orientation", pictures["orientation"], "exif" if orient else "ignored"))
     for where, have, asked in pairs:
-        if have is None or asked is None:
-            continue
         there, here = dict(_leaves(have, where)), dict(_leaves(json.loads(json.dumps(asked)), where))
         for field in sorted(there.keys() | here.keys()):
             if there.get(field) != here.get(field):

@@ -1,6 +1,7 @@
 """Files of reference statistics: ``.npz`` with the names of ADM's evaluator, and what they were made from.
 
 ``mu`` [2048] and ``sigma`` [2048, 2048] are FID's; with a suffix (``mu_s``, ``sigma_s``) another metric's.
+``picture_size``, int64 [2], is the pictures' height and width; it is left out where they have several.
 ``identity``, which only our own files have, is JSON text: ``pictures`` (`PictureSet.identity`) and
 ``extractors`` (name -> `Extractor.identity`).
 """
@@ -21,6 +22,7 @@ from latentkit.stores.arrays import npy_header
 from latentkit.stores.publish import publish
 
 IDENTITY = "identity"
+PICTURE_SIZE = "picture_size"
 _PICTURES = "arr_"
 _MEAN, _COVARIANCE = "mu", "sigma"
 _ASYMMETRY = 1e-6
@@ -58,8 +60,8 @@ def read_statistics(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] |
             names = [name for name in file.files if not name.startswith(_PICTURES)]
             arrays = {name: file[name] for name in names if name != IDENTITY}
             identity = json.loads(str(file[IDENTITY])) if IDENTITY in names else None
-        if identity is not None and not isinstance(identity, dict):
-            raise ValueError("its identity is no object")
+        if IDENTITY in names and not _is_identity(identity):
+            raise ValueError("its identity has no pictures and extractors")
         _check(arrays)
     except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())
@@ -119,6 +121,8 @@ def _check(arrays: Mapping[str, np.ndarray]) -> None:
             raise ValueError(f"{name} is {array.dtype}, not numbers")
         if not np.isfinite(array).all():
             raise ValueError(f"{name} is not finite")
+        if name == PICTURE_SIZE and (array.dtype != np.int64 or array.shape != (2,) or array.min() < 1):
+            raise ValueError(f"{name} is {array.dtype} {array.tolist()}, not int64 [height, width]")
         stem, _, suffix = name.partition("_")
         if stem == _MEAN:
             covariance = f"{_COVARIANCE}_{suffix}" if suffix else _COVARIANCE
@@ -129,6 +133,11 @@ def _check(arrays: Mapping[str, np.ndarray]) -> None:
             mean = f"{_MEAN}_{suffix}" if suffix else _MEAN
             if mean not in arrays:
                 raise ValueError(f"it has {name} and no {mean}")
+
+
+def _is_identity(value: Any) -> bool:
+    parts = ("pictures", "extractors")
+    return isinstance(value, dict) and all(isinstance(value.get(part), dict) for part in parts)
 
 
 def _check_pair(mu: np.ndarray, sigma: np.ndarray, mean: str, covariance: str) -> None:

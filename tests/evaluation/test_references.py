@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,28 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 from recipes import photo
+from statistics_files import moments, same
+from store_run import kill_at
 
 from latentkit.encoders import ContractError
-from latentkit.errors import LatentkitError, UsageError
+from latentkit.errors import UsageError
 from latentkit.evaluation.references import Reference, cache_path, open_reference
 from latentkit.evaluation.statistics import is_statistics, publish_statistics, read_statistics
 from latentkit.pixels import AdmCrop, Squash
 
 NETWORKS = {"inception": {"weights": "6726825d", "precision": "32-true"}}
 CROP = AdmCrop(size=16)
-
-
-def moments(seed: int, suffix: str = "", width: int = 6) -> dict[str, np.ndarray]:
-    """``mu`` and ``sigma`` of some random features."""
-    features = np.random.default_rng(seed).standard_normal((50, width))
-    return {f"mu{suffix}": features.mean(axis=0), f"sigma{suffix}": np.cov(features, rowvar=False)}
-
-
-def same(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
-    assert found.keys() == expected.keys()
-    for name, array in expected.items():
-        assert found[name].dtype == array.dtype
-        np.testing.assert_array_equal(found[name], array)
 
 
 @pytest.fixture
@@ -45,9 +35,13 @@ def photos(tmp_path: Path) -> Path:
 
 
 def opened(
-    path: Path, folder: Path, networks: Mapping[str, Any] = NETWORKS, geometry: Any = CROP
+    path: Path,
+    folder: Path,
+    networks: Mapping[str, Any] = NETWORKS,
+    geometry: Any = CROP,
+    orient: bool | None = None,
 ) -> Reference:
-    return open_reference(str(path), geometry=geometry, extractors=networks, folder=folder)
+    return open_reference(str(path), geometry=geometry, orient=orient, extractors=networks, folder=folder)
 
 
 def test_statistics_are_kept_under_what_they_depend_on(photos: Path, tmp_path: Path) -> None:
@@ -60,8 +54,9 @@ def test_statistics_are_kept_under_what_they_depend_on(photos: Path, tmp_path: P
     first.keep(fid)
     first.keep(moments(1, "_s"))
     same(opened(photos, kept).statistics, fid | moments(1, "_s"))
-    (file,) = kept.iterdir()
+    file, lock = sorted(kept.iterdir(), reverse=True)
     assert file == cache_path(kept, "photos", first.identity)
+    assert lock == kept / ".lock"
     with np.load(file, allow_pickle=False) as independent:
         np.testing.assert_array_equal(independent["sigma"], fid["sigma"])
 
@@ -76,6 +71,21 @@ def test_statistics_are_kept_under_what_they_depend_on(photos: Path, tmp_path: P
     assert len({first.cache, *(other.cache for other in others)}) == 5
 
 
+def test_equal_names_sizes_and_times_in_another_place_are_other_pictures(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, other = tmp_path / "kept", tmp_path / "other/photos"
+    shutil.copytree(photos, other)  # copy2: mtimes too
+    (tmp_path / "link").symlink_to(photos)
+    opened(photos, kept).keep(moments(0))
+    assert opened(other, kept).statistics == {}
+    monkeypatch.chdir(other)
+    for same_place in (tmp_path / "link", Path("../../photos"), photos / "../photos"):
+        found = opened(same_place, kept)
+        assert found.identity["pictures"] == opened(photos, kept).identity["pictures"]
+    same(opened(Path("../../photos"), kept).statistics, moments(0))
+
+
 def test_a_folder_that_cannot_be_written_to_is_no_reason_to_stop(photos: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.write_bytes(b"a file")
@@ -84,20 +94,6 @@ def test_a_folder_that_cannot_be_written_to_is_no_reason_to_stop(photos: Path, t
         assert "cannot be written to" in reference.warnings[0]
         reference.keep(moments(0))
     assert kept.read_bytes() == b"a file"
-
-
-def test_the_bytes_follow_from_the_numbers(tmp_path: Path) -> None:
-    identity = {"pictures": {"count": 4}, "extractors": NETWORKS}
-    both = moments(0) | moments(1, "_s")
-    publish_statistics(tmp_path / "a.npz", both, identity)
-    publish_statistics(tmp_path / "b.npz", dict(reversed(both.items())), identity)
-    publish_statistics(tmp_path / "c.npz", moments(0), identity)
-    publish_statistics(tmp_path / "c.npz", moments(1, "_s"), identity)
-    assert len({(tmp_path / f"{name}.npz").read_bytes() for name in "abc"}) == 1
-    assert read_statistics(tmp_path / "a.npz")[1] == identity
-    publish_statistics(tmp_path / "a.npz", moments(2), identity | {"pictures": None})
-    same(read_statistics(tmp_path / "a.npz")[0], moments(2))
-    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_damaged_or_foreign_cache_is_not_trusted_and_mends(photos: Path, tmp_path: Path) -> None:
@@ -129,6 +125,7 @@ def test_a_statistics_file_of_ours_must_be_of_the_same_networks_and_crop(
     same(found.statistics, moments(0))
     assert (found.pictures, found.cache, found.warnings) == (None, None, ())
     assert found.identity == reference.identity
+    assert found.recorded
     found.keep(moments(1, "_s"))
     same(read_statistics(file)[0], moments(0))
     for networks, geometry, field in (
@@ -143,8 +140,108 @@ def test_a_statistics_file_of_ours_must_be_of_the_same_networks_and_crop(
     ):
         with pytest.raises(ContractError, match=field):
             opened(file, tmp_path, networks, geometry)
+    with pytest.raises(ContractError, match=r"geometry\.crop = 'adm', this run uses None"):
+        opened(file, tmp_path, geometry="as they are")
+    with pytest.raises(ContractError, match="orientation = 'exif', this run uses 'ignored'"):
+        opened(file, tmp_path, orient=False)
+    same(opened(file, tmp_path, orient=True).statistics, moments(0))
     more = NETWORKS | {"dinov3": {"weights": "x"}}
     same(opened(file, tmp_path, more, None).statistics, moments(0))
+
+
+def test_pictures_as_they_are_are_a_record_too(photos: Path, tmp_path: Path) -> None:
+    file = tmp_path / "val.npz"
+    publish_statistics(file, moments(0), opened(photos, tmp_path, geometry="as they are").identity)
+    for asked in ("as they are", None):
+        same(opened(file, tmp_path, geometry=asked).statistics, moments(0))
+    with pytest.raises(ContractError, match=r"geometry\.crop = None, this run uses 'adm'"):
+        opened(file, tmp_path)
+    np.save(tmp_path / "p.npy", np.zeros((4, 8, 8, 3), np.uint8))
+    publish_statistics(file, moments(1), opened(tmp_path / "p.npy", tmp_path).identity)
+    for asked in (CROP, "as they are", None):
+        same(opened(file, tmp_path, geometry=asked, orient=True).statistics, moments(1))
+
+
+def test_the_size_of_the_pictures(photos: Path, tmp_path: Path) -> None:
+    """Height and width: of photos of 20x24, of crops of them, and of rows of 6x8."""
+    assert opened(photos, tmp_path).picture_size == (16, 16)
+    plain = opened(photos, tmp_path, geometry=None)
+    assert plain.picture_size is None
+    plain.keep(moments(0) | {"picture_size": np.array((20, 24))})
+    assert opened(photos, tmp_path, geometry=None).picture_size == (20, 24)
+    rows = np.zeros((4, 6, 8, 3), np.uint8)
+    np.save(tmp_path / "last.npy", rows)
+    np.save(tmp_path / "first.npy", rows.transpose(0, 3, 1, 2))
+    np.savez(tmp_path / "adm.npz", arr_0=rows, **moments(0))
+    for name in ("last.npy", "first.npy", "adm.npz"):
+        assert opened(tmp_path / name, tmp_path).picture_size == (6, 8), name
+    for path in (photos, tmp_path / "last.npy"):
+        source = opened(path, tmp_path)
+        publish_statistics(tmp_path / "own.npz", moments(0), source.identity)
+        assert opened(tmp_path / "own.npz", tmp_path).picture_size == source.picture_size is not None
+    np.savez(tmp_path / "fid.npz", **moments(0))
+    assert opened(tmp_path / "fid.npz", tmp_path).picture_size is None
+
+
+def keeping(reference: Reference, statistics: Mapping[str, np.ndarray], nth: int = 0) -> int:
+    """A forked process that keeps statistics, and kills itself at the nth fsync, rename or removal."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            kill_at(nth)
+            reference.keep(statistics)
+            status = 0
+        finally:
+            os._exit(status)
+    return child
+
+
+def test_what_evaluations_keep_at_one_time_is_all_kept(photos: Path, tmp_path: Path) -> None:
+    found = [moments(number, f"_{number}", 200) for number in range(6)]
+    reference = opened(photos, tmp_path / "kept")
+    children = [keeping(reference, statistics) for statistics in found]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 6
+    everything = {name: array for statistics in found for name, array in statistics.items()}
+    same(opened(photos, tmp_path / "kept").statistics, everything)
+
+
+@pytest.mark.parametrize("before", [{}, moments(0)], ids=["no file", "a file"])
+def test_a_kill_leaves_the_old_file_or_the_new(
+    photos: Path, tmp_path: Path, before: dict[str, np.ndarray]
+) -> None:
+    left, temporaries, nth = [], 0, 0
+    while True:
+        nth += 1
+        kept = tmp_path / f"kept{nth}"
+        reference = opened(photos, kept)
+        reference.keep(before)
+        _, status = os.waitpid(keeping(reference, moments(1, "_s"), nth), 0)
+        if not os.WIFSIGNALED(status):
+            assert status == 0
+            break
+        if kept.exists():
+            left.append(opened(photos, kept))
+            temporaries += len(list(kept.glob(".latentkit-*")))
+        reference.keep(moments(2, "_t"))
+        assert sorted(path.name for path in kept.iterdir()) == [".lock", reference.cache.name]
+    assert all(found.warnings == () for found in left)
+    new = before | moments(1, "_s")
+    renamed = [found.statistics.keys() == new.keys() for found in left]
+    assert {False, True} == {*renamed}
+    for found, whole in zip(left, renamed, strict=True):
+        same(found.statistics, new if whole else before)
+    assert temporaries > 0
+
+
+def test_where_nothing_can_be_locked_it_is_kept_all_the_same(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reference = opened(photos, tmp_path / "kept")
+    (tmp_path / "kept/.lock").mkdir(parents=True)
+    reference.keep(moments(0))
+    assert "what two evaluations add there at one time may be lost" in caplog.text
+    same(opened(photos, tmp_path / "kept").statistics, moments(0))
 
 
 def test_files_of_other_evaluators(tmp_path: Path) -> None:
@@ -156,40 +253,23 @@ def test_files_of_other_evaluators(tmp_path: Path) -> None:
     found = opened(tmp_path / "adm.npz", tmp_path)
     same(found.statistics, adm)
     assert "does not record which network" in found.warnings[0]
+    assert not found.recorded
     (batch,) = found.pictures.batches(np.arange(5), 8, 0)
     np.testing.assert_array_equal(batch.pixels.numpy(), pixels)
     found = opened(tmp_path / "pytorch_fid.npz", tmp_path)
     same(found.statistics, moments(2))
     assert found.pictures is None
+    assert not found.recorded
     assert "sha256" in found.identity
     found = opened(tmp_path / "pictures.npz", tmp_path / "kept")
-    assert (found.statistics, found.warnings) == ({}, ())
+    assert (found.statistics, found.warnings, found.recorded) == ({}, (), True)
     assert len(found.pictures) == 5
     assert [is_statistics(path) for path in sorted(tmp_path.glob("*.npz"))] == [True, False, True]
 
 
 def test_what_is_no_reference(tmp_path: Path) -> None:
-    good = moments(0)
-    wrong = {
-        "shape": ({"mu": good["mu"], "sigma": good["sigma"][:4]}, r"mu is \[6\] and sigma is \[4, 6\]"),
-        "alone": ({"mu": good["mu"]}, "it has mu and no sigma"),
-        "mean": ({"sigma_s": good["sigma"], **good}, "it has sigma_s and no mu_s"),
-        "nan": (good | {"mu": good["mu"] * np.nan}, "mu is not finite"),
-        "skew": (good | {"sigma": np.triu(good["sigma"])}, "sigma is not symmetric"),
-        "negative": (good | {"sigma": -good["sigma"]}, "negative variance"),
-        "object": (good | {"mu": np.array([{}] * 6, dtype=object)}, "allow_pickle"),
-        "text": (good | {"note": np.array("hello")}, "note is <U5, not numbers"),
-        "identity": (good | {"identity": np.array("[1]")}, "its identity is no object"),
-    }
-    for name, (arrays, told) in wrong.items():
-        np.savez(tmp_path / f"{name}.npz", **arrays)
-        with pytest.raises(LatentkitError, match=f"{name}.npz cannot be used as statistics: .*{told}"):
-            opened(tmp_path / f"{name}.npz", tmp_path)
     np.save(tmp_path / "latents.npy", np.zeros((4, 4, 2, 2), np.float32))
     with pytest.raises(UsageError, match="holds latents: pictures are needed"):
         opened(tmp_path / "latents.npy", tmp_path)
     with pytest.raises(UsageError, match="does not exist"):
         opened(tmp_path / "absent.npz", tmp_path)
-    with pytest.raises(LatentkitError, match="mu is not finite, it is not written"):
-        publish_statistics(tmp_path / "new.npz", {"mu": np.array([np.inf])}, {})
-    assert not (tmp_path / "new.npz").exists()

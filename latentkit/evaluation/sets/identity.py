@@ -1,4 +1,7 @@
-"""What pictures on disk are told apart by, without decoding them."""
+"""What pictures on disk are told apart by, without decoding them.
+
+As for make, a file is the same when it lies in the same place and has the same size and mtime.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,13 @@ from latentkit.errors import LatentkitError
 from latentkit.sources.item import Stat
 
 MAX_HASHED = 2**30
-"""A larger file is told by its name, size and mtime: it would take longer to hash than a user would wait."""
+"""A larger file is told by its place, size and mtime: it would take longer to hash than a user would wait."""
 
 _CHUNK = 1 << 22
 
 
 def file_identity(path: Path) -> dict[str, Any]:
-    """A file's sha256; of one over 1 GiB name, size and mtime.
+    """A file's sha256; of one over 1 GiB its place, links resolved, and its size and mtime.
 
     Raises:
         LatentkitError: it cannot be read.
@@ -25,7 +28,7 @@ def file_identity(path: Path) -> dict[str, Any]:
     try:
         now = path.stat()
         if now.st_size > MAX_HASHED:
-            return {"file": path.name, "bytes": now.st_size, "mtime_ns": now.st_mtime_ns}
+            return {"place": str(path.resolve()), "bytes": now.st_size, "mtime_ns": now.st_mtime_ns}
         digest = hashlib.sha256()
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):

@@ -100,6 +100,10 @@ class NpyLatents(RowSet):
             yield array[: len(array) // 2] if moments else array
 
     def identity(self) -> dict[str, Any]:
-        """The contract's hash, and a hash over every file's key, size and mtime."""
-        listing = listing_sha256((key, self._entries[key]) for key in self.keys)
-        return {"kind": "latents", "contract": self.contract.sha256, "files": listing}
+        """The contract's hash, the folder with links resolved, and a hash over keys, sizes and mtimes."""
+        return {
+            "kind": "latents",
+            "contract": self.contract.sha256,
+            "place": str(self._folder.resolve()),
+            "files": listing_sha256((key, self._entries[key]) for key in self.keys),
+        }

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from copy import copy
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,9 +71,10 @@ class SourcePictures(RowSet):
                 yield pixels[0].numpy()
 
     def identity(self) -> dict[str, Any]:
-        """Count, geometry, orientation, and a hash over every key, size and mtime.
+        """Count, geometry, orientation, the pictures' place, and a hash over every key, size and mtime.
 
-        Where a source has nothing to stat, its fields count.
+        The place is the first picture's folder or archive, links resolved: with the keys it tells where each
+        one lies, since a source has one root. Where a source has nothing to stat, its fields count.
         """
         stats = [self.source.stat(index) for index in self._indices.tolist()]
         described: dict[str, Any] = {
@@ -82,7 +84,13 @@ class SourcePictures(RowSet):
             "orientation": "exif" if self.source.orient else "ignored",
             "files": listing_sha256(zip(self.keys, stats, strict=True)),
         }
-        return described | ({"source": repr(self.source)} if None in stats else {})
+        there = next((index for index, stat in zip(self._indices, stats, strict=True) if stat), None)
+        if there is not None:
+            place = Path(self.source[int(there)].location).expanduser().parent
+            described["place"] = str(place.resolve())
+        if None in stats:
+            described["source"] = repr(self.source)
+        return described
 
     def _unreadable(self, rows: list[Row]) -> str:
         told = "; ".join(f"{self.source[row.index].location}: {row.reason}" for row in rows)

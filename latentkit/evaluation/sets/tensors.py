@@ -62,11 +62,14 @@ class TensorRows(RowSet):
                 yield row if self._channels_last else row.transpose(1, 2, 0)
 
     def identity(self) -> dict[str, Any]:
-        """The file's sha256 (over 1 GiB: name, size, mtime), the tensor's name, and how it is decoded."""
+        """`file_identity`, the tensor's name, and how latents are decoded or the [H, W] of pictures."""
         described: dict[str, Any] = {"kind": "pictures" if self.latents is None else "latents"}
-        if self._contract is not None:
+        if self.latents is None:
+            shape = self._tensor.shape
+            described["size"] = list(shape[1:3] if self._channels_last else shape[2:])
+        elif self._contract is not None:
             described["contract"] = self._contract.sha256
-        elif self.latents is not None:
+        else:
             described |= {"factor": self.latents.factor, "shift": self.latents.shift}
         return described | {"tensor": self._tensor_name} | file_identity(self._path)
 
