@@ -18,6 +18,19 @@ from latentkit.config import conf_dir, register
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.exit_status import DONE, FAILED, INTERRUPTED, WRONG_USAGE
 
+_FLAGS = (
+    *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun"),
+    *(
+        "--info",
+        "--shell-completion",
+        "--config-path",
+        "--config-name",
+        "--config-dir",
+        "--experimental-rerun",
+    ),
+)
+"""Hydra's; a part of one that is only its beginning will do."""
+
 
 def compose_and_run(
     verb: Callable[[DictConfig], int], config_name: str, complete: Callable[[list[str]], list[str]]
@@ -82,10 +95,15 @@ def _report(error: Exception) -> int:
 
 
 def _check_order(arguments: list[str]) -> None:
-    """What Hydra 1.3 would answer with a traceback or its usage: flags amid values, a value without a key."""
+    """What Hydra 1.3 would answer with a traceback or its usage: flags amid values, no key, other flags."""
     for word in arguments:
         if word.startswith("="):
             raise UsageError(f"{word}: there is no key before the equals sign")
+        name = word.partition("=")[0]
+        if name.startswith("--") and not any(flag.startswith(name) for flag in _FLAGS):
+            raise UsageError(f"{name}: no such flag; a value is given as {name[2:].replace('-', '_')}=VALUE")
+    if "--resolve" in arguments and not any(re.match("-[ch]$|--cfg|--help", word) for word in arguments):
+        raise UsageError("--resolve goes with --cfg job")
     if {"-m", "--multirun"} & {*arguments} and any(re.match("-c$|--cfg", word) for word in arguments):
         raise UsageError("--cfg prints one configuration: leave out -m, and of each sweep give one value")
     flags = [i for i, word in enumerate(arguments) if word.startswith("-")]
@@ -105,6 +123,10 @@ def _clear(error: BaseException) -> str:
         return f"{error.filename}: {error.strerror}" if error.filename else str(error)
     text = str(error).split("Config search path:")[0]
     text = text.removeprefix("UsageError raised while resolving interpolation: ")
+    text = text.removeprefix("Error merging override ")
+    if text.startswith("Ambiguous value for argument '"):
+        key, _, values = text.split("'")[1].partition("=")
+        return f"{key}={values}: a list is written {key}=[{values}]; a run for each needs the flag -m"
     cause = error.__cause__
     if "Available options in" in text:
         head, _, options = text.partition("Available options in")
@@ -129,7 +151,9 @@ def _clear(error: BaseException) -> str:
         text = f"{text}: {cause}"
     text = text.replace("str is not a ListConfig, list or tuple", "a list is written key=[a,b]")
     if isinstance(error, OverrideParseException):
-        text = f"{text.splitlines()[0]} (quote special characters twice: \"key='a, b'\"; write $HOME for ~)"
+        word = "" if error.override in text else f"{error.override}: "
+        how = "quote special characters twice: \"key='a, b'\"; write $HOME for ~"
+        text = f"{word}{text.splitlines()[0]} ({how})"
     internal = ("full_key:", "object_type=", "reference_type=", "See https:")
     return " ".join(
         " ".join(line.split()) for line in text.splitlines() if not line.strip().startswith(internal)

@@ -86,3 +86,25 @@ def test_a_report_that_lay_there_before_is_not_the_runs(tmp_path: Path, again: b
     callback.on_job_end(config, ended)
     kept = json.loads((tmp_path / "sweep" / "0.json").read_text())
     assert kept == {"overrides": ["seed=1"], "report": {"results": {"fid": 2.0}} if again else {}}
+
+
+def test_of_the_processes_that_torchrun_starts_the_first_alone_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = OmegaConf.create({"report_dir": str(tmp_path / "run"), "sweep_dir": str(tmp_path)})
+    hydra = OmegaConf.create({"hydra": {"mode": RunMode.MULTIRUN, "job": {"num": 1}}})
+    ended = JobReturn(overrides=["seed=1"], hydra_cfg=hydra, status=JobStatus.COMPLETED)
+    first = tmp_path / "0.json"
+    first.write_text(json.dumps(run("seed=0", fid=1.0)))
+    found = {}
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        callback = SweepReport()
+        callback.on_job_start(config)
+        callback.on_job_end(config, ended)
+        callback.on_multirun_end(config)
+        found[rank] = {path.name for path in tmp_path.iterdir()}
+        if rank == "1":
+            callback.on_multirun_start(config)
+            assert first.exists()
+    assert found == {"1": {"0.json"}, "0": {"0.json", "1.json", "sweep.csv", "sweep.md", "sweep.png"}}
