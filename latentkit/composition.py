@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import hydra
 from hydra.errors import HydraException, OverrideParseException
@@ -32,6 +33,24 @@ _FLAGS = (
 """Hydra's; a part of one that is only its beginning will do."""
 
 
+class _Ended(int):
+    """A job's exit status as the job returns it.
+
+    Launchers that run jobs in other processes bring back by pickle what those return, and Hydra drops it: so
+    unpickling notes it.
+    """
+
+    elsewhere: ClassVar[list[int]] = []
+
+    @classmethod
+    def brought(cls, status: int) -> _Ended:
+        cls.elsewhere.append(status)
+        return cls(status)
+
+    def __reduce__(self) -> tuple[Callable[[int], _Ended], tuple[int]]:
+        return self.brought, (int(self),)
+
+
 def compose_and_run(
     verb: Callable[[DictConfig], int], config_name: str, complete: Callable[[list[str]], list[str]]
 ) -> int:
@@ -48,7 +67,7 @@ def compose_and_run(
     statuses: list[int] = []
 
     @functools.wraps(verb)
-    def job(cfg: DictConfig) -> None:
+    def job(cfg: DictConfig) -> _Ended:
         if not wants_traceback:
             del os.environ["HYDRA_FULL_ERROR"]  # nor do processes that the verb starts inherit it
         try:
@@ -64,7 +83,9 @@ def compose_and_run(
             os.environ["HYDRA_FULL_ERROR"] = "1"
         if statuses[-1] == INTERRUPTED:
             raise KeyboardInterrupt
+        return _Ended(statuses[-1])
 
+    _Ended.elsewhere.clear()
     try:
         _check_order(sys.argv[1:])
         sys.argv[1:] = complete(sys.argv[1:])
@@ -84,7 +105,7 @@ def compose_and_run(
         if not wants_traceback:
             del os.environ["HYDRA_FULL_ERROR"]
     sys.stdout.flush()
-    return max(statuses, default=DONE)
+    return max([*statuses, *_Ended.elsewhere], default=DONE)
 
 
 def _report(error: Exception) -> int:
