@@ -170,7 +170,7 @@ class EvaluateConfig(CollectionConfig):
     vram: VramConfig = field(default_factory=VramConfig)
     trainer: Any = MISSING
     crop: str | None = None
-    size: int = 256
+    size: int | None = None
     encode: bool = False
     shard_size: int = 10000
     limit: int | None = None

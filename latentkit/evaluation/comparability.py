@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+Size = tuple[int, int]
+"""Height and width of pictures."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Circumstances:
@@ -13,10 +16,14 @@ class Circumstances:
     Attributes:
         pictures: generated ones, or reconstructions.
         expected: how many the published numbers are of.
+        reference_pictures: those that the reference is of; None where there is no reference, or nobody
+            recorded it.
         limited: only the first pictures were taken.
         random: what had random weights: ``the decoder``, ``inception`` ...
         extractors: name -> precision of its forward pass.
-        settings: metric -> what of its settings published numbers do not have.
+        decoder: precision of its forward pass; None for pictures that nothing decoded.
+        sizes: ``generated`` and ``reference`` -> the size of its pictures, None where they have several; left
+            out what is not known.
     """
 
     pictures: int
@@ -24,7 +31,9 @@ class Circumstances:
     limited: bool
     random: tuple[str, ...]
     extractors: Mapping[str, str]
-    settings: Mapping[str, str] = field(default_factory=dict)
+    reference_pictures: int | None = None
+    decoder: str | None = None
+    sizes: Mapping[str, Size | None] = field(default_factory=dict)
 
 
 def reasons_against(circumstances: Circumstances) -> list[str]:
@@ -32,12 +41,24 @@ def reasons_against(circumstances: Circumstances) -> list[str]:
     reasons = []
     if circumstances.random:
         reasons.append(f"random weights ({', '.join(circumstances.random)})")
-    if circumstances.pictures < circumstances.expected:
+    if circumstances.pictures != circumstances.expected:
         reasons.append(f"{circumstances.pictures:,} pictures, {circumstances.expected:,} are usual")
+    behind = circumstances.reference_pictures
+    if behind is not None and behind < circumstances.expected and behind != circumstances.pictures:
+        reasons.append(f"the reference is of {behind:,} pictures, {circumstances.expected:,} are usual")
     if circumstances.limited:
         reasons.append("limit: only the first pictures were taken")
     for name, precision in circumstances.extractors.items():
         if precision != "32-true":
             reasons.append(f"{name} ran in {precision}")
-    reasons += [f"metric={name} has {settings}" for name, settings in circumstances.settings.items()]
-    return reasons
+    if circumstances.decoder == "bf16-mixed":
+        reasons.append("the decoder ran in bf16-mixed, which moves FID by more than its last digit")
+    return reasons + _about_sizes(circumstances.sizes)
+
+
+def _about_sizes(sizes: Mapping[str, Size | None]) -> list[str]:
+    several = [f"the {side} pictures are of several sizes" for side, size in sizes.items() if size is None]
+    told = {side: f"{size[0]}x{size[1]}" for side, size in sizes.items() if size is not None}
+    if len(set(told.values())) > 1:
+        several.append(f"pictures of {told['generated']} stand against a reference of {told['reference']}")
+    return several

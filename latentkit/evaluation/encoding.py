@@ -7,7 +7,7 @@ import copy
 from hydra import compose
 from omegaconf import DictConfig, open_dict
 
-from latentkit.collection import chosen
+from latentkit.collection import build_store, chosen
 from latentkit.encoding import EncodingJob
 from latentkit.errors import UsageError
 from latentkit.evaluation.choices import DEMO
@@ -24,7 +24,7 @@ def encode_missing(cfg: DictConfig) -> int:
     """Encode the pictures of the evaluation's dataset that have no latents, as ``latentkit.encode`` does.
 
     Only where that is asked for; the demo need not be asked for. The encoder is the one of the decoder's
-    name, with the decoder's model; pictures in quarantine stay there.
+    name, with the decoder's model; pictures in quarantine stay there. As many latents as `limit` are enough.
 
     Args:
         cfg: of ``latentkit.evaluate``.
@@ -52,7 +52,9 @@ def encode_missing(cfg: DictConfig) -> int:
     encoder.update({key: cfg.decoder[key] for key in _OF_THE_MODEL})
     encoder.crop = cfg.crop or encoder.crop
     if "size" in encoder:
-        encoder.size = cfg.size
+        encoder.size = cfg.size or encoder.size
+    if cfg.limit is not None and build_store(encoding).counts(name).items >= cfg.limit:
+        return DONE
     job = EncodingJob.from_config(encoding)
     with job.output_lock():
         plan = job.plan()

@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -24,24 +22,23 @@ from latentkit.device import (
     fit_network,
     process_rank,
 )
-from latentkit.errors import UsageError
-from latentkit.evaluation.comparability import Circumstances, reasons_against
+from latentkit.errors import LatentkitError, UsageError
 from latentkit.evaluation.decoding import VAEDecoder
+from latentkit.evaluation.describing import describe
 from latentkit.evaluation.extractors.extractor import Extractor
 from latentkit.evaluation.metrics.metric import ORIGINALS, PIXELS, EvaluationMetric
 from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.references import Reference, open_reference
+from latentkit.evaluation.report_folder import ReportFolder
 from latentkit.evaluation.run import EvaluationResult, evaluate_sets
-from latentkit.evaluation.sides import asked_geometry, open_generated, reference_pictures
+from latentkit.evaluation.sides import open_generated, open_reference_side, reference_geometry
 from latentkit.evaluation.statistics import publish_statistics
 from latentkit.exit_status import DONE, INTERRUPTED
-from latentkit.provenance import provenance
 from latentkit.quiet import quiet_libraries
 from latentkit.readable import readable_count
-from latentkit.report.evaluation import REPORT, Compared, Report, print_report
+from latentkit.report.evaluation import print_report
 from latentkit.report.reconstructions import reconstruction_sheet
 from latentkit.stores import OutputLock
-from latentkit.stores.publish import publish, publish_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +53,8 @@ class EvaluationJob:
         decoder: None where the generated side is pictures.
         by_originals: whether the reference is the pictures that the latents were made from.
         without_latents: the dataset's pictures that its latents lack.
+        unrecorded: latents of which nobody recorded what they were made from.
+        folder: of the results.
         rank: this process's number among those of one run; only process 0 speaks and writes.
     """
 
@@ -67,6 +66,8 @@ class EvaluationJob:
     decoder: VAEDecoder | None
     by_originals: bool
     without_latents: int
+    unrecorded: int
+    folder: ReportFolder
     cfg: DictConfig
     device: Device
     rank: int
@@ -74,6 +75,8 @@ class EvaluationJob:
     began: float
     _found: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     """Statistics of the reference that this run has added."""
+    not_kept: list[str] = dataclasses.field(default_factory=list)
+    """Why statistics of the reference could not be kept."""
 
     @classmethod
     def from_config(cls, cfg: DictConfig) -> EvaluationJob:
@@ -87,9 +90,11 @@ class EvaluationJob:
         rank = process_rank() if cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1 else 0
         device = find_device(cfg.trainer.accelerator)
         metrics = {name: build(cfg.metrics[name], f"metrics.{name}") for name in map(str, cfg.metrics)}
-        decoder = fit_network(build(cfg.decoder, "decoder"), device)
+        folder = ReportFolder(Path(cfg.report_dir))
+        folder.check(save_images=cfg.save_images)
+        decoder: VAEDecoder = build(cfg.decoder, "decoder")
         generated, own = open_generated(cfg, decoder)
-        pictures = reference_pictures(cfg, own)
+        pictures = open_reference_side(cfg, own)
         left_out = _left_out(cfg, metrics, generated, referenced=pictures is not None)
         metrics = {name: metric for name, metric in metrics.items() if name not in left_out}
         extractors = _build_extractors(cfg, metrics)
@@ -97,19 +102,25 @@ class EvaluationJob:
         if pictures is not None and any(metric.compares for metric in metrics.values()):
             reference = open_reference(
                 pictures,
-                geometry=asked_geometry(cfg) if cfg.crop or own is None else own.pictures.geometry,
+                geometry=reference_geometry(cfg, own),
+                orient=own.pictures.source.orient if own else None,
                 extractors={extractor.name: extractor.identity() for extractor in extractors},
                 folder=Path(cfg.references_dir),
             )
+            _check_reference(reference, metrics)
+        if cfg.save_reference is not None:
+            _check_saving(reference)
         return cls(
             generated=generated,
             reference=reference,
             metrics=metrics,
             left_out=left_out,
             extractors=extractors,
-            decoder=decoder if generated.latents else None,
+            decoder=fit_network(decoder, device) if generated.latents else None,
             by_originals=own is not None and cfg.reference is None,
             without_latents=own.left_out if own else 0,
+            unrecorded=own.unrecorded if own else 0,
+            folder=folder,
             cfg=cfg,
             device=device,
             rank=rank,
@@ -119,13 +130,13 @@ class EvaluationJob:
 
     def lock(self) -> AbstractContextManager[object]:
         """One evaluation at a time writes into a folder; held by process 0."""
-        return nullcontext() if self.rank > 0 else OutputLock(self.cfg.report_dir)
+        return nullcontext() if self.rank > 0 else OutputLock(self.folder.path)
 
     def announce(self) -> None:
         """Say what will be done, before anything is loaded."""
         say = partial(self.console.print, highlight=False, markup=False, soft_wrap=True)
-        if self._random:
-            say(f"RANDOM WEIGHTS in {', '.join(self._random)}: the numbers mean nothing")
+        if self.random:
+            say(f"RANDOM WEIGHTS in {', '.join(self.random)}: the numbers mean nothing")
         against = f" against {self.reference.name}" if self.reference else ""
         say(
             f"{self.generated.name}: {readable_count(len(self.generated), 'picture')}{against}, "
@@ -136,7 +147,9 @@ class EvaluationJob:
 
     def run(self) -> EvaluationResult:
         """Decode, extract and compare. What becomes known of the reference is kept on the way."""
-        folder = Path(self.cfg.report_dir)
+        if self.rank == 0:
+            saved = self.generated.keys if self.cfg.save_images else None
+            self.folder.begin(OmegaConf.to_yaml(self.cfg, resolve=True), saved)
         make_trainer = partial(
             build, self.cfg.trainer, "trainer", accelerator="gpu" if self.device.kind == "cuda" else "cpu"
         )
@@ -151,7 +164,7 @@ class EvaluationJob:
             by_originals=self.by_originals,
             statistics=reference.statistics if reference else None,
             keep_statistics=self._keep,
-            images=folder / "images" if self.cfg.save_images else None,
+            images=self.folder.images if self.cfg.save_images else None,
             batch_size=self.cfg.vram.batch_size["decoder"],
             workers=decoding_workers(self.cfg.workers),
             console=self.console,
@@ -167,27 +180,23 @@ class EvaluationJob:
         if result.interrupted:
             self.console.print("interrupted: no number came of it")
             return INTERRUPTED
-        report = self._describe(result)
-        folder = Path(self.cfg.report_dir)
-        resolved = OmegaConf.to_yaml(self.cfg, resolve=True)
-        publish(folder / ".latentkit" / "config.yaml", lambda file: file.write(resolved.encode()))
+        report = describe(self, result)
+        sheet = None
         if result.gallery:
             note = f"{report.name}: {readable_count(len(self.generated), 'picture')}, by PSNR"
             sheet = reconstruction_sheet(
-                result.gallery, note + "  RANDOM WEIGHTS: the pictures mean nothing" * bool(self._random)
+                result.gallery, note + "  RANDOM WEIGHTS: the pictures mean nothing" * bool(self.random)
             )
-            publish(folder / "reconstructions.png", lambda file: file.write(sheet))
-        publish_json(folder / REPORT, report.to_dict())
+        there = self.folder.publish(report.to_dict(), sheet, save_images=self.cfg.save_images)
         print_report(report, self.console)
-        names = [REPORT, *["reconstructions.png"] * bool(result.gallery), *["images/"] * self.cfg.save_images]
-        self.console.print(f"in {folder}: {', '.join(names)}", highlight=False, markup=False, soft_wrap=True)
+        self.console.print(there, highlight=False, markup=False, soft_wrap=True)
         if self.cfg.save_reference and self.reference:
             known = {**self.reference.statistics, **self._found}
             publish_statistics(Path(self.cfg.save_reference), known, self.reference.identity)
         return DONE
 
     @property
-    def _random(self) -> tuple[str, ...]:
+    def random(self) -> tuple[str, ...]:
         """What has random weights."""
         latents = self.generated.latents
         names = ["the latents"] if latents and not latents.pretrained else []
@@ -195,56 +204,13 @@ class EvaluationJob:
         return (*names, *(extractor.name for extractor in self.extractors if not extractor.pretrained))
 
     def _keep(self, statistics: Mapping[str, np.ndarray]) -> None:
+        """A full disk is no reason to lose the results."""
         assert self.reference is not None
-        self.reference.keep(statistics)
         self._found.update(statistics)
-
-    def _describe(self, result: EvaluationResult) -> Report:
-        results = {
-            f"r{name}" if self.by_originals and name == "fid" else name: value
-            for values in result.values.values()
-            for name, value in values.items()
-        }
-        circumstances = Circumstances(
-            pictures=len(self.generated),
-            expected=self.cfg.protocol.pictures,
-            limited=self.cfg.limit is not None,
-            random=self._random,
-            extractors={extractor.name: extractor.precision for extractor in self.extractors},
-            settings={
-                name: found for name, metric in self.metrics.items() if (found := metric.unpublished())
-            },
-        )
-        reasons = reasons_against(circumstances)
-        reference = self.reference
-        warnings = list(reference.warnings) if reference else []
-        if self.without_latents:
-            warnings.append(
-                f"{readable_count(self.without_latents, 'picture')} of the dataset have no latents"
-            )
-        done = result.passes["generated"]
-        pictures = sum(passed.pictures for passed in result.passes.values())
-        seconds = sum(passed.seconds for passed in result.passes.values())
-        return Report(
-            name=Path(self.cfg.report_dir).name,
-            results=results,
-            left_out=self.left_out,
-            comparable=not reasons,
-            reasons=reasons,
-            warnings=warnings,
-            generated=Compared(self.generated.name, done.pictures, self.generated.identity()),
-            reference=Compared(reference.name, _count(reference), reference.identity) if reference else None,
-            protocol=_plain(self.cfg.protocol),
-            metrics={name: _plain(self.cfg.metrics[name]) for name in self.metrics},
-            decoder=self.decoder.identity() if self.decoder else None,
-            extractors={extractor.name: extractor.identity() for extractor in self.extractors},
-            seconds=round(time.monotonic() - self.began, 3),
-            pictures_per_second=round(pictures / seconds, 3) if seconds else None,
-            device=result.device,
-            peak_device_bytes=done.peak_bytes,
-            job=list(HydraConfig.get().overrides.task),
-            provenance=provenance(),
-        )
+        try:
+            self.reference.keep(statistics)
+        except LatentkitError as error:
+            self.not_kept.append(f"what was found out of the reference is not kept: {error}")
 
 
 def _left_out(
@@ -268,20 +234,28 @@ def _left_out(
     return found
 
 
+def _check_reference(reference: Reference, metrics: Mapping[str, EvaluationMetric]) -> None:
+    """Before anything is computed; of statistics, metrics see for themselves."""
+    if reference.pictures is not None and not reference.statistics:
+        for name, metric in metrics.items():
+            if metric.compares and (there := len(reference.pictures)) < (fewest := metric.fewest()):
+                raise LatentkitError(
+                    f"metric={name} needs at least {fewest:,} pictures, the reference {reference.name} "
+                    f"has {there:,}"
+                )
+
+
+def _check_saving(reference: Reference | None) -> None:
+    if reference is None:
+        raise UsageError("save_reference: no metric of this run compares with a reference, there is none")
+    if not reference.recorded:
+        raise UsageError(
+            f"save_reference: {reference.name} is statistics of which nobody recorded what they were made "
+            "from: copy the file"
+        )
+
+
 def _build_extractors(cfg: DictConfig, metrics: Mapping[str, EvaluationMetric]) -> list[Extractor]:
     taps = {tap for metric in metrics.values() for tap in metric.taps} - {PIXELS, ORIGINALS}
     built = [build(cfg.extractors[name], f"extractors.{name}", name=str(name)) for name in cfg.extractors]
     return [extractor for extractor in built if not taps.isdisjoint(extractor.taps)]
-
-
-def _count(reference: Reference) -> int | None:
-    """Of the pictures behind a reference; None where statistics do not say (ADM's hold a part of theirs)."""
-    if not reference.statistics and reference.pictures is not None:
-        return len(reference.pictures)
-    count = reference.statistics.get("count")
-    return None if count is None else int(count)
-
-
-def _plain(node: DictConfig) -> dict[str, Any]:
-    values = OmegaConf.to_container(node, resolve=True)
-    return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}

@@ -78,6 +78,10 @@ class PictureSet(ABC):
             LatentkitError: names the picture that cannot be read, or the latent that is not finite.
         """
 
+    def unpaired(self) -> PictureSet:
+        """The same set without originals, which then are not read."""
+        return self
+
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """JSON values: everything that the pictures' pixels depend on, without reading them all.

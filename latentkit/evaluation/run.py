@@ -18,6 +18,7 @@ from rich.console import Console
 
 from latentkit.errors import UsageError
 from latentkit.evaluation.collector import Collector
+from latentkit.evaluation.comparability import Size
 from latentkit.evaluation.decoding import VAEDecoder
 from latentkit.evaluation.extractors.extractor import Extractor
 from latentkit.evaluation.gallery import GallerySearch
@@ -31,7 +32,6 @@ from latentkit.prediction.decoding import worker_deaths_told
 from latentkit.prediction.processes import free_device_memory, pass_title, predict, stop
 from latentkit.progress import ProgressReport
 from latentkit.report.reconstructions import Reconstruction
-from latentkit.stores.publish import remove_temporaries
 
 SHOWN = 6
 """Pictures a row of the gallery."""
@@ -64,6 +64,7 @@ class EvaluationResult:
         gallery: ``worst``, ``median`` and ``best`` -> reconstructions, the lowest PSNR first; empty when no
             metric compares pictures with their originals.
         passes: side -> what its pass took; no ``reference`` when nothing had to be looked at.
+        sizes: of each side that was seen the size of its pictures, None where there are several.
         device: the device's name.
     """
 
@@ -71,6 +72,7 @@ class EvaluationResult:
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     gallery: dict[str, list[Reconstruction]] = field(default_factory=dict)
     passes: dict[Side, Pass] = field(default_factory=dict)
+    sizes: dict[Side, Size | None] = field(default_factory=dict)
     device: str = "cpu"
 
 
@@ -103,7 +105,8 @@ def evaluate_sets(
             one pass.
         statistics: what is known of the reference already.
         keep_statistics: told, in process 0, what was found out of the reference, at the end of its pass.
-        images: folder that gets every generated picture as ``<key>.png``; the caller holds its lock.
+        images: folder that gets every generated picture as ``<key>.png``; the caller holds its lock and has
+            removed the temporaries of killed processes.
         batch_size: of sets of pictures.
         workers: processes that decode picture files, of this process.
         console: for the progress report.
@@ -136,8 +139,6 @@ def evaluate_sets(
     with ExitStack() as stack:
         folder = None
         if images is not None:
-            if rank == 0:
-                remove_temporaries(images, below=True)
             folder = stack.enter_context(PictureFolder(images))
         for side, pictures, active in todo:
             size = batch_size if pictures.latents is None or decoder is None else decoder.batch_size
@@ -159,9 +160,12 @@ def evaluate_sets(
                 worker_deaths_told(workers),
             ):
                 collector.attend(
+                    side,
                     stream,
                     progress,
                     interrupts,
+                    by_originals=by_originals,
+                    total=len(pictures),
                     digest=_digest(pictures, side, unserved),
                     folder=folder if side == "generated" else None,
                     search=GallerySearch(len(pictures), SHOWN) if side == "generated" else None,
@@ -174,7 +178,7 @@ def evaluate_sets(
             result.interrupted, result.device = collector.interrupted, module.device_name
             if result.interrupted:
                 break
-        result.values, result.gallery = collector.values, collector.gallery
+        result.values, result.gallery, result.sizes = collector.values, collector.gallery, collector.sizes
     del module
     free_device_memory()
     return result

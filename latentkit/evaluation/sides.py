@@ -2,55 +2,91 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from latentkit.collection import chosen
 from latentkit.config import build
+from latentkit.errors import UsageError
 from latentkit.evaluation.choices import DEMO
 from latentkit.evaluation.decoding import VAEDecoder
 from latentkit.evaluation.picture_set import PictureSet
+from latentkit.evaluation.references import AsTheyAre
 from latentkit.evaluation.sets.first import FirstOf
 from latentkit.evaluation.sets.open import open_own, open_set
 from latentkit.evaluation.sets.paired import Reconstructions
 from latentkit.evaluation.sets.pictures import SourcePictures
 from latentkit.evaluation.sets.space import Decodable
+from latentkit.evaluation.statistics import is_statistics
 from latentkit.pixels import AdmCrop, Geometry, Squash
 from latentkit.sources import Source
 
+USUAL_SIZE = 256
+"""Of a crop whose size was not given."""
+
 
 def open_generated(cfg: DictConfig, decoder: VAEDecoder) -> tuple[PictureSet, Reconstructions | None]:
-    """What is evaluated; and, where it is the dataset's own latents, these without a limit."""
-    factor, shift = decoder.factors if cfg.generated_scaled else (1.0, 0.0)
+    """What is evaluated; and, where it is the dataset's own latents, these without a limit.
+
+    Raises:
+        UsageError, LatentkitError: as `open_set` and `open_own`; or `size` is not what the latents are of.
+    """
     decodable = Decodable(
         channels=decoder.latent_channels,
-        factor=factor,
-        shift=shift,
+        factors=lambda: decoder.factors,
         scaled=cfg.generated_scaled,
-        allow_random=not decoder.pretrained,
+        random=not decoder.pretrained,
     )
     geometry = asked_geometry(cfg)
     if cfg.generated is not None:
+        if cfg.size is not None and geometry is None and not _reads_dataset(cfg):
+            raise UsageError(f"size={cfg.size} does nothing by itself: give crop=adm or crop=resize with it")
         return _limited(cfg, open_set(cfg.generated, decodable, geometry)), None
     own = open_own(cfg.output_dir, decodable, _source(cfg), _dataset_title(cfg), geometry)
+    there = own.pictures.geometry
+    made = there.describe().get("size") if there else None
+    if cfg.size is not None and cfg.size != made:
+        told = f"of pictures of size {made}" if made else "of pictures of several sizes"
+        raise UsageError(f"size={cfg.size}: the latents in {cfg.output_dir} are {told}")
     return _limited(cfg, own), own
 
 
-def reference_pictures(cfg: DictConfig, own: Reconstructions | None) -> str | PictureSet | None:
-    """What metrics compare with: the path that was given, else the dataset's pictures."""
+def open_reference_side(cfg: DictConfig, own: Reconstructions | None) -> str | PictureSet | None:
+    """What metrics compare with: what was given, else the dataset's pictures; a path where it is statistics.
+
+    Raises:
+        UsageError, LatentkitError: as `open_set`.
+    """
     if cfg.reference is not None:
-        return str(cfg.reference)
+        if is_statistics(Path(cfg.reference).expanduser()):
+            return str(cfg.reference)
+        return _limited(cfg, open_set(cfg.reference, None, asked_geometry(cfg)))
     if own is not None:
         return _limited(cfg, own.pictures)
-    if chosen("dataset") == DEMO:
+    if not _reads_dataset(cfg):
         return None
-    geometry = asked_geometry(cfg) if cfg.crop else AdmCrop(size=cfg.size)
+    geometry = asked_geometry(cfg) if cfg.crop else AdmCrop(size=cfg.size or USUAL_SIZE)
     return _limited(cfg, SourcePictures(_source(cfg), geometry, _dataset_title(cfg)))
+
+
+def reference_geometry(cfg: DictConfig, own: Reconstructions | None) -> Geometry | AsTheyAre | None:
+    """What a reference must be of: the crop that was asked for, else the latents'; None: nobody asked."""
+    if cfg.crop == "none":
+        return "as they are"
+    return asked_geometry(cfg) if cfg.crop or own is None else own.pictures.geometry
 
 
 def asked_geometry(cfg: DictConfig) -> Geometry | None:
     """The crop that was asked for; None where none was, or ``none``."""
-    geometries: dict[str, Geometry] = {"adm": AdmCrop(size=cfg.size), "resize": Squash(size=cfg.size)}
+    size = cfg.size or USUAL_SIZE
+    geometries: dict[str, Geometry] = {"adm": AdmCrop(size=size), "resize": Squash(size=size)}
     return geometries.get(cfg.crop)
+
+
+def _reads_dataset(cfg: DictConfig) -> bool:
+    """Whether pictures beside those of `generated` are the dataset's; nobody has chosen the demo's."""
+    return cfg.reference is None and chosen("dataset") != DEMO
 
 
 def _source(cfg: DictConfig) -> Source:

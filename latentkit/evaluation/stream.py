@@ -22,7 +22,7 @@ class PictureStream(Stoppable):
         pictures: the set.
         positions: int64 [N], ascending, of this process.
         batch_size: pictures a batch.
-        originals: whether they are wanted.
+        originals: whether they are wanted; else they are not read.
         workers: processes that decode picture files.
         pin: whether batches lie in pinned memory, from which a GPU copies asynchronously.
     """
@@ -37,10 +37,9 @@ class PictureStream(Stoppable):
         workers: int,
         pin: bool,
     ) -> None:
-        self._pictures = pictures
+        self._pictures = pictures if originals else pictures.unpaired()
         self._positions = positions
         self._batch_size = batch_size
-        self._originals = originals
         self._workers = workers
         self._pin = pin
 
@@ -66,7 +65,7 @@ class PictureStream(Stoppable):
                 batch,
                 pixels=self._ready(batch.pixels),
                 latents=self._ready(_padded(batch.latents, self._batch_size)),
-                originals=self._ready(batch.originals if self._originals else None),
+                originals=self._ready(batch.originals),
             )
 
     def _ready(self, tensor: torch.Tensor | None) -> torch.Tensor | None:

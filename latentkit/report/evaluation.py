@@ -56,8 +56,9 @@ class Report:
         name: of the results' folder.
         results: value -> number.
         left_out: metric -> why it has no value here.
-        comparable: whether the numbers can be held against published ones.
+        comparable: whether the numbers, but for the `unpublished`, can be held against published ones.
         reasons: why not; empty when they can.
+        unpublished: metric -> why its values alone cannot.
         warnings: what is not known, or unusual, and does not forbid it.
         protocol: how was counted.
         metrics: metric -> its options.
@@ -71,6 +72,7 @@ class Report:
     left_out: Mapping[str, str]
     comparable: bool
     reasons: Sequence[str]
+    unpublished: Mapping[str, str]
     warnings: Sequence[str]
     generated: Compared
     reference: Compared | None
@@ -123,9 +125,11 @@ def _remarks(report: Report) -> list[str]:
         )
     lines += [f"left out: {metric}: {reason}" for metric, reason in report.left_out.items()]
     lines += [f"note: {warning}" for warning in report.warnings]
+    excepted = [f"{metric} ({why})" for metric, why in report.unpublished.items()]
     if report.comparable:
-        return [*lines, "comparable with numbers of this protocol"]
-    return [*lines, f"NOT COMPARABLE with published numbers: {'; '.join(report.reasons)}"]
+        but = f", but for {', '.join(excepted)}" if excepted else ""
+        return [*lines, f"comparable with numbers of this protocol{but}"]
+    return [*lines, f"NOT COMPARABLE with published numbers: {'; '.join([*report.reasons, *excepted])}"]
 
 
 def _side(side: Compared) -> str:

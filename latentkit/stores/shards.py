@@ -36,6 +36,7 @@ from latentkit.stores.sidecar import (
     read_head,
     shard_name,
     sidecar_path,
+    sidecars,
 )
 from latentkit.stores.store import LEDGERS, Counts, Store
 
@@ -139,7 +140,7 @@ class ShardStore(Store):
             LatentkitError: names the shard that is missing or damaged, or the key that no shard has.
         """
         needle = json.dumps(key).encode("ascii")
-        for path in sorted(self._sidecars(encoder).glob("shard_*.jsonl")):
+        for path in sidecars(Path(self.root), encoder):
             if needle not in path.read_bytes():
                 continue
             head, entries = read_head(path), read_entries(path)
@@ -155,7 +156,7 @@ class ShardStore(Store):
         return describe(self._place(), contract, source, there, complete=complete)
 
     def counts(self, encoder: str) -> Counts:
-        paths = self._sidecars(encoder).glob("shard_*.jsonl")
+        paths = sidecars(Path(self.root), encoder)
         heads = [head for path in paths if (head := read_head(path)) is not None]
         return Counts(sum(head.count for head in heads), sum(head.bytes for head in heads))
 

@@ -41,6 +41,11 @@ def sidecar_path(root: Path, encoder: str, k: int) -> Path:
     return root / ".latentkit" / "done" / encoder / f"shard_{k:08d}.jsonl"
 
 
+def sidecars(root: Path, encoder: str) -> list[Path]:
+    """Those that are there, in the order of the shards."""
+    return sorted(sidecar_path(root, encoder, 0).parent.glob("shard_*.jsonl"))
+
+
 def publish_sidecar(path: Path, head: Head, entries: Iterator[tuple[str, Fingerprint | None]]) -> None:
     """Publish a sidecar; ``entries`` are (key, what it was made from), None for a picture that failed."""
     lines = (dump({"key": key, **source_fields(source)}) for key, source in entries)

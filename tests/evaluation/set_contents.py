@@ -9,7 +9,7 @@ import numpy as np
 from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.sets.space import Decodable
 
-SD = Decodable(channels=4, factor=0.18215, shift=0.5, allow_random=True)
+SD = Decodable(channels=4, factors=lambda: (0.18215, 0.5), random=True)
 SCALED, STORED = replace(SD, scaled=True), replace(SD, scaled=False)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +114,53 @@ def test_two_folders_by_metrics_of_ones_own_choice(at_home: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_limit_is_of_both_sides_and_of_what_is_encoded(at_home: Path) -> None:
+    options: dict[str, Any] = {"workers": 0, "metric": "fid", "references_dir": "outputs/limited"}
+    assert evaluate(dataset="demo", **{"dataset.pictures": 12}, **options, limit=5, encode=True) == 0
+    found = report("demo")
+    assert found["generated"]["pictures"] == found["reference"]["pictures"] == 5
+    assert len(_latents(at_home)) == 12  # nothing was taken away
+    folder = "outputs/evaluations/demo/images"
+    given = {
+        "generated": folder,
+        "reference": folder,
+        "weights": "random",
+        "report_dir": "outputs/limited/both",
+    }
+    assert evaluate(**options, **given, limit=5) == 0
+    found = json.loads((at_home / "outputs/limited/both/report.json").read_text())
+    assert found["generated"]["pictures"] == found["reference"]["pictures"] == 5
+    assert "limit: only the first pictures were taken" in found["reasons"]
+    assert evaluate(**options, **given, limit=12) == 0
+    found = json.loads((at_home / "outputs/limited/both/report.json").read_text())
+    assert found["generated"]["pictures"] == found["reference"]["pictures"] == 12
+    assert not any("limit" in reason for reason in found["reasons"])
+
+
+@pytest.mark.slow
+def test_a_full_disk_for_what_is_kept_costs_no_result(at_home: Path) -> None:
+    """Statistics of 32 MiB do not fit under the limit, the report does."""
+    folder = "outputs/evaluations/demo/images"
+    command = [sys.executable, "-m", "latentkit.evaluate", f"generated={folder}", f"reference={folder}"]
+    command += [
+        "metric=fid",
+        "weights=random",
+        "workers=0",
+        "report_dir=full",
+        "references_dir=full/references",
+    ]
+    shell = f"ulimit -f 2000; exec {shlex.join(command)}"
+    ended = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(Path("full/report.json").read_text())
+    assert found["results"]["fid"] == pytest.approx(0, abs=1e-4)
+    (warning,) = found["warnings"]
+    assert "is not kept: " in warning
+    assert "ulimit -f" in warning
+    assert not list(Path("full/references").glob("*.npz"))
+
+
+@pytest.mark.slow
 def test_a_sweep_ends_in_one_table_and_one_plot(
     at_home: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +240,37 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
         | {"extractors.inception.path": "none.pth"},
         *(1, "none.pth"),
     ),
+    "a size without a crop": (
+        {"generated": "pictures", "reference": "demo.npz", "size": 32, "metric": "fid"},
+        *(2, "size=32 does nothing by itself: give crop="),
+    ),
+    "no such reference for a metric that needs none": (
+        {"generated": "pictures", "reference": "nowhere", "metric": "inception_score"},
+        *(2, "nowhere does not exist"),
+    ),
+    "a reference of too few": (
+        {"generated": "outputs/evaluations/demo/images", "reference": "pictures", "metric": "kid"}
+        | {"metrics.kid.subset_size": 5},
+        *(1, "metric=kid needs at least 5 pictures, the reference pictures has 2"),
+    ),
+    "statistics of nobody knows what": (
+        {"generated": "pictures", "reference": "bare.npz", "metric": "fid", "save_reference": "mine2.npz"},
+        *(2, "bare.npz is statistics of which nobody recorded"),
+    ),
+    "no reference to save": (
+        {"generated": "pictures", "metric": "inception_score", "save_reference": "mine2.npz"}
+        | {"metrics.inception_score.splits": 2},
+        *(2, "save_reference: no metric of this run"),
+    ),
+    "pictures of somebody else's": (
+        {"generated": "pictures", "reference": "demo.npz", "metric": "fid", "save_images": True}
+        | {"report_dir": "holidays"},
+        *(2, "no evaluation wrote it"),
+    ),
+    "uncropped against cropped": (
+        {"generated": "pictures", "reference": "demo.npz", "metric": "fid", "crop": "none"},
+        *(1, "geometry.crop = 'adm', this run uses None"),
+    ),
     "a crop that is none": ({"crop": "middle"}, 2, "adm, resize, none"),
     "one picture of many": ({"limit": 1}, 2, "limit=1"),
 }
@@ -204,7 +285,10 @@ def test_mistakes_are_one_clear_line(mistake: str, at_home: Path, capfd: pytest.
     Path("pictures").mkdir(exist_ok=True)
     for number in range(2):
         Image.fromarray(photo(number, 32, 32)).save(f"pictures/{number}.png")
+    Path("holidays/images").mkdir(parents=True, exist_ok=True)
+    Image.fromarray(photo(1, 32, 32)).save("holidays/images/beach.png")
     rng = np.random.default_rng(0)
+    np.savez("bare.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     np.savez("mine.npz", arr_0=np.zeros(3))
     np.save("fine.npy", rng.standard_normal((3, 4, 8, 8), np.float32))
     np.save("flux.npy", rng.standard_normal((3, 16, 8, 8), np.float32))
@@ -229,5 +313,5 @@ def test_interrupted_or_not_the_keys_decide_the_order(at_home: Path) -> None:
         options: dict[str, Any] = {"generated": f"{name}.safetensors", "generated_scaled": False}
         options |= {"metric": "inception_score", "metrics.inception_score.splits": 3}
         assert evaluate(**options, weights="random", workers=0) == 0
-        scores.append(report(name)["results"])
+        scores.append(report(f"{name}.safetensors")["results"])
     assert scores[0] == scores[1]

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from latentkit.errors import LatentkitError, UsageError
 from latentkit.evaluation import VAEDecoder
 from latentkit.evaluation.gallery import SAMPLED, GallerySearch
 from latentkit.evaluation.module import EvaluationModule
-from latentkit.evaluation.picture_set import LatentSpace
+from latentkit.evaluation.picture_set import LatentSpace, PictureBatch
 from latentkit.evaluation.run import EvaluationResult, evaluate_sets
 
 CPU = partial(pl.Trainer, accelerator="cpu", devices=1)
@@ -74,14 +75,48 @@ def test_statistics_of_the_reference_save_its_pass() -> None:
     looked = evaluate(
         ToySet(photos(5)), {"toy": WeightedMean()}, reference=reference, keep_statistics=kept.append
     )
-    assert set(kept[0]) == {"toy_sum", "toy_count"}
+    assert set(kept[0]) == {"toy_sum", "toy_count", "picture_size"}
+    assert kept[0]["picture_size"].tolist() == [16, 16]
+    assert looked.sizes == {"generated": (16, 16), "reference": (16, 16)}
     assert kept[0]["toy_sum"] == pytest.approx(weighted_sum(photos(7, first=50)), rel=1e-6)
     reference.calls.clear()
     again = evaluate(ToySet(photos(5)), {"toy": WeightedMean()}, reference=reference, statistics=kept[0])
     assert again.values == looked.values
     assert reference.calls == []
-    assert set(again.passes) == {"generated"}
+    assert set(again.passes) == set(again.sizes) == {"generated"}
     assert len(kept) == 1
+
+
+class OfSeveralSizes(ToySet):
+    """Its last batch has smaller pictures, or is not there."""
+
+    lacking = False
+
+    def batches(self, positions: np.ndarray, batch_size: int, workers: int) -> Iterator[PictureBatch]:
+        *whole, last = super().batches(positions, batch_size, workers)
+        assert last.pixels is not None
+        yield from whole
+        if not self.lacking:
+            yield PictureBatch(last.positions, pixels=last.pixels[:, :8])
+
+
+def test_a_reference_of_several_sizes_has_none() -> None:
+    reference = OfSeveralSizes(photos(9), name="reference")
+    kept: list[dict[str, np.ndarray]] = []
+    options: dict[str, Any] = {"reference": reference, "keep_statistics": kept.append}
+    result = evaluate(ToySet(photos(5)), {"toy": WeightedMean()}, **options)
+    assert result.sizes == {"generated": (16, 16), "reference": None}
+    assert "picture_size" not in kept[0]
+
+
+def test_statistics_of_a_part_are_not_kept() -> None:
+    reference = OfSeveralSizes(photos(9), name="reference")
+    reference.lacking = True
+    kept: list[dict[str, np.ndarray]] = []
+    options: dict[str, Any] = {"reference": reference, "keep_statistics": kept.append}
+    with pytest.raises(LatentkitError, match="8 pictures came of 9"):
+        evaluate(ToySet(photos(5)), {"toy": WeightedMean()}, **options)
+    assert kept == []
 
 
 def test_originals_beside_the_pictures_are_a_reference_in_the_same_pass() -> None:
@@ -94,6 +129,7 @@ def test_originals_beside_the_pictures_are_a_reference_in_the_same_pass() -> Non
     expected = np.linalg.norm(weighted_sum(decoded(stored)) - weighted_sum(originals))
     assert result.values["toy"]["distance"] == pytest.approx(expected, rel=1e-3)
     assert kept[0]["toy_sum"] == pytest.approx(weighted_sum(originals), rel=1e-6)
+    assert kept[0]["picture_size"].tolist() == [16, 16]
     assert never.calls == []
     assert np.concatenate(generated.calls[:3]).tolist() == list(range(11))
 
@@ -243,8 +279,6 @@ def test_images_are_saved_by_key_as_they_were_decoded(tmp_path: Path) -> None:
     stored = latents(9)
     generated = ToySet(latents=stored, space=LatentSpace(4))
     generated.keys = [f"val/p{number} [{number}]" for number in range(9)]
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / ".latentkit-1-1.tmp").write_bytes(b"left behind")
     evaluate(generated, {"toy": WeightedMean()}, statistics=zero_reference(), images=tmp_path / "images")
     files = sorted(path for path in (tmp_path / "images").rglob("*") if path.is_file())
     assert [str(path.relative_to(tmp_path / "images")) for path in files] == [

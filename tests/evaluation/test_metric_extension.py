@@ -1,9 +1,10 @@
-"""A metric and a feature network from outside the package: a module, two YAML files, and ``--config-dir``."""
+"""The guide's metric and feature network, from outside the package, do what the guide says."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,56 +15,8 @@ from PIL import Image
 from recipes import photo
 
 REPO = Path(__file__).parents[2]
-METRIC = """
-from dataclasses import dataclass
-
-import torch
-
-from latentkit.evaluation.extractors import Extractor
-from latentkit.evaluation.metrics import EvaluationMetric
-
-
-class Means(torch.nn.Module):
-    def forward(self, pixels):  # uint8 [B, H, W, 3], on the device
-        return {"colours": pixels.float().mean((1, 2))}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Colours(Extractor):
-    taps = ("colours",)
-    pretrained = True
-
-    def identity(self):
-        return {"network": "means"}
-
-    def load(self):
-        return Means()
-
-
-class ColourShift(EvaluationMetric):
-    name = "colour_shift"
-    taps = ("colours",)
-    compares = True
-
-    def __init__(self, scale=255):
-        super().__init__()
-        self.scale = scale
-        for side in ("generated", "reference"):  # the number of pictures, and their sums of red, green, blue
-            self.add_state(side, torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, features, positions, side):
-        colours = features["colours"].double()
-        getattr(self, side).add_(torch.cat([colours.new_ones(len(colours), 1), colours], dim=1).sum(0))
-
-    def compute(self):
-        means = [(sums[1:] / sums[0]) for sums in (self.generated, self.reference)]
-        return {self.name: float((means[0] - means[1]).norm() / self.scale)}
-"""
-FILES = {
-    "shift.py": METRIC,
-    "conf/metric/shift.yaml": "# @package metrics.shift\n_target_: shift.ColourShift\nscale: 255\n",
-    "conf/extractor/colours.yaml": "# @package extractors.colours\n_target_: shift.Colours\n",
-}
+GUIDE = (REPO / "docs" / "evaluation.md").read_text(encoding="utf-8")
+FILES = dict(re.findall(r"<!-- tested: (.+?) -->\n```\w+\n(.*?)```", GUIDE, re.DOTALL))
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ def test_reconstructions_that_do_not_fit(work: Path, photos: FolderSource, tmp_p
     few = SourcePictures(First(photos, 3), CROP, "photos")
     latents = open_set(str(work / "shards"), SD)
     with pytest.raises(LatentkitError, match=r"latents of 4 pictures that photos lacks: a/p6, .* and 1 more"):
-        Reconstructions(latents, few)
+        Reconstructions(latents, few, [])
     with pytest.raises(UsageError, match=r"holds no latents: run python -m latentkit\.encode"):
         open_own(str(tmp_path), SD, photos, "photos")
 
@@ -192,6 +192,6 @@ def test_contracts_of_other_models(work: Path) -> None:
         with pytest.raises(ContractError, match=r"4 (latent )?channels.*decoder takes 16"):
             open_set(str(path), replace(SD, channels=16))
         with pytest.raises(ContractError, match=r"pretrained = False.*weights=random"):
-            open_set(str(path), replace(SD, allow_random=False))
+            open_set(str(path), replace(SD, random=False))
         with pytest.raises(UsageError, match="holds latents: pictures are needed"):
             open_set(str(path), None)

@@ -175,7 +175,7 @@ import torch
 from latentkit.evaluation.sets.open import open_set
 from latentkit.evaluation.sets.space import Decodable
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-pictures = open_set(sys.argv[1], Decodable(channels=4))
+pictures = open_set(sys.argv[1], Decodable(channels=4, factors=lambda: (1.0, 0.0)))
 batches = pictures.batches(np.arange(len(pictures)), 16, 0)
 total = sum(int(batch.pixels[:, 0, 0, 0].sum()) for batch in batches)
 print(total, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)

@@ -9,3 +9,7 @@ class DINOv3FrechetDistance(FrechetDistance):
     name = "fd_dinov3"
     taps = ("dinov3",)
     statistics = ("mu_dinov3", "sigma_dinov3")
+
+    def unpublished(self) -> str | None:
+        """Any value: papers have FD on DINOv2."""
+        return "nobody has published numbers on DINOv3"

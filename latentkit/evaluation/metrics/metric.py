@@ -84,7 +84,9 @@ class EvaluationMetric(Metric):
         return 2 if self.compares else 1
 
     def unpublished(self) -> str | None:
-        """What of its settings published numbers do not have, for a report; None when they have them all."""
+        """Why this metric's values stand beside no published ones, in a few words: settings that those do
+        not have, as ``neighbours=5``; None when they do.
+        """
         return None
 
     def require(self, pictures: int, side: Side) -> None:

@@ -18,6 +18,9 @@ class FirstOf(PictureSet):
         whole: the set.
         n: how many, at least 2.
 
+    Attributes:
+        cut: whether the set has more.
+
     Raises:
         UsageError: ``n`` is less than 2.
     """
@@ -28,9 +31,13 @@ class FirstOf(PictureSet):
         self._whole = whole
         self.name, self.latents, self.paired = whole.name, whole.latents, whole.paired
         self.keys = whole.keys[:n]
+        self.cut = len(self.keys) < len(whole)
 
     def batches(self, positions: np.ndarray, batch_size: int, workers: int) -> Iterator[PictureBatch]:
         return self._whole.batches(positions, batch_size, workers)
+
+    def unpaired(self) -> PictureSet:
+        return FirstOf(self._whole.unpaired(), len(self)) if self.paired else self
 
     def identity(self) -> dict[str, Any]:
         return self._whole.identity() | {"first": len(self)}

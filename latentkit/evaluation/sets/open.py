@@ -17,6 +17,7 @@ from latentkit.evaluation.sets.tensors import TensorRows
 from latentkit.pixels.geometry import Geometry
 from latentkit.sources import FolderSource, Source
 from latentkit.stores.claim import read_claim
+from latentkit.stores.origins import read_origins
 from latentkit.stores.shard_manifest import MANIFEST
 
 FEWEST = 2
@@ -72,14 +73,16 @@ def open_own(
         UsageError: there are no latents yet.
         ContractError, LatentkitError: as `open_set` and `Reconstructions`.
     """
-    latents = _find_latents(Path(output_dir).expanduser(), decodable)
+    root = Path(output_dir).expanduser()
+    latents = _find_latents(root, decodable)
     if latents is None:
         raise UsageError(
             f"{output_dir} holds no latents: run python -m latentkit.encode with the same dataset first, "
             "or give generated=PATH"
         )
     pictures = SourcePictures(source, geometry or recorded_geometry(latents.contract), name)
-    return _enough(Reconstructions(latents, pictures))
+    made_from = read_origins(root, latents.contract.encoder)
+    return _enough(Reconstructions(latents, pictures, made_from))
 
 
 def _find_latents(place: Path, decodable: Decodable | None) -> ShardLatents | NpyLatents | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from latentkit.evaluation.sets.latents import NpyLatents, ShardLatents
 from latentkit.evaluation.sets.pictures import SourcePictures
 from latentkit.evaluation.sets.rows import check_latents, named, stacked
 from latentkit.pixels.geometry import AdmCrop, BucketCrop, Geometry, RoundDown, Squash
+from latentkit.prediction.plan import Comparison
+from latentkit.sources.item import Fingerprint
 
 
 class Reconstructions(PictureSet):
@@ -22,19 +24,26 @@ class Reconstructions(PictureSet):
     Args:
         latents: encoded from these pictures.
         pictures: the dataset's, in the encoder's geometry.
+        made_from: key and fingerprint of the pictures of which it is recorded.
 
     Attributes:
         pictures: those that have a latent, each at its latent's position.
         left_out: how many have none: they are in quarantine, or were never encoded.
+        unrecorded: of how many latents nobody recorded what they were made from.
 
     Raises:
         ContractError: the latents were made from pictures in another geometry or orientation.
-        LatentkitError: there are latents of pictures that the dataset lacks.
+        LatentkitError: there are latents of pictures that the dataset lacks, or that have changed since.
     """
 
     paired = True
 
-    def __init__(self, latents: ShardLatents | NpyLatents, pictures: SourcePictures) -> None:
+    def __init__(
+        self,
+        latents: ShardLatents | NpyLatents,
+        pictures: SourcePictures,
+        made_from: Iterable[tuple[str, Fingerprint]],
+    ) -> None:
         _check_input(latents, pictures)
         self.name = f"{pictures.name} reconstructions"
         self.keys, self.latents = latents.keys, latents.latents
@@ -48,6 +57,7 @@ class Reconstructions(PictureSet):
             )
         self.pictures = pictures.only(self.keys)
         self.left_out = len(pictures) - len(self)
+        self.unrecorded = len(self) - self._check_unchanged(made_from)
 
     def batches(self, positions: np.ndarray, batch_size: int, workers: int) -> Iterator[PictureBatch]:
         import torch
@@ -58,8 +68,27 @@ class Reconstructions(PictureSet):
             check_latents(self, places, stack)
             yield PictureBatch(places, latents=torch.from_numpy(stack), originals=torch.from_numpy(originals))
 
+    def unpaired(self) -> PictureSet:
+        return self._latents
+
     def identity(self) -> dict[str, Any]:
         return self._latents.identity() | {"originals": self.pictures.identity()}
+
+    def _check_unchanged(self, made_from: Iterable[tuple[str, Fingerprint]]) -> int:
+        """How many of the pictures have a record: equal size and mtime, or else equal sha256."""
+        places = {key: place for place, key in enumerate(self.keys)}
+        comparison = Comparison(self.pictures.source)
+        recorded: dict[int, bool] = {}
+        for key, before in made_from:
+            if key in places:
+                index = int(self.pictures.indices[places[key]])
+                recorded[places[key]] = comparison.picture(index, before)
+        if changed := sorted(place for place, same in recorded.items() if not same):
+            raise LatentkitError(
+                f"{self.pictures.name}: pictures have changed since they were encoded: "
+                f"{named(self.keys, changed)}: run latentkit.encode again, or this with encode=true"
+            )
+        return len(recorded)
 
 
 def recorded_geometry(contract: Contract) -> Geometry:

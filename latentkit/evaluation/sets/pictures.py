@@ -37,11 +37,12 @@ class SourcePictures(RowSet):
 
     Attributes:
         source, geometry: as given.
+        indices: int64 [N], each picture's in the source.
     """
 
     def __init__(self, source: Source, geometry: Geometry | None, name: str) -> None:
         self.source, self.geometry, self.name = source, geometry, name
-        self.keys, self._indices = ordered(list(source.keys()), name)
+        self.keys, self.indices = ordered(list(source.keys()), name)
 
     def only(self, keys: Sequence[str]) -> SourcePictures:
         """The same set with these pictures of it alone.
@@ -52,7 +53,7 @@ class SourcePictures(RowSet):
         places = {key: place for place, key in enumerate(self.keys)}
         chosen = copy(self)
         chosen.keys = list(keys)
-        chosen._indices = self._indices[[places[key] for key in keys]]
+        chosen.indices = self.indices[[places[key] for key in keys]]
         return chosen
 
     def rows(self, positions: np.ndarray, workers: int) -> Iterator[np.ndarray]:
@@ -61,7 +62,7 @@ class SourcePictures(RowSet):
         if not len(positions):
             return
         seen = [self.geometry or RoundDown(multiple=1)]
-        indices = self._indices[positions]
+        indices = self.indices[positions]
         decoder = ChunkDecoder(self.source, indices, np.ones_like(indices), seen)
         with closing(decoded_rows(decoder, workers)) as rows:  # ends its processes, whoever keeps the error
             for row, pixels in rows:
@@ -76,7 +77,7 @@ class SourcePictures(RowSet):
         The place is the first picture's folder or archive, links resolved: with the keys it tells where each
         one lies, since a source has one root. Where a source has nothing to stat, its fields count.
         """
-        stats = [self.source.stat(index) for index in self._indices.tolist()]
+        stats = [self.source.stat(index) for index in self.indices.tolist()]
         described: dict[str, Any] = {
             "kind": "pictures",
             "count": len(self),
@@ -84,7 +85,7 @@ class SourcePictures(RowSet):
             "orientation": "exif" if self.source.orient else "ignored",
             "files": listing_sha256(zip(self.keys, stats, strict=True)),
         }
-        there = next((index for index, stat in zip(self._indices, stats, strict=True) if stat), None)
+        there = next((index for index, stat in zip(self.indices, stats, strict=True) if stat), None)
         if there is not None:
             place = Path(self.source[int(there)].location).expanduser().parent
             described["place"] = str(place.resolve())

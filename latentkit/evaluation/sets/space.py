@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from latentkit.encoders.contract import Contract, ContractError
@@ -18,17 +19,17 @@ class Decodable:
 
     Attributes:
         channels: C of the latents that it takes.
-        factor, shift: of its training space: z_scaled = (z - shift) * factor.
+        factors: gives (factor, shift) of its training space: z_scaled = (z - shift) * factor. Asked only
+            where that matters, for it may fetch the model's configuration.
         scaled: whether latents without a contract are in that space, as a diffusion model gives them; None
             where nobody said.
-        allow_random: take latents of random weights, which decode to nothing.
+        random: whether its weights are random; if so, latents of any weights are taken.
     """
 
     channels: int
-    factor: float = 1.0
-    shift: float = 0.0
+    factors: Callable[[], tuple[float, float]]
     scaled: bool | None = None
-    allow_random: bool = False
+    random: bool = False
 
     def recorded(self, contract: Contract, where: str) -> LatentSpace:
         """The space of latents that have a contract; of moments it is the mean's.
@@ -46,7 +47,7 @@ class Decodable:
                 f"{where}: the contract of {contract.encoder} says {channels} latent channels, the decoder "
                 f"takes {self.channels}: choose the decoder of its model"
             )
-        if not contract.pretrained and not self.allow_random:
+        if not contract.pretrained and not self.random:
             raise ContractError(
                 f"{where}: the contract says pretrained = False, the weights were random and no decoder fits "
                 "them: give weights=random to see it run all the same"
@@ -55,6 +56,13 @@ class Decodable:
             raise ContractError(
                 f"{where}: the contract says scaled = {contract.scaled}: leave generated_scaled out"
             )
+        if contract.scaling_factor is not None and not self.random:
+            made_for, own = (contract.scaling_factor, contract.shift_factor or 0.0), self.factors()
+            if made_for != own:
+                raise ContractError(
+                    f"{where}: the contract says (scaling_factor, shift_factor) = {made_for}, the decoder's "
+                    f"are {own}: it belongs to another autoencoder; choose the decoder of {contract.model}"
+                )
         if not contract.scaled:
             return LatentSpace(channels, pretrained=contract.pretrained)
         if contract.scaling_factor is None:
@@ -75,7 +83,8 @@ class Decodable:
             )
         if not self.scaled:
             return LatentSpace(self.channels)
-        return LatentSpace(self.channels, self.factor, self.shift)
+        factor, shift = self.factors()
+        return LatentSpace(self.channels, factor, shift)
 
 
 def latent_channels(contract: Contract) -> int:
