@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from latentkit.config import build
 from latentkit.device import check_launch, fill_vram, find_device
 from latentkit.errors import UsageError
+from latentkit.evaluation.sets.open import existing
 from latentkit.evaluation.statistics import is_own
 
 CROPS = ("adm", "resize", "none")
@@ -32,6 +33,9 @@ def check_values(cfg: DictConfig) -> None:
         raise UsageError(f"workers={cfg.workers}: must be at least 0")
     if not cfg.report_dir or (Path(cfg.report_dir).exists() and not Path(cfg.report_dir).is_dir()):
         raise UsageError(f"report_dir={cfg.report_dir}: give a folder")
+    for path in (cfg.generated, cfg.reference):
+        if path is not None:
+            existing(path)
     if cfg.save_reference is not None:
         _check_save_reference(Path(cfg.save_reference))
     fill_vram(cfg.vram, find_device(cfg.trainer.accelerator))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from omegaconf import DictConfig
 
 from latentkit.collection import chosen
@@ -14,7 +12,7 @@ from latentkit.evaluation.decoding import VAEDecoder
 from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.references import AsTheyAre
 from latentkit.evaluation.sets.first import FirstOf
-from latentkit.evaluation.sets.open import open_own, open_set
+from latentkit.evaluation.sets.open import existing, open_own, open_set
 from latentkit.evaluation.sets.paired import Reconstructions
 from latentkit.evaluation.sets.pictures import SourcePictures
 from latentkit.evaluation.sets.space import Decodable
@@ -59,7 +57,7 @@ def open_reference_side(cfg: DictConfig, own: Reconstructions | None) -> str | P
         UsageError, LatentkitError: as `open_set`.
     """
     if cfg.reference is not None:
-        if is_statistics(Path(cfg.reference).expanduser()):
+        if is_statistics(existing(cfg.reference)):
             return str(cfg.reference)
         return _limited(cfg, open_set(cfg.reference, None, asked_geometry(cfg)))
     if own is not None:

@@ -41,12 +41,8 @@ def open_set(path: str, decodable: Decodable | None, geometry: Geometry | None =
         ContractError: latents were made for another decoder.
         LatentkitError: what is there is damaged, or fewer than two pictures.
     """
-    if not path:
-        raise UsageError(f"an empty path: give {_CHOICES}, or leave the key out")
-    place = Path(path).expanduser()
+    place = existing(path)
     opened: PictureSet
-    if not place.exists():
-        raise UsageError(f"{path} does not exist: give {_CHOICES}")
     if place.is_dir() or place.name == MANIFEST:
         latents = _find_latents(place, decodable)
         opened = latents or SourcePictures(FolderSource(root=str(place)), geometry, place.resolve().name)
@@ -55,6 +51,16 @@ def open_set(path: str, decodable: Decodable | None, geometry: Geometry | None =
     else:
         raise UsageError(f"{path} is nothing that can be evaluated: give {_CHOICES}")
     return _enough(opened)
+
+
+def existing(path: str) -> Path:
+    """The path, ``~`` replaced. Raises UsageError where nothing is."""
+    if not path:
+        raise UsageError(f"an empty path: give {_CHOICES}, or leave the key out")
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise UsageError(f"{path} does not exist: give {_CHOICES}")
+    return place
 
 
 def open_own(
