@@ -23,6 +23,8 @@ _LIBRARIES = (
     "numpy",
     "pillow",
     "simplejpeg",
+    "torchmetrics",
+    "scipy",
     "hydra-core",
 )
 

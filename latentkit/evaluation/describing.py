@@ -54,8 +54,12 @@ def describe(job: EvaluationJob, result: EvaluationResult) -> Report:
         reasons=reasons,
         unpublished=unpublished,
         warnings=_warnings(job),
-        generated=Compared(job.generated.name, done.pictures, job.generated.identity()),
-        reference=Compared(reference.name, _count(reference), reference.identity) if reference else None,
+        generated=Compared(
+            job.generated.name, done.pictures, sizes.get("generated"), job.generated.identity()
+        ),
+        reference=Compared(reference.name, _count(reference), sizes.get("reference"), reference.identity)
+        if reference
+        else None,
         protocol=_plain(job.cfg.protocol),
         metrics={name: _plain(job.cfg.metrics[name]) for name in job.metrics},
         decoder=job.decoder.identity() if job.decoder else None,

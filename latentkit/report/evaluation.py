@@ -40,11 +40,13 @@ class Compared:
     Attributes:
         name: short.
         pictures: how many were used; None where the statistics do not say.
+        size: (height, width) of its pictures; None where they have several sizes or nobody knows.
         identity: JSON values: everything that its pictures, or its statistics, depend on.
     """
 
     name: str
     pictures: int | None
+    size: tuple[int, int] | None
     identity: Mapping[str, Any]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,14 @@ class TensorRows(RowSet):
                 yield row if self._channels_last else row.transpose(1, 2, 0)
 
     def identity(self) -> dict[str, Any]:
-        """`file_identity`, the tensor's name, and how latents are decoded or the [H, W] of pictures."""
+        """`file_identity`, the tensor's name, and how latents are decoded or the [H, W] of pictures.
+
+        The file is hashed when it is first asked for.
+        """
+        return dict(self._identity)
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
         described: dict[str, Any] = {"kind": "pictures" if self.latents is None else "latents"}
         if self.latents is None:
             shape = self._tensor.shape
