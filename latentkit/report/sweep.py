@@ -7,8 +7,10 @@ import csv
 import io
 import json
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ MISSING = ""
 """Stands in the table where a run has no such value."""
 
 _DEVIATION = "_std"
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
 _PANELS = 3
 _LABEL = 36
 
@@ -150,18 +153,19 @@ class SweepTable:
             table.add_row(*map(escape, row))
         console.print(table)
         if not all(self._comparable):
-            console.print("not all of these are comparable with published numbers: see the reports")
+            those = "some of these are not" if any(self._comparable) else "none of these is"
+            console.print(f"{those} comparable with published numbers: see the reports")
 
     def plot(self) -> bytes:
         """A PNG file: a panel a value; over the swept number where it is one, else a bar a run."""
         from matplotlib.figure import Figure
 
-        numbers = _numbers([names[0] for names in self._names]) if len(self.swept) == 1 else None
+        axis = _numbers([names[0] for names in self._names]) if len(self.swept) == 1 else None
         labels = [textwrap.fill(", ".join(names), _LABEL) for names in self._names]
         columns = min(_PANELS, len(self._shown))
         rows = math.ceil(len(self._shown) / columns)
         lines = sum(label.count("\n") + 1 for label in labels)
-        height = 2.6 if numbers else 1.0 + 0.24 * max(lines, len(labels) + 1)
+        height = 2.6 if axis else 1.0 + 0.24 * max(lines, len(labels) + 1)
         figure = Figure(figsize=(3.6 * columns + 2.4, height * rows), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False)
         for panel in panels.flat[len(self._shown) :]:
@@ -169,12 +173,13 @@ class SweepTable:
         for panel, name in zip(panels.flat, self._shown, strict=False):
             heights = [results.get(name, math.nan) for results in self._results]
             panel.set_title(LABELS.get(name, (name, ""))[0])
-            if numbers is None:
+            if axis is None:
                 first = panel.get_subplotspec().is_first_col()
                 _bars(panel, labels if first else [""] * len(labels), name, heights)
             else:
+                around, numbers = axis
                 _line(panel, name, numbers, heights)
-                panel.set_xlabel(self.swept[0])
+                panel.set_xlabel(f"{self.swept[0]}={around}" if around else self.swept[0])
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=120)
         return file.getvalue()
@@ -241,12 +246,23 @@ def _split(override: str) -> tuple[str, str]:
     return key.lstrip("+"), value
 
 
-def _numbers(texts: Sequence[str]) -> list[float] | None:
-    """All as numbers; None when one is none."""
-    try:
-        return [float(text) for text in texts]
-    except ValueError:
+def _numbers(texts: Sequence[str]) -> tuple[str, list[float]] | None:
+    """The number in which the texts differ alone, and the text around it; None when they differ otherwise.
+
+    ``0.5`` and ``1e-3`` are numbers; ``step100.npz`` and ``step200.npz`` have one, of ``step*.npz``. ``run1``
+    to ``run3`` only count: that is no axis.
+    """
+    with contextlib.suppress(ValueError):
+        return "", [float(text) for text in texts]
+    parts = [_NUMBER.split(text) for text in texts]
+    differing = [place for place, values in enumerate(zip(*parts, strict=False)) if len(set(values)) > 1]
+    if len({len(words) for words in parts}) > 1 or len(differing) != 1 or differing[0] % 2 == 0:
         return None
+    (place,) = differing
+    numbers = [float(words[place]) for words in parts]
+    if {second - first for first, second in pairwise(sorted(numbers))} == {1.0}:
+        return None
+    return "".join([*parts[0][:place], "*", *parts[0][place + 1 :]]), numbers
 
 
 def _in_a_cell(text: str) -> str:

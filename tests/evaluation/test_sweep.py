@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
 
-from latentkit.report.sweep import SweepReport, SweepTable
+from latentkit.report.sweep import SweepReport, SweepTable, _numbers
 
 RESULTS = {"fid": 3.943, "kid": 0.00123, "kid_std": 0.0001, "my|own": 1.0}
 
@@ -67,6 +67,25 @@ def test_a_plot_has_room_for_every_value(values: list[str], count: int) -> None:
     assert drawn[0].size == drawn[1].size
     assert drawn[0].tobytes() != drawn[1].tobytes()
     assert (drawn[0].height > 400) == (count == 5)
+
+
+@pytest.mark.parametrize(
+    ("names", "axis"),
+    [
+        (["1", "1e-3", "-2"], ("", [1, 0.001, -2])),
+        (["out/step100.npz", "out/step2000.npz"], ("out/step*.npz", [100, 2000])),
+        (["cfg1.5", "cfg1.75", "cfg2"], ("cfg*", [1.5, 1.75, 2])),
+        (["v2/step10", "v2/step20"], ("v2/step*", [10, 20])),
+        (["run1", "run2", "run3"], None),
+        (["v1/step10", "v2/step20"], None),
+        (["a", "b"], None),
+        (["step10"], None),
+        (["step10", "step20a"], None),
+        (["step10", "best"], None),
+    ],
+)
+def test_what_a_sweep_is_drawn_over(names: list[str], axis: tuple[str, list[float]] | None) -> None:
+    assert _numbers(names) == axis
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["it reported", "it failed"])
