@@ -233,6 +233,7 @@ def _bars(panel: Any, labels: Sequence[str], name: str, values: Sequence[float])
     panel.bar_label(bars, texts, padding=3, fontsize="small")
     panel.set_yticks(range(len(labels)), labels, fontsize="small")
     panel.margins(x=0.2)
+    panel.locator_params(axis="x", nbins=5)
     panel.invert_yaxis()
 
 
