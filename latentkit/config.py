@@ -45,17 +45,20 @@ def _basename(path: str) -> str:
     return Path(path).resolve().name or "root"
 
 
-def _evaluation_name(generated: str | None, output_dir: str) -> str:
-    """What an evaluation's results are called: the dataset's output, or the path of what was generated.
+def _evaluation_name(generated: str | None, output_dir: str, reference: str | None) -> str:
+    """What an evaluation is called: the generated path, or the dataset's output, and ``@`` the reference."""
+    name = _path_name(generated) if generated else _basename(output_dir)
+    return f"{name}@{_path_name(reference)}" if reference else name
 
-    Of paths no two share a name, unless they are one folder and its manifest: relative to the current folder,
-    absolute outside of it, ``/`` as ``+``, and as in a URL what is no letter, digit, ``_``, ``.``, ``-``,
-    ``~`` or ``=``.
+
+def _path_name(text: str) -> str:
+    """A path as the name of a file; no two share one, unless they are a folder and its manifest.
+
+    Relative to the current folder, absolute outside of it, ``/`` as ``+``, and as in a URL what is no letter,
+    digit, ``_``, ``.``, ``-``, ``~`` or ``=``.
     """
-    if not generated:
-        return _basename(output_dir)
     here = Path.cwd()
-    path = Path(os.path.normpath(here / generated))  # a link goes by its own name
+    path = Path(os.path.normpath(here / text))  # a link goes by its own name
     if path.name == "manifest.json":
         path = path.parent
     return quote(str(path.relative_to(here) if here in path.parents else path), safe="/=").replace("/", "+")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -33,9 +34,9 @@ def check_values(cfg: DictConfig) -> None:
         raise UsageError(f"workers={cfg.workers}: must be at least 0")
     if not cfg.report_dir or (Path(cfg.report_dir).exists() and not Path(cfg.report_dir).is_dir()):
         raise UsageError(f"report_dir={cfg.report_dir}: give a folder")
-    for path in (cfg.generated, cfg.reference):
-        if path is not None:
-            existing(path)
+    for key in ("generated", "reference"):
+        if cfg[key] is not None:
+            existing(cfg[key], or_statistics=key == "reference")
     if cfg.save_reference is not None:
         _check_save_reference(Path(cfg.save_reference))
     fill_vram(cfg.vram, find_device(cfg.trainer.accelerator))
@@ -50,5 +51,6 @@ def _check_save_reference(path: Path) -> None:
         raise UsageError(f"save_reference={path}: give FILE.npz")
     if path.exists() and not is_own(path):
         raise UsageError(f"save_reference={path} exists, and it is not latentkit's: give another file")
-    if not path.resolve().parent.is_dir():
-        raise UsageError(f"save_reference={path}: there is no folder {path.parent}: make it first")
+    there = next(folder for folder in path.resolve().parents if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UsageError(f"save_reference={path}: {there} is no folder that can be written to")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import lightning.pytorch as pl
 import numpy as np
@@ -15,6 +15,7 @@ from latentkit.evaluation.metrics.metric import Side
 from latentkit.evaluation.module import EvaluationModule, Seen
 from latentkit.evaluation.picture_set import PictureBatch
 from latentkit.evaluation.saving import PictureFolder
+from latentkit.evaluation.statistics import PICTURE_SIZE
 from latentkit.evaluation.stream import PictureStream
 from latentkit.interrupt import Interrupts
 from latentkit.prediction.processes import of_every_process
@@ -29,6 +30,7 @@ class Collector(pl.Callback):
         pictures: of the pass that ended last, over all processes.
         interrupted: whether some process was asked to stop.
         values: metric -> name -> value; in process 0, when the generated set has been seen.
+        failures: likewise, metric -> why it could not be computed.
         gallery: likewise, as in `EvaluationResult`.
         sizes: of each side that was seen the size of its pictures, None where there are several.
     """
@@ -37,6 +39,7 @@ class Collector(pl.Callback):
         self.pictures = 0
         self.interrupted = False
         self.values: dict[str, dict[str, float]] = {}
+        self.failures: dict[str, str] = {}
         self.gallery: dict[str, list[Reconstruction]] = {}
         self.sizes: dict[Side, Size | None] = {}
 
@@ -50,6 +53,7 @@ class Collector(pl.Callback):
         by_originals: bool,
         total: int,
         digest: str,
+        unserved: Sequence[str],
         folder: PictureFolder | None,
         search: GallerySearch | None,
         keep_statistics: Callable[[dict[str, np.ndarray]], None],
@@ -59,6 +63,7 @@ class Collector(pl.Callback):
         Args:
             by_originals: the originals beside the pictures are the reference.
             total: pictures of its set, over all processes.
+            unserved: metrics for which statistics of the reference were not there.
             digest: of its set; processes of one run that disagree about it stop before they begin.
             folder: takes the pictures.
             search: takes their PSNR; None when it is the reference's pass.
@@ -66,6 +71,7 @@ class Collector(pl.Callback):
         """
         self._side, self._by_originals, self._total = side, by_originals, total
         self._stream, self._progress, self._interrupts = stream, progress, interrupts
+        self._unserved = list(unserved)
         self._digest, self._folder, self._search = digest, folder, search
         self._keep_statistics = keep_statistics
         self._seen = 0
@@ -78,6 +84,11 @@ class Collector(pl.Callback):
             raise LatentkitError(
                 "the processes of this run see different files: is the collection not on a disk that all of "
                 "them share?"
+            )
+        if trainer.strategy.broadcast(self._unserved) != self._unserved:
+            raise LatentkitError(
+                "another evaluation has kept statistics of the reference while this run's processes were "
+                "starting: give the same command again"
             )
 
     def on_predict_batch_end(
@@ -122,11 +133,12 @@ class Collector(pl.Callback):
         first = trainer.global_rank == 0
         if statistics := pl_module.reference_statistics(first):
             if size := self.sizes.get("reference"):
-                statistics["picture_size"] = np.array(size)
+                statistics[PICTURE_SIZE] = np.array(size)
+            statistics["count"] = np.array(self._total)
             self._keep_statistics(statistics)
         if self._search is None:
             return
-        self.values = pl_module.values(first)
+        self.values, self.failures = pl_module.values(first)
         if first:
             found = self._search.merge(search for _, _, search, _ in everyone[1:] if search is not None)
             self.gallery = self._shown(pl_module, found)

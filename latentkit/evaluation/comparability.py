@@ -22,6 +22,7 @@ class Circumstances:
         random: what had random weights: ``the decoder``, ``inception`` ...
         extractors: name -> precision of its forward pass.
         decoder: precision of its forward pass; None for pictures that nothing decoded.
+        by_hand: options of the protocol that were given other values: ``protocol.pictures`` ...
         sizes: ``generated`` and ``reference`` -> the size of its pictures, None where they have several; left
             out what is not known.
     """
@@ -33,6 +34,7 @@ class Circumstances:
     extractors: Mapping[str, str]
     reference_pictures: int | None = None
     decoder: str | None = None
+    by_hand: tuple[str, ...] = ()
     sizes: Mapping[str, Size | None] = field(default_factory=dict)
 
 
@@ -48,6 +50,7 @@ def reasons_against(circumstances: Circumstances) -> list[str]:
         reasons.append(f"the reference is of {behind:,} pictures, {circumstances.expected:,} are usual")
     if circumstances.limited:
         reasons.append("limit: only the first pictures were taken")
+    reasons += [f"{option} was set by hand" for option in circumstances.by_hand]
     for name, precision in circumstances.extractors.items():
         if precision != "32-true":
             reasons.append(f"{name} ran in {precision}")
@@ -56,9 +59,14 @@ def reasons_against(circumstances: Circumstances) -> list[str]:
     return reasons + _about_sizes(circumstances.sizes)
 
 
+def described(size: Size) -> str:
+    """Width x height, as people say it."""
+    return f"{size[1]}x{size[0]}"
+
+
 def _about_sizes(sizes: Mapping[str, Size | None]) -> list[str]:
     several = [f"the {side} pictures are of several sizes" for side, size in sizes.items() if size is None]
-    told = {side: f"{size[0]}x{size[1]}" for side, size in sizes.items() if size is not None}
+    told = {side: described(size) for side, size in sizes.items() if size is not None}
     if len(set(told.values())) > 1:
         several.append(f"pictures of {told['generated']} stand against a reference of {told['reference']}")
     return several

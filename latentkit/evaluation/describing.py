@@ -28,6 +28,7 @@ def describe(job: EvaluationJob, result: EvaluationResult) -> Report:
         for name, value in values.items()
     }
     reference = job.reference
+    typed = list(HydraConfig.get().overrides.task)
     sizes: dict[str, Size | None] = dict(result.sizes.items())
     if reference and reference.picture_size:
         sizes.setdefault("reference", reference.picture_size)
@@ -39,6 +40,7 @@ def describe(job: EvaluationJob, result: EvaluationResult) -> Report:
         random=job.random,
         extractors={extractor.name: extractor.precision for extractor in job.extractors},
         decoder=job.decoder.precision if job.decoder else None,
+        by_hand=tuple(word.partition("=")[0] for word in typed if word.startswith("protocol.")),
         sizes=sizes,
     )
     reasons = reasons_against(circumstances)
@@ -49,7 +51,7 @@ def describe(job: EvaluationJob, result: EvaluationResult) -> Report:
     return Report(
         name=job.folder.path.name,
         results=results,
-        left_out=job.left_out,
+        left_out={**job.left_out, **result.failures},
         comparable=not reasons and len(unpublished) < len(job.metrics),
         reasons=reasons,
         unpublished=unpublished,
@@ -68,7 +70,7 @@ def describe(job: EvaluationJob, result: EvaluationResult) -> Report:
         pictures_per_second=round(pictures / seconds, 3) if seconds else None,
         device=result.device,
         peak_device_bytes=done.peak_bytes,
-        job=list(HydraConfig.get().overrides.task),
+        job=typed,
         provenance=provenance(),
     )
 
@@ -87,7 +89,7 @@ def _warnings(job: EvaluationJob) -> list[str]:
 
 def _count(reference: Reference) -> int | None:
     """Of the pictures behind a reference; None where statistics do not say (ADM's hold a part of theirs)."""
-    if not reference.statistics and reference.pictures is not None:
+    if reference.recorded and reference.pictures is not None:
         return len(reference.pictures)
     count = reference.statistics.get("count")
     return None if count is None else int(count)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 from hydra import compose
 from omegaconf import DictConfig, open_dict
 
-from latentkit.collection import build_store, chosen
+from latentkit.collection import Collection, chosen
 from latentkit.encoding import EncodingJob
 from latentkit.errors import UsageError
 from latentkit.evaluation.choices import DEMO
 from latentkit.exit_status import DONE, QUARANTINED
+from latentkit.prediction.plan import Comparison
+from latentkit.stores.quarantine import Quarantine
 
 _SHARED = (
     *("dataset", "store", "vram", "weights", "trainer"),
@@ -24,7 +27,9 @@ def encode_missing(cfg: DictConfig) -> int:
     """Encode the pictures of the evaluation's dataset that have no latents, as ``latentkit.encode`` does.
 
     Only where that is asked for; the demo need not be asked for. The encoder is the one of the decoder's
-    name, with the decoder's model; pictures in quarantine stay there. As many latents as `limit` are enough.
+    name, with the decoder's model; pictures in quarantine stay there. Where no latent is missing,
+    or as many as `limit` are there, whatever made them, none is encoded: autoencoders that share an encoder
+    share latents.
 
     Args:
         cfg: of ``latentkit.evaluate``.
@@ -53,7 +58,7 @@ def encode_missing(cfg: DictConfig) -> int:
     encoder.crop = cfg.crop or encoder.crop
     if "size" in encoder:
         encoder.size = cfg.size or encoder.size
-    if cfg.limit is not None and build_store(encoding).counts(name).items >= cfg.limit:
+    if _is_complete(encoding, name):
         return DONE
     job = EncodingJob.from_config(encoding)
     with job.output_lock():
@@ -63,3 +68,15 @@ def encode_missing(cfg: DictConfig) -> int:
         job.announce(plan)
         status = job.summarise(plan, job.run(plan))
     return DONE if status == QUARANTINED else status
+
+
+def _is_complete(encoding: DictConfig, name: str) -> bool:
+    collection = Collection.from_config(encoding)
+    store, source = collection.store, collection.source
+    if store.contract(name) is None:
+        return False
+    if encoding.limit is not None:
+        return store.counts(name).items >= int(encoding.limit)
+    held = Quarantine.read(Path(store.root)).held(name)
+    unchanged = Comparison(source).picture
+    return not store.missing(name, source, unchanged, lambda index: source[index].key in held)

@@ -33,7 +33,7 @@ from latentkit.evaluation.report_folder import ReportFolder
 from latentkit.evaluation.run import EvaluationResult, evaluate_sets
 from latentkit.evaluation.sides import open_generated, open_reference_side, reference_geometry
 from latentkit.evaluation.statistics import publish_statistics
-from latentkit.exit_status import DONE, INTERRUPTED
+from latentkit.exit_status import DONE, FAILED, INTERRUPTED
 from latentkit.quiet import quiet_libraries
 from latentkit.readable import readable_count
 from latentkit.report.evaluation import print_report
@@ -91,10 +91,11 @@ class EvaluationJob:
         device = find_device(cfg.trainer.accelerator)
         metrics = {name: build(cfg.metrics[name], f"metrics.{name}") for name in map(str, cfg.metrics)}
         folder = ReportFolder(Path(cfg.report_dir))
-        folder.check(save_images=cfg.save_images)
         decoder: VAEDecoder = build(cfg.decoder, "decoder")
-        generated, own = open_generated(cfg, decoder)
-        pictures = open_reference_side(cfg, own)
+        opened = open_generated(cfg, decoder)
+        generated, own = opened.pictures, opened.own
+        folder.check(generated.keys if cfg.save_images else None)
+        pictures = open_reference_side(cfg, opened)
         left_out = _left_out(cfg, metrics, generated, referenced=pictures is not None)
         metrics = {name: metric for name, metric in metrics.items() if name not in left_out}
         extractors = _build_extractors(cfg, metrics)
@@ -102,7 +103,7 @@ class EvaluationJob:
         if pictures is not None and any(metric.compares for metric in metrics.values()):
             reference = open_reference(
                 pictures,
-                geometry=reference_geometry(cfg, own),
+                geometry=reference_geometry(cfg, opened),
                 orient=own.pictures.source.orient if own else None,
                 extractors={extractor.name: extractor.identity() for extractor in extractors},
                 folder=Path(cfg.references_dir),
@@ -185,11 +186,13 @@ class EvaluationJob:
         if result.gallery:
             note = f"{report.name}: {readable_count(len(self.generated), 'picture')}, by PSNR"
             sheet = reconstruction_sheet(
-                result.gallery, note + "  RANDOM WEIGHTS: the pictures mean nothing" * bool(self.random)
+                result.gallery, note + "; RANDOM WEIGHTS: the pictures mean nothing" * bool(self.random)
             )
         there = self.folder.publish(report.to_dict(), sheet, save_images=self.cfg.save_images)
         print_report(report, self.console)
         self.console.print(there, highlight=False, markup=False, soft_wrap=True)
+        if result.failures:
+            return FAILED
         if self.cfg.save_reference and self.reference:
             known = {**self.reference.statistics, **self._found}
             publish_statistics(Path(self.cfg.save_reference), known, self.reference.identity)
@@ -224,9 +227,7 @@ def _left_out(
         elif metric.compares and not referenced:
             found[name] = "there is no reference: give reference=PATH or dataset=NAME"
         elif len(generated) < metric.fewest():
-            found[name] = (
-                f"it needs at least {metric.fewest()} pictures, {generated.name} has {len(generated)}"
-            )
+            found[name] = _too_few(name, metric, generated.name, len(generated))
     asked_by_hand = chosen("metric") != cfg.protocol.name
     if found and (asked_by_hand or len(found) == len(metrics)):
         name, reason = next(iter(found.items()))
@@ -235,14 +236,26 @@ def _left_out(
 
 
 def _check_reference(reference: Reference, metrics: Mapping[str, EvaluationMetric]) -> None:
-    """Before anything is computed; of statistics, metrics see for themselves."""
-    if reference.pictures is not None and not reference.statistics:
-        for name, metric in metrics.items():
-            if metric.compares and (there := len(reference.pictures)) < (fewest := metric.fewest()):
-                raise LatentkitError(
-                    f"metric={name} needs at least {fewest:,} pictures, the reference {reference.name} "
-                    f"has {there:,}"
-                )
+    """Raise LatentkitError where a metric cannot be computed by it, before anything is."""
+    for name, metric in metrics.items():
+        if not metric.compares:
+            continue
+        lacking = [known for known in metric.statistics if known not in reference.statistics]
+        if reference.pictures is None and (lacking or not metric.statistics):
+            raise LatentkitError(
+                f"metric={name}: {reference.name} has no {', '.join(lacking) or 'pictures'}: give pictures, "
+                f"or statistics of them that save_reference wrote with metric={name}"
+            )
+        if reference.pictures is not None and reference.recorded:
+            there = len(reference.pictures)
+            if there < metric.fewest():
+                raise LatentkitError(f"metric={name}: {_too_few(name, metric, reference.name, there)}")
+
+
+def _too_few(name: str, metric: EvaluationMetric, whose: str, there: int) -> str:
+    option = metric.fewest_option
+    decides = f" (metrics.{name}.{option} decides that)" if option else ""
+    return f"it needs at least {metric.fewest():,} pictures{decides}, {whose} has {there:,}"
 
 
 def _check_saving(reference: Reference | None) -> None:

@@ -155,18 +155,22 @@ class EvaluationModule(MeasuredModule):
                     found |= metric.reference_statistics()
         return found
 
-    def values(self, first: bool) -> dict[str, dict[str, float]]:
-        """Metric -> name -> value, of all processes, each of which calls this.
+    def values(self, first: bool) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+        """Metric -> name -> value, of all processes, each of which calls this; and metric -> why it has none.
 
-        Empty in all but the `first` process: the others have nothing to do but to hand in their states.
+        Both empty in all but the `first` process: the others have nothing to do but to hand in their states.
         """
         found: dict[str, dict[str, float]] = {}
+        failures: dict[str, str] = {}
         for name in self._active:
             metric = self._metric(name)
             with metric.sync_context():
                 if first:
-                    found[name] = metric.compute()
-        return found
+                    try:
+                        found[name] = metric.compute()
+                    except LatentkitError as error:
+                        failures[name] = str(error)
+        return found, failures
 
     def _features(self, batch: PictureBatch) -> dict[str, Tensor]:
         features = self._computed(batch, self._needed())

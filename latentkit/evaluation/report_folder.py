@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from latentkit.errors import UsageError
+from latentkit.evaluation.saving import SUFFIX
 from latentkit.report.evaluation import REPORT
+from latentkit.stores.npy import keyed_path
 from latentkit.stores.publish import publish, publish_json, remove_many, remove_temporaries
 
 SHEET = "reconstructions.png"
-_CONFIGURATION = Path(".latentkit", "config.yaml")
-_OWN_IMAGES = Path(".latentkit", "images")
-"""There once an evaluation has begun to save pictures: those in ``images`` are not somebody else's."""
+CONFIGURATION = Path(".latentkit", "evaluation.yaml")
+"""There once an evaluation has begun: the other files are not somebody else's."""
+
+SAVED = Path(".latentkit", "images.json")
+"""The keys of the pictures in ``images`` that evaluations saved there."""
 
 
 @dataclass(frozen=True)
 class ReportFolder:
     """``report.json``, ``reconstructions.png`` and ``images/`` of one evaluation, the last that ran there.
 
-    Whoever calls `begin` and `publish` holds the folder's lock.
+    Nobody else's file is overwritten or removed. Whoever calls `begin` and `publish` holds the folder's lock.
     """
 
     path: Path
@@ -31,27 +36,44 @@ class ReportFolder:
         """Where generated pictures go, ``<key>.png``."""
         return self.path / "images"
 
-    def check(self, *, save_images: bool) -> None:
-        """Raise UsageError where pictures would mix with somebody else's."""
-        if save_images and not (self.path / _OWN_IMAGES).exists() and _is_filled(self.images):
-            raise UsageError(
-                f"{self.images} is there, and no evaluation wrote it: give another report_dir=FOLDER"
-            )
+    def check(self, saved: Sequence[str] | None) -> None:
+        """Before anything is written.
+
+        Args:
+            saved: keys of the pictures that will be saved; None where none will be.
+
+        Raises:
+            UsageError: somebody else's file has the name of one of ours, or pictures would lie among others.
+            LatentkitError: a key that leads out of the folder.
+        """
+        ours = (self.path / CONFIGURATION).exists()
+        for name in (REPORT, SHEET):
+            if not ours and (self.path / name).exists():
+                raise UsageError(f"{self.path / name} is there, and no evaluation wrote it: {_ELSEWHERE}")
+        if saved is None:
+            return
+        before = {*self._saved_before()}
+        if not before and _is_filled(self.images):
+            raise UsageError(f"{self.images} has files in it that no evaluation wrote: {_ELSEWHERE}")
+        for key in saved:
+            path = keyed_path(self.images, key, SUFFIX)
+            if key not in before and path.exists():
+                raise UsageError(f"{path} is there, and no evaluation wrote it: {_ELSEWHERE}")
 
     def begin(self, configuration: str, saved: Sequence[str] | None) -> None:
         """Make the folder this run's own: pictures of an earlier one that it will not write again go.
 
         Args:
             configuration: the run's, as YAML.
-            saved: keys of the pictures that will be saved; None where none will be: then ``images`` stays.
+            saved: as in `check`; where it is None, ``images`` stays.
         """
         remove_temporaries(self.path, below=False)
-        publish(self.path / _CONFIGURATION, lambda file: file.write(configuration.encode()))
+        publish(self.path / CONFIGURATION, lambda file: file.write(configuration.encode()))
         if saved is not None:
-            publish(self.path / _OWN_IMAGES, lambda file: file.write(b"latentkit.evaluate\n"))
             remove_temporaries(self.images, below=True)
-            mine = {self.images / f"{key}.png" for key in saved}
-            remove_many(path for path in self.images.rglob("*.png") if path not in mine)
+            stale = {*self._saved_before()} - {*saved}
+            remove_many(keyed_path(self.images, key, SUFFIX) for key in sorted(stale))
+            publish_json(self.path / SAVED, list(saved))
 
     def publish(self, report: Mapping[str, Any], sheet: bytes | None, *, save_images: bool) -> str:
         """Publish the results; what lies there now, in words.
@@ -66,9 +88,19 @@ class ReportFolder:
             publish(self.path / SHEET, lambda file: file.write(sheet))
         publish_json(self.path / REPORT, report)
         names = [REPORT, *[SHEET] * (sheet is not None), *["images/"] * save_images]
-        stale = "" if save_images or not _is_filled(self.images) else "; images/ there is of an earlier run"
+        stale = "" if save_images or not self._saved_before() else "; images/ there is of an earlier run"
         return f"in {self.path}: {', '.join(names)}{stale}"
+
+    def _saved_before(self) -> list[str]:
+        try:
+            keys: list[str] = json.loads((self.path / SAVED).read_bytes())
+        except (OSError, ValueError):
+            return []
+        return keys
 
 
 def _is_filled(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
+
+
+_ELSEWHERE = "give another report_dir=FOLDER"

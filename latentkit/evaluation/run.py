@@ -61,6 +61,7 @@ class EvaluationResult:
     Attributes:
         interrupted: whether some process was asked to stop before the end; there are no values then.
         values: metric -> name -> value.
+        failures: metric -> why it could not be computed.
         gallery: ``worst``, ``median`` and ``best`` -> reconstructions, the lowest PSNR first; empty when no
             metric compares pictures with their originals.
         passes: side -> what its pass took; no ``reference`` when nothing had to be looked at.
@@ -70,6 +71,7 @@ class EvaluationResult:
 
     interrupted: bool = False
     values: dict[str, dict[str, float]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
     gallery: dict[str, list[Reconstruction]] = field(default_factory=dict)
     passes: dict[Side, Pass] = field(default_factory=dict)
     sizes: dict[Side, Size | None] = field(default_factory=dict)
@@ -166,7 +168,8 @@ def evaluate_sets(
                     interrupts,
                     by_originals=by_originals,
                     total=len(pictures),
-                    digest=_digest(pictures, side, unserved),
+                    digest=_digest(pictures, side),
+                    unserved=unserved,
                     folder=folder if side == "generated" else None,
                     search=GallerySearch(len(pictures), SHOWN) if side == "generated" else None,
                     keep_statistics=keep_statistics,
@@ -178,7 +181,8 @@ def evaluate_sets(
             result.interrupted, result.device = collector.interrupted, module.device_name
             if result.interrupted:
                 break
-        result.values, result.gallery, result.sizes = collector.values, collector.gallery, collector.sizes
+        result.values, result.failures = collector.values, collector.failures
+        result.gallery, result.sizes = collector.gallery, collector.sizes
     del module
     free_device_memory()
     return result
@@ -197,7 +201,7 @@ def _check(
         raise UsageError(f"{', '.join(pairs)}: {generated.name} has no originals beside its pictures")
 
 
-def _digest(pictures: PictureSet, side: Side, unserved: Sequence[str]) -> str:
-    """Of what the processes of a run have to agree on; one may have found statistics that others have not."""
-    agreed: list[Any] = [side, len(pictures), pictures.identity(), list(unserved)]
+def _digest(pictures: PictureSet, side: Side) -> str:
+    """Of what the processes of a run have to agree on."""
+    agreed: list[Any] = [side, len(pictures), pictures.identity()]
     return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()

@@ -11,8 +11,10 @@ import numpy as np
 from PIL import Image
 
 from latentkit.prediction.background import BackgroundThread
+from latentkit.stores.npy import keyed_path
 from latentkit.stores.publish import Publication, publish_many
 
+SUFFIX = ".png"
 COMPRESSION = 1
 """zlib's lowest level: photographs hardly shrink further."""
 
@@ -34,7 +36,7 @@ class PictureFolder(BackgroundThread[Pictures]):
         """Encoded by the threads that write."""
         publish_many(
             [
-                _publication(self._folder / f"{key}.png", picture)
+                _publication(keyed_path(self._folder, key, SUFFIX), picture)
                 for keys, pictures in results
                 for key, picture in zip(keys, pictures, strict=True)
             ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from latentkit.collection import chosen
@@ -12,8 +15,9 @@ from latentkit.evaluation.decoding import VAEDecoder
 from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.references import AsTheyAre
 from latentkit.evaluation.sets.first import FirstOf
+from latentkit.evaluation.sets.latents import NpyLatents, ShardLatents
 from latentkit.evaluation.sets.open import existing, open_own, open_set
-from latentkit.evaluation.sets.paired import Reconstructions
+from latentkit.evaluation.sets.paired import Reconstructions, recorded_geometry
 from latentkit.evaluation.sets.pictures import SourcePictures
 from latentkit.evaluation.sets.space import Decodable
 from latentkit.evaluation.statistics import is_statistics
@@ -24,8 +28,23 @@ USUAL_SIZE = 256
 """Of a crop whose size was not given."""
 
 
-def open_generated(cfg: DictConfig, decoder: VAEDecoder) -> tuple[PictureSet, Reconstructions | None]:
-    """What is evaluated; and, where it is the dataset's own latents, these without a limit.
+@dataclass(frozen=True)
+class Generated:
+    """What is evaluated.
+
+    Attributes:
+        pictures: or latents, no more than the limit.
+        own: the dataset's own latents, without the limit; None where others were given.
+        prepared: how the pictures were cropped that the latents were made from; None where nobody knows.
+    """
+
+    pictures: PictureSet
+    own: Reconstructions | None = None
+    prepared: Geometry | None = None
+
+
+def open_generated(cfg: DictConfig, decoder: VAEDecoder) -> Generated:
+    """What is evaluated.
 
     Raises:
         UsageError, LatentkitError: as `open_set` and `open_own`; or `size` is not what the latents are of.
@@ -40,39 +59,43 @@ def open_generated(cfg: DictConfig, decoder: VAEDecoder) -> tuple[PictureSet, Re
     if cfg.generated is not None:
         if cfg.size is not None and geometry is None and not _reads_dataset(cfg):
             raise UsageError(f"size={cfg.size} does nothing by itself: give crop=adm or crop=resize with it")
-        return _limited(cfg, open_set(cfg.generated, decodable, geometry)), None
+        given = open_set(cfg.generated, decodable, geometry)
+        prepared = None
+        if isinstance(given, ShardLatents | NpyLatents) and given.contract.recorded:
+            prepared = recorded_geometry(given.contract)
+        return Generated(_limited(cfg, given), prepared=prepared)
     own = open_own(cfg.output_dir, decodable, _source(cfg), _dataset_title(cfg), geometry)
     there = own.pictures.geometry
     made = there.describe().get("size") if there else None
     if cfg.size is not None and cfg.size != made:
         told = f"of pictures of size {made}" if made else "of pictures of several sizes"
         raise UsageError(f"size={cfg.size}: the latents in {cfg.output_dir} are {told}")
-    return _limited(cfg, own), own
+    return Generated(_limited(cfg, own), own, there)
 
 
-def open_reference_side(cfg: DictConfig, own: Reconstructions | None) -> str | PictureSet | None:
+def open_reference_side(cfg: DictConfig, generated: Generated) -> str | PictureSet | None:
     """What metrics compare with: what was given, else the dataset's pictures; a path where it is statistics.
 
     Raises:
         UsageError, LatentkitError: as `open_set`.
     """
     if cfg.reference is not None:
-        if is_statistics(existing(cfg.reference)):
+        if is_statistics(existing(cfg.reference, or_statistics=True)):
             return str(cfg.reference)
         return _limited(cfg, open_set(cfg.reference, None, asked_geometry(cfg)))
-    if own is not None:
-        return _limited(cfg, own.pictures)
+    if generated.own is not None:
+        return _limited(cfg, generated.own.pictures)
     if not _reads_dataset(cfg):
         return None
     geometry = asked_geometry(cfg) if cfg.crop else AdmCrop(size=cfg.size or USUAL_SIZE)
     return _limited(cfg, SourcePictures(_source(cfg), geometry, _dataset_title(cfg)))
 
 
-def reference_geometry(cfg: DictConfig, own: Reconstructions | None) -> Geometry | AsTheyAre | None:
-    """What a reference must be of: the crop that was asked for, else the latents'; None: nobody asked."""
+def reference_geometry(cfg: DictConfig, generated: Generated) -> Geometry | AsTheyAre | None:
+    """What a reference must be of: the crop that was asked for, else the latents'; None: nobody knows."""
     if cfg.crop == "none":
         return "as they are"
-    return asked_geometry(cfg) if cfg.crop or own is None else own.pictures.geometry
+    return asked_geometry(cfg) if cfg.crop else generated.prepared
 
 
 def asked_geometry(cfg: DictConfig) -> Geometry | None:
@@ -93,6 +116,9 @@ def _source(cfg: DictConfig) -> Source:
 
 
 def _dataset_title(cfg: DictConfig) -> str:
+    """``imagenet val``, or a folder's own name."""
+    if chosen("dataset") == "folder":
+        return Path(cfg.dataset.root).expanduser().resolve().name
     split = cfg.dataset.get("split")
     return f"{chosen('dataset')} {split}" if split else chosen("dataset")
 

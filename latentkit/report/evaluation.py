@@ -95,8 +95,9 @@ class Report:
 
 
 def describe_value(name: str, value: float) -> str:
-    """A result with the digits that papers print."""
-    return format(value, LABELS.get(name, ("", ".4f"))[1])
+    """A result with the digits that papers print; what rounds to zero has no sign."""
+    text = format(value, LABELS.get(name, ("", ".4f"))[1])
+    return text if float(text) else text.removeprefix("-")
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -135,5 +136,6 @@ def _remarks(report: Report) -> list[str]:
 
 
 def _side(side: Compared) -> str:
-    count = f" ({readable_count(side.pictures, 'picture')})" if side.pictures is not None else ""
-    return side.name + count
+    told = [readable_count(side.pictures, "picture")] if side.pictures is not None else []
+    told += [f"{side.size[1]}x{side.size[0]}"] if side.size else []
+    return f"{side.name} ({', '.join(told)})" if told else side.name

@@ -126,6 +126,7 @@ class SweepTable:
         self._names = [[of_run.get(key, MISSING) for key in self.swept] for of_run in overrides]
         self._results: list[dict[str, float]] = [run["report"].get("results", {}) for run in runs]
         self._comparable: list[bool | None] = [run["report"].get("comparable") for run in runs]
+        self._reasons = [_reasons(run["report"]) for run in runs if run["report"].get("comparable") is False]
 
     def as_csv(self) -> str:
         """Every value in full; ``comparable`` is empty for a run that failed."""
@@ -140,7 +141,8 @@ class SweepTable:
         """Rounded as papers print them, a standard deviation behind its value."""
         heads, rows = self._cells()
         rule = ["---"] * len(self.swept) + ["---:"] * (len(heads) - len(self.swept))
-        return "".join(f"| {' | '.join(map(_in_a_cell, line))} |\n" for line in (heads, rule, *rows))
+        lines = "".join(f"| {' | '.join(map(_in_a_cell, line))} |\n" for line in (heads, rule, *rows))
+        return f"{lines}\n{self.remark}\n" if self.remark else lines
 
     def print(self, console: Console) -> None:
         """The same as a table on the terminal."""
@@ -152,9 +154,8 @@ class SweepTable:
         for row in rows:
             table.add_row(*map(escape, row))
         console.print(table)
-        if not all(self._comparable):
-            those = "some of these are not" if any(self._comparable) else "none of these is"
-            console.print(f"{those} comparable with published numbers: see the reports")
+        if self.remark:
+            console.print(self.remark, highlight=False, markup=False, soft_wrap=True)
 
     def plot(self) -> bytes:
         """A PNG file: a panel a value; over the swept number where it is one, else a bar a run."""
@@ -180,9 +181,21 @@ class SweepTable:
                 around, numbers = axis
                 _line(panel, name, numbers, heights)
                 panel.set_xlabel(f"{self.swept[0]}={around}" if around else self.swept[0])
+        if self.remark:
+            figure.supxlabel(textwrap.fill(self.remark, 45 * columns), fontsize="small", color="dimgrey")
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=120)
         return file.getvalue()
+
+    @property
+    def remark(self) -> str:
+        """That runs are not comparable with published numbers, for the reasons that all of these have."""
+        if not self._reasons:
+            return ""
+        those = "Some of these are not" if any(self._comparable) else "None of these is"
+        shared = [reason for reason in self._reasons[0] if all(reason in other for other in self._reasons)]
+        why = "; ".join(shared) or "see the reports"
+        return f"{those} comparable with published numbers: {why}."
 
     @property
     def _shown(self) -> list[str]:
@@ -264,6 +277,14 @@ def _numbers(texts: Sequence[str]) -> tuple[str, list[float]] | None:
     if {second - first for first, second in pairwise(sorted(numbers))} == {1.0}:
         return None
     return "".join([*parts[0][:place], "*", *parts[0][place + 1 :]]), numbers
+
+
+def _reasons(report: Mapping[str, Any]) -> list[str]:
+    """Why a run is not comparable, of each metric too."""
+    return [
+        *report.get("reasons", ()),
+        *(f"{metric} ({why})" for metric, why in report.get("unpublished", {}).items()),
+    ]
 
 
 def _in_a_cell(text: str) -> str:

@@ -208,10 +208,15 @@ class NpyStore(Store):
 
 
 def array_path(folder: Path, key: str) -> Path:
-    """Where the array of a key lies. Raises LatentkitError for a key that leads out of the folder."""
-    if key.startswith("/") or ".." in key.split("/") or "\0" in key:
+    """Where the array of a key lies. Raises LatentkitError as `keyed_path`."""
+    return keyed_path(folder, key, ".npy")
+
+
+def keyed_path(folder: Path, key: str, suffix: str) -> Path:
+    """Where the file of a key lies. Raises LatentkitError for a key that leads out of the folder."""
+    if {"", ".."} & {*key.split("/")} or "\0" in key:
         raise LatentkitError(f"the key {key!r} would lie outside of {folder}")
-    return folder / f"{key}.npy"
+    return folder / f"{key}{suffix}"
 
 
 def arrays_below(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from toy_evaluation import Difference
 
 from latentkit.evaluation.comparability import Circumstances, reasons_against
 from latentkit.evaluation.metrics import (
@@ -63,6 +64,7 @@ def test_settings_that_nobody_publishes(metric: EvaluationMetric, words: str) ->
         ({"pictures": 9_999}, "9,999 pictures, 50,000 are usual"),
         ({"pictures": 100_000}, "100,000 pictures, 50,000 are usual"),
         ({"reference_pictures": 9_999}, "the reference is of 9,999 pictures, 50,000 are usual"),
+        ({"by_hand": ("protocol.pictures",)}, "protocol.pictures was set by hand"),
         ({"limited": True}, "limit: only the first pictures were taken"),
         ({"random": ("the decoder", "inception")}, "random weights (the decoder, inception)"),
         ({"extractors": {"inception": "tf32"}}, "inception ran in tf32"),
@@ -72,7 +74,7 @@ def test_settings_that_nobody_publishes(metric: EvaluationMetric, words: str) ->
         ),
         (
             {"sizes": {"generated": (64, 48), "reference": (256, 256)}},
-            "pictures of 64x48 stand against a reference of 256x256",
+            "pictures of 48x64 stand against a reference of 256x256",
         ),
         ({"sizes": {"generated": None}}, "the generated pictures are of several sizes"),
         (
@@ -96,3 +98,7 @@ def test_each_circumstance_is_a_reason_of_its_own(changed: dict[str, Any], reaso
 )
 def test_other_published_circumstances(changed: dict[str, Any]) -> None:
     assert reasons_against(replace(USUAL, **changed)) == []
+
+
+def test_a_metric_of_ones_own_has_no_published_numbers() -> None:
+    assert Difference().unpublished() == "no published numbers are known"

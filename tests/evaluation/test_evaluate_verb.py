@@ -17,6 +17,7 @@ from recipes import photo
 from safetensors.numpy import load_file, save_file
 
 from latentkit.command import call
+from latentkit.pixels import Squash
 
 SMALL: dict[str, Any] = {"dataset.pictures": 12, "workers": 0}
 """Twelve of the demo's pictures, in this process."""
@@ -106,11 +107,11 @@ def test_two_folders_by_metrics_of_ones_own_choice(at_home: Path) -> None:
     options: dict[str, Any] = {"weights": "random", "workers": 0, "generated": "left"}
     both = {"metric": ["fid", "kid"], "metrics.kid.subset_size": 4}
     assert evaluate(**options, **both, reference="right") == 0
-    found = report("left")
+    found = report("left@right")
     assert list(found["results"]) == ["fid", "kid", "kid_std"]
     assert found["left_out"] == {}
     assert evaluate(**options, reference="left", metric="fid") == 0
-    assert report("left")["results"]["fid"] == pytest.approx(0, abs=1e-4)
+    assert report("left@left")["results"]["fid"] == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.slow
@@ -161,6 +162,33 @@ def test_a_full_disk_for_what_is_kept_costs_no_result(at_home: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_kept_reference_is_as_short_as_it_was(at_home: Path) -> None:
+    """What KID keeps of six pictures says that they are six, and is refused where more are needed."""
+    (at_home / "six").mkdir()
+    for number in range(6):
+        Image.fromarray(photo(number, 32, 32)).save(at_home / "six" / f"{number}.png")
+    options: dict[str, Any] = {
+        "generated": "outputs/evaluations/demo/images",
+        "reference": "six",
+        "metric": "kid",
+    }
+    options |= {"weights": "random", "workers": 0, "report_dir": "six_report"}
+    found = []
+    for _ in range(2):
+        assert evaluate(**options, **{"metrics.kid.subset_size": 4}, save_reference="new/six.npz") == 0
+        found.append(json.loads((at_home / "six_report/report.json").read_text()))
+    assert found[1]["results"] == found[0]["results"]
+    assert found[1]["reference"]["pictures"] == 6
+    assert found[1]["reference"]["size"] == [32, 32]
+    assert found[0]["reasons"] == found[1]["reasons"]
+    assert "the reference is of 6 pictures, 50,000 are usual" in found[1]["reasons"]
+    assert evaluate(**options, **{"metrics.kid.subset_size": 8}) == 1
+    assert evaluate(**options | {"reference": "new/six.npz"}, **{"metrics.kid.subset_size": 4}) == 0
+    again = json.loads((at_home / "six_report/report.json").read_text())
+    assert again["reasons"] == found[0]["reasons"]
+
+
+@pytest.mark.slow
 def test_a_sweep_ends_in_one_table_and_one_plot(
     at_home: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,9 +210,13 @@ def test_a_sweep_ends_in_one_table_and_one_plot(
     assert {(sweep / name).read_text() for name in ("2024.json", "sweep.yaml")} == {"{}"}
     rows = list(csv.DictReader((sweep / "sweep.csv").open()))
     assert [row["generated"] for row in rows] == ["run1.safetensors", "run2.safetensors"]
-    assert float(rows[0]["fid"]) == report("run1.safetensors")["results"]["fid"]
-    assert float(rows[1]["fid"]) == report("run2.safetensors")["results"]["fid"] != float(rows[0]["fid"])
-    assert (sweep / "sweep.md").read_text().count("\n") == 4
+    assert float(rows[0]["fid"]) == report("run1.safetensors@demo.npz")["results"]["fid"]
+    assert (
+        float(rows[1]["fid"])
+        == report("run2.safetensors@demo.npz")["results"]["fid"]
+        != float(rows[0]["fid"])
+    )
+    assert (sweep / "sweep.md").read_text().count("\n") == 6
     assert Image.open(sweep / "sweep.png").width > 300
     assert "sweep.csv" in capfd.readouterr().err
 
@@ -233,7 +265,7 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "a report for a file": ({"report_dir": "text.txt"}, 2, "report_dir=text.txt"),
     "another kind of file": ({"save_reference": "val.txt"}, 2, "FILE.npz"),
     "a file of one's own": ({"save_reference": "mine.npz"}, 2, "it is not latentkit's"),
-    "no folder for it": ({"save_reference": "nowhere/val.npz"}, 2, "there is no folder nowhere"),
+    "a file for its folder": ({"save_reference": "text.txt/val.npz"}, 2, "text.txt is no folder"),
     "a rounding that is none": ({"decoder.rounding": "up"}, 2, "round, truncate"),
     "published weights unless said": (
         {"generated": "pictures", "reference": "demo.npz", "metric": "fid", "weights": None}
@@ -251,7 +283,10 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "a reference of too few": (
         {"generated": "outputs/evaluations/demo/images", "reference": "pictures", "metric": "kid"}
         | {"metrics.kid.subset_size": 5},
-        *(1, "metric=kid needs at least 5 pictures, the reference pictures has 2"),
+        *(
+            1,
+            "metric=kid: it needs at least 5 pictures (metrics.kid.subset_size decides that), pictures has 2",
+        ),
     ),
     "statistics of nobody knows what": (
         {"generated": "pictures", "reference": "bare.npz", "metric": "fid", "save_reference": "mine2.npz"},
@@ -265,7 +300,15 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "pictures of somebody else's": (
         {"generated": "pictures", "reference": "demo.npz", "metric": "fid", "save_images": True}
         | {"report_dir": "holidays"},
-        *(2, "no evaluation wrote it"),
+        *(2, "that no evaluation wrote"),
+    ),
+    "latents of another crop than the reference": (
+        {"generated": "outputs/demo/sd_vae", "reference": "squashed.npz", "metric": "fid"},
+        *(1, "squashed.npz"),
+    ),
+    "statistics that lack what a metric needs": (
+        {"generated": "pictures", "reference": "demo.npz", "metric": "sfid"},
+        *(1, "metric=sfid: demo.npz has no mu_s, sigma_s: give pictures"),
     ),
     "uncropped against cropped": (
         {"generated": "pictures", "reference": "demo.npz", "metric": "fid", "crop": "none"},
@@ -288,6 +331,12 @@ def test_mistakes_are_one_clear_line(mistake: str, at_home: Path, capfd: pytest.
     Path("holidays/images").mkdir(parents=True, exist_ok=True)
     Image.fromarray(photo(1, 32, 32)).save("holidays/images/beach.png")
     rng = np.random.default_rng(0)
+    if not Path("squashed.npz").exists():
+        with np.load("demo.npz") as file:
+            arrays = dict(file)
+        changed = json.loads(str(arrays["identity"]))
+        changed["pictures"]["geometry"] = Squash(size=256).describe()
+        np.savez("squashed.npz", **arrays | {"identity": np.array(json.dumps(changed))})
     np.savez("bare.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     np.savez("mine.npz", arr_0=np.zeros(3))
     np.save("fine.npy", rng.standard_normal((3, 4, 8, 8), np.float32))

@@ -75,8 +75,9 @@ def test_statistics_of_the_reference_save_its_pass() -> None:
     looked = evaluate(
         ToySet(photos(5)), {"toy": WeightedMean()}, reference=reference, keep_statistics=kept.append
     )
-    assert set(kept[0]) == {"toy_sum", "toy_count", "picture_size"}
+    assert set(kept[0]) == {"toy_sum", "toy_count", "picture_size", "count"}
     assert kept[0]["picture_size"].tolist() == [16, 16]
+    assert kept[0]["count"] == 7
     assert looked.sizes == {"generated": (16, 16), "reference": (16, 16)}
     assert kept[0]["toy_sum"] == pytest.approx(weighted_sum(photos(7, first=50)), rel=1e-6)
     reference.calls.clear()
@@ -85,6 +86,21 @@ def test_statistics_of_the_reference_save_its_pass() -> None:
     assert reference.calls == []
     assert set(again.passes) == set(again.sizes) == {"generated"}
     assert len(kept) == 1
+
+
+class Failing(WeightedMean):
+    """Cannot be computed of what it has seen."""
+
+    def compute(self) -> dict[str, float]:
+        raise LatentkitError("nothing comes of it")
+
+
+def test_one_metric_that_fails_does_not_take_the_others_with_it() -> None:
+    options: dict[str, Any] = {"statistics": zero_reference()}
+    result = evaluate(ToySet(photos(5)), {"bad": Failing(), "toy": WeightedMean()}, **options)
+    assert result.failures == {"bad": "nothing comes of it"}
+    alone = evaluate(ToySet(photos(5)), {"toy": WeightedMean()}, **options)
+    assert result.values == alone.values
 
 
 class OfSeveralSizes(ToySet):

@@ -44,6 +44,8 @@ def test_values_in_full_and_as_papers_print_them() -> None:
         r"| a[1]\|b | 3.94 | 0.00123 ± 0.00010 | 1.0000 |  | yes |",
         "| c |  |  |  |  |  |",
         "| d | 12.00 |  |  | 24.50 | no |",
+        "",
+        "Some of these are not comparable with published numbers: see the reports.",
     ]
     console = Console(file=io.StringIO(), width=100)
     table.print(console)
@@ -53,6 +55,23 @@ def test_values_in_full_and_as_papers_print_them() -> None:
 def test_runs_alike_in_what_they_are_comparable_with_need_no_column() -> None:
     table = SweepTable([run("seed=1", fid=3.0), run("seed=2", fid=4.0), run("seed=3")])
     assert table.as_markdown().splitlines()[0] == "| seed | FID |"
+
+
+def test_reasons_that_all_runs_share_stand_under_the_table_and_the_plot() -> None:
+    runs = [run(f"seed={seed}", comparable=False, fid=3.0 + seed) for seed in range(2)]
+    before = SweepTable(runs).plot()
+    for number, (one, more) in enumerate(zip(runs, (["9 pictures"], []), strict=True)):
+        one["report"] |= {
+            "reasons": ["random weights (inception)", *more],
+            "unpublished": {"kid": f"n={number}"},
+        }
+    table = SweepTable(runs)
+    assert table.remark == "None of these is comparable with published numbers: random weights (inception)."
+    assert table.as_markdown().endswith(f"\n\n{table.remark}\n")
+    assert table.plot() != before
+    console = Console(file=io.StringIO(), width=40)
+    table.print(console)
+    assert table.remark in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("values", [["1", "20", "3"], ["a name that is rather long " * 4, "b", "c"]])

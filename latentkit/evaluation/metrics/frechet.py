@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -56,13 +56,11 @@ class FrechetDistance(EvaluationMetric):
 
     Class attributes:
         taps: the one tap.
-        statistics: what mu and sigma are called in files of reference statistics.
+        statistics: what mu and sigma are called there.
     """
 
     compares = True
     higher_is_better = False
-    statistics: ClassVar[tuple[str, str]]
-
     generated: torch.Tensor
     reference: torch.Tensor
     loaded: torch.Tensor
@@ -72,6 +70,10 @@ class FrechetDistance(EvaluationMetric):
         super().__init__()
         for state in ("generated", "reference", "loaded"):
             self.add_state(state, torch.zeros(0, 0, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def unpublished(self) -> str | None:
+        """Nothing: there are no settings."""
+        return None
 
     def update(self, features: Mapping[str, torch.Tensor], positions: torch.Tensor, side: Side) -> None:
         """Add a batch of [B, d]; `EvaluationMetric.update`."""

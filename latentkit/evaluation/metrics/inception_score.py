@@ -31,6 +31,7 @@ class InceptionScore(KeptFeatures):
     taps = ("logits",)
     compares = False
     higher_is_better = True
+    fewest_option = "splits"
 
     def __init__(
         self, splits: int | None = 10, split_size: int | None = None, shuffle_seed: int | None = 2020

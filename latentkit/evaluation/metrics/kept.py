@@ -45,7 +45,7 @@ class KeptFeatures(EvaluationMetric):
         """Take the reference's features, [N, d], in the order of their positions."""
         if not self.compares:
             return True
-        if self.taps[0] not in statistics:
+        if not statistics.keys() >= set(self.statistics):
             return False
         features = torch.from_numpy(np.asarray(statistics[self.taps[0]], np.float32)).to(self.device)
         self.reference_features += [features]

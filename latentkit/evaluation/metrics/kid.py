@@ -25,7 +25,8 @@ class KID(KeptFeatures):
     """
 
     name = "kid"
-    taps = ("pool3",)
+    taps = statistics = ("pool3",)
+    fewest_option = "subset_size"
     compares = True
     higher_is_better = False
 

@@ -43,6 +43,9 @@ class EvaluationMetric(Metric):
         taps: names of the features that `update` reads: an extractor's taps, `PIXELS` or `ORIGINALS`.
         compares: whether it needs a reference. One that reads `ORIGINALS` does not: its pictures come in
             pairs.
+        statistics: what it needs of a reference where its pictures are not looked at, by the names that files
+            of statistics have; empty for a metric that always looks at them.
+        fewest_option: the option that decides `fewest`; None where there is none.
 
     Attributes:
         latest_psnr: [B] in dB, what the last `update` found of each picture; None for a metric that does not
@@ -56,6 +59,8 @@ class EvaluationMetric(Metric):
     name: ClassVar[str]
     taps: ClassVar[tuple[str, ...]]
     compares: ClassVar[bool]
+    statistics: ClassVar[tuple[str, ...]] = ()
+    fewest_option: ClassVar[str | None] = None
 
     latest_psnr: torch.Tensor | None = None
 
@@ -87,7 +92,7 @@ class EvaluationMetric(Metric):
         """Why this metric's values stand beside no published ones, in a few words: settings that those do
         not have, as ``neighbours=5``; None when they do.
         """
-        return None
+        return "no published numbers are known"
 
     def require(self, pictures: int, side: Side) -> None:
         """Raise LatentkitError when a set has too few pictures. `compute` asks too; a run can ask first."""

@@ -28,7 +28,8 @@ class PrecisionRecall(KeptFeatures):
     """
 
     name = "precision_recall"
-    taps = ("pool3",)
+    taps = statistics = ("pool3",)
+    fewest_option = "neighbours"
     compares = True
     higher_is_better = True
 

@@ -39,6 +39,10 @@ class Reconstruction(EvaluationMetric):
         for state in ("psnr", "ssim"):
             self.add_state(state, torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
 
+    def unpublished(self) -> str | None:
+        """Nothing: there are no settings."""
+        return None
+
     def update(self, features: Mapping[str, Tensor], positions: Tensor, side: Side) -> None:
         """Add a batch of uint8 [B, H, W, 3]; `latest_psnr` then is of this batch, float64 [B]."""
         pictures, originals = features[PIXELS], features[ORIGINALS]

@@ -53,13 +53,14 @@ def open_set(path: str, decodable: Decodable | None, geometry: Geometry | None =
     return _enough(opened)
 
 
-def existing(path: str) -> Path:
-    """The path, ``~`` replaced. Raises UsageError where nothing is."""
+def existing(path: str, *, or_statistics: bool = False) -> Path:
+    """The path, ``~`` replaced. Raises UsageError, which says what can be there, where nothing is."""
+    choices = _CHOICES + ", or statistics (.npz with mu and sigma)" * or_statistics
     if not path:
-        raise UsageError(f"an empty path: give {_CHOICES}, or leave the key out")
+        raise UsageError(f"an empty path: give {choices}; or leave the key out")
     place = Path(path).expanduser()
     if not place.exists():
-        raise UsageError(f"{path} does not exist: give {_CHOICES}")
+        raise UsageError(f"{path} does not exist: give {choices}")
     return place
 
 

@@ -98,7 +98,9 @@ def check_latents(latents: PictureSet, positions: np.ndarray, stack: np.ndarray)
     if len(wrong):
         endless = not np.isfinite(reach[wrong]).all()
         what = "NaN or infinite" if endless else f"as large as {reach[wrong].max():,.0f}, no latents are"
-        raise LatentkitError(f"{latents.name}: latents are {what}: {named(latents.keys, positions[wrong])}")
+        raise LatentkitError(
+            f"{latents.name}: latents are {what}; by key: {named(latents.keys, positions[wrong])}"
+        )
 
 
 def named(keys: Sequence[str], positions: Iterable[int]) -> str:

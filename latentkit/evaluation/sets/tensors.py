@@ -125,6 +125,7 @@ def _are_pictures(tensor: FileTensor, channels: int, where: str) -> bool:
         if floats:
             raise LatentkitError(
                 f"{described}: pictures must be uint8: save clip(127.5 * x + 128, 0, 255) of x in [-1, 1]"
+                + (f"; latents have {channels} channels for this decoder" if channels else "")
             )
         if colour and tensor.dtype == np.uint8:
             return True
