@@ -41,10 +41,11 @@ def with_weights(arguments: list[str]) -> list[str]:
 def main(cfg: DictConfig) -> int:
     """Encode what is missing if asked, open both sides, decode and compare, report; the exit status."""
     from latentkit.evaluation.choices import check_values
+
+    check_values(cfg)
     from latentkit.evaluation.encoding import encode_missing
     from latentkit.evaluation.job import EvaluationJob
 
-    check_values(cfg)
     if status := encode_missing(cfg):
         return status
     job = EvaluationJob.from_config(cfg)

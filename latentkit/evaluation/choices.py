@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from latentkit.collection import chosen
 from latentkit.config import build
 from latentkit.device import check_launch, fill_vram, find_device
 from latentkit.errors import UsageError
@@ -34,6 +36,8 @@ def check_values(cfg: DictConfig) -> None:
         raise UsageError(f"workers={cfg.workers}: must be at least 0")
     if not cfg.report_dir or (Path(cfg.report_dir).exists() and not Path(cfg.report_dir).is_dir()):
         raise UsageError(f"report_dir={cfg.report_dir}: give a folder")
+    if cfg.generated is None and cfg.reference is not None and _is_demo_by_default():
+        raise UsageError("reference without generated: give generated=PATH, or dataset=NAME for its latents")
     for key in ("generated", "reference"):
         if cfg[key] is not None:
             existing(cfg[key], or_statistics=key == "reference")
@@ -44,6 +48,11 @@ def check_values(cfg: DictConfig) -> None:
     for name in cfg.metrics:
         build(cfg.metrics[name], f"metrics.{name}")
     check_launch(cfg.trainer)
+
+
+def _is_demo_by_default() -> bool:
+    typed = HydraConfig.get().overrides.task
+    return chosen("dataset") == DEMO and not any(word.startswith("dataset=") for word in typed)
 
 
 def _check_save_reference(path: Path) -> None:

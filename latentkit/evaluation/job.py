@@ -32,7 +32,6 @@ from latentkit.evaluation.references import Reference, open_reference
 from latentkit.evaluation.report_folder import ReportFolder
 from latentkit.evaluation.run import EvaluationResult, evaluate_sets
 from latentkit.evaluation.sides import open_generated, open_reference_side, reference_geometry
-from latentkit.evaluation.statistics import publish_statistics
 from latentkit.exit_status import DONE, FAILED, INTERRUPTED
 from latentkit.quiet import quiet_libraries
 from latentkit.readable import readable_count
@@ -96,7 +95,8 @@ class EvaluationJob:
         generated, own = opened.pictures, opened.own
         folder.check(generated.keys if cfg.save_images else None)
         pictures = open_reference_side(cfg, opened)
-        left_out = _left_out(cfg, metrics, generated, referenced=pictures is not None)
+        left_out = _not_allowed(metrics, generated, referenced=pictures is not None)
+        _refuse_what_was_asked_for(cfg, left_out, metrics)
         metrics = {name: metric for name, metric in metrics.items() if name not in left_out}
         extractors = _build_extractors(cfg, metrics)
         reference = None
@@ -107,10 +107,16 @@ class EvaluationJob:
                 orient=own.pictures.source.orient if own else None,
                 extractors={extractor.name: extractor.identity() for extractor in extractors},
                 folder=Path(cfg.references_dir),
+                names={name for metric in metrics.values() for name in metric.statistics},
             )
-            _check_reference(reference, metrics)
+            lacking = _not_served(reference, metrics)
+            _refuse_what_was_asked_for(cfg, lacking, metrics)
+            left_out |= lacking
+            metrics = {name: metric for name, metric in metrics.items() if name not in lacking}
         if cfg.save_reference is not None:
-            _check_saving(reference)
+            if reference is None:
+                raise UsageError("save_reference: no metric of this run compares with a reference")
+            reference.check_saving(Path(cfg.save_reference))
         return cls(
             generated=generated,
             reference=reference,
@@ -194,8 +200,13 @@ class EvaluationJob:
         if result.failures:
             return FAILED
         if self.cfg.save_reference and self.reference:
-            known = {**self.reference.statistics, **self._found}
-            publish_statistics(Path(self.cfg.save_reference), known, self.reference.identity)
+            self.reference.save(Path(self.cfg.save_reference), self._found)
+            self.console.print(
+                f"the reference's statistics: {self.cfg.save_reference}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
         return DONE
 
     @property
@@ -216,10 +227,10 @@ class EvaluationJob:
             self.not_kept.append(f"what was found out of the reference is not kept: {error}")
 
 
-def _left_out(
-    cfg: DictConfig, metrics: Mapping[str, EvaluationMetric], generated: PictureSet, *, referenced: bool
+def _not_allowed(
+    metrics: Mapping[str, EvaluationMetric], generated: PictureSet, *, referenced: bool
 ) -> dict[str, str]:
-    """Metrics of the protocol's own set that these sides do not allow; one that was asked for is an error."""
+    """Metric -> why the generated side, or the want of another, does not allow it."""
     found = {}
     for name, metric in metrics.items():
         if ORIGINALS in metric.taps and not generated.paired:
@@ -228,44 +239,42 @@ def _left_out(
             found[name] = "there is no reference: give reference=PATH or dataset=NAME"
         elif len(generated) < metric.fewest():
             found[name] = _too_few(name, metric, generated.name, len(generated))
-    asked_by_hand = chosen("metric") != cfg.protocol.name
-    if found and (asked_by_hand or len(found) == len(metrics)):
-        name, reason = next(iter(found.items()))
-        raise UsageError(f"metric={name}: {reason}")
     return found
 
 
-def _check_reference(reference: Reference, metrics: Mapping[str, EvaluationMetric]) -> None:
-    """Raise LatentkitError where a metric cannot be computed by it, before anything is."""
+def _not_served(reference: Reference, metrics: Mapping[str, EvaluationMetric]) -> dict[str, str]:
+    """Metric -> what the reference lacks for it."""
+    found = {}
     for name, metric in metrics.items():
         if not metric.compares:
             continue
         lacking = [known for known in metric.statistics if known not in reference.statistics]
         if reference.pictures is None and (lacking or not metric.statistics):
-            raise LatentkitError(
-                f"metric={name}: {reference.name} has no {', '.join(lacking) or 'pictures'}: give pictures, "
-                f"or statistics of them that save_reference wrote with metric={name}"
+            found[name] = (
+                f"{reference.name} has no {', '.join(lacking) or 'pictures'}: give pictures, or statistics "
+                f"that save_reference wrote with metric={name}"
             )
-        if reference.pictures is not None and reference.recorded:
+        elif reference.pictures is not None and reference.recorded:
             there = len(reference.pictures)
             if there < metric.fewest():
-                raise LatentkitError(f"metric={name}: {_too_few(name, metric, reference.name, there)}")
+                found[name] = _too_few(name, metric, reference.name, there)
+    return found
+
+
+def _refuse_what_was_asked_for(
+    cfg: DictConfig, left_out: Mapping[str, str], metrics: Mapping[str, EvaluationMetric]
+) -> None:
+    """Raise UsageError unless metrics of the protocol's own set are left out, and others stay."""
+    asked_by_hand = chosen("metric") != cfg.protocol.name
+    if left_out and (asked_by_hand or len(left_out) == len(metrics)):
+        name, reason = next(iter(left_out.items()))
+        raise UsageError(f"metric={name}: {reason}")
 
 
 def _too_few(name: str, metric: EvaluationMetric, whose: str, there: int) -> str:
     option = metric.fewest_option
     decides = f" (metrics.{name}.{option} decides that)" if option else ""
     return f"it needs at least {metric.fewest():,} pictures{decides}, {whose} has {there:,}"
-
-
-def _check_saving(reference: Reference | None) -> None:
-    if reference is None:
-        raise UsageError("save_reference: no metric of this run compares with a reference, there is none")
-    if not reference.recorded:
-        raise UsageError(
-            f"save_reference: {reference.name} is statistics of which nobody recorded what they were made "
-            "from: copy the file"
-        )
 
 
 def _build_extractors(cfg: DictConfig, metrics: Mapping[str, EvaluationMetric]) -> list[Extractor]:

@@ -9,27 +9,24 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
 
-from latentkit.encoders.contract import ContractError
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.evaluation.picture_set import PictureSet
+from latentkit.evaluation.recorded import AsTheyAre, check_recorded
 from latentkit.evaluation.sets.identity import file_identity
 from latentkit.evaluation.sets.open import open_set
 from latentkit.evaluation.sets.tensors import TensorRows
 from latentkit.evaluation.statistics import PICTURE_SIZE, is_statistics, publish_statistics, read_statistics
 from latentkit.pixels.geometry import Geometry
 from latentkit.stores.publish import make_folder, remove_temporaries
-
-AsTheyAre = Literal["as they are"]
-"""Pictures that nothing is done to, where that was asked for."""
 
 LOCK = ".lock"
 _PATIENCE = 60.0
@@ -49,6 +46,8 @@ class Reference:
         identity: JSON values: what they depend on, ``pictures`` and ``extractors``; of statistics of which
             nobody recorded it the file, and its ``pictures`` if it holds some.
         cache: where `keep` puts statistics; None where they cannot be kept.
+        kept_as: what these depend on, where it is not `identity`: the pictures of a file whose statistics are
+            of others.
         warnings: what a report has to say of it.
     """
 
@@ -57,6 +56,7 @@ class Reference:
     pictures: PictureSet | None
     identity: Mapping[str, Any]
     cache: Path | None = None
+    kept_as: Mapping[str, Any] | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -90,7 +90,29 @@ class Reference:
         """
         if self.cache is not None and statistics:
             with _alone_in(self.cache.parent):
-                publish_statistics(self.cache, statistics, self.identity)
+                publish_statistics(self.cache, statistics, self.kept_as or self.identity)
+
+    def check_saving(self, path: Path) -> None:
+        """Raise UsageError where `save` would say what nobody knows, or replace another's statistics."""
+        if not self.recorded:
+            raise UsageError(
+                f"save_reference: {self.name} is statistics of which nobody recorded what they were made "
+                "from: copy the file"
+            )
+        if path.exists() and read_statistics(path, ())[1] != json.loads(json.dumps(self.identity)):
+            raise UsageError(
+                f"save_reference={path}: it holds statistics of other pictures or networks: give another file"
+            )
+
+    def save(self, path: Path, found: Mapping[str, np.ndarray]) -> None:
+        """Publish all that is known, and what was found out by now, in a file that `check_saving` has passed.
+
+        Raises:
+            LatentkitError: one line that says why it cannot be written.
+        """
+        kept_there = self.cache is not None and path.resolve().parent == self.cache.resolve().parent
+        with _alone_in(path.parent) if kept_there else nullcontext():
+            publish_statistics(path, {**self.statistics, **found}, self.identity)
 
 
 def open_reference(
@@ -100,6 +122,7 @@ def open_reference(
     orient: bool | None = None,
     extractors: Mapping[str, Mapping[str, Any]],
     folder: Path,
+    names: Collection[str] | None = None,
 ) -> Reference:
     """A reference, with the statistics of it that are kept.
 
@@ -112,6 +135,7 @@ def open_reference(
             nobody asked.
         extractors: name -> identity of this run's feature networks.
         folder: of kept statistics.
+        names: of the statistics that metrics need; the others are not read. None: all.
 
     Raises:
         UsageError: nothing that can be compared with is there.
@@ -121,22 +145,18 @@ def open_reference(
     if isinstance(reference, str):
         path = Path(reference).expanduser()
         if is_statistics(path):
-            return _of_statistics(path, geometry, orient, extractors)
+            return _of_statistics(path, names, geometry, orient, extractors, folder)
         reference = open_set(reference, None, geometry if isinstance(geometry, Geometry) else None)
     if reference.latents is not None:
         raise UsageError(f"{reference.name} holds latents: a reference is pictures or statistics")
     identity = {"pictures": reference.identity(), "extractors": extractors}
-    cache = cache_path(folder, reference.name, identity)
-    statistics, warnings = _kept(cache, identity)
-    writable = _is_writable(folder)
-    if not writable:
-        warnings += (f"{folder} cannot be written to: what is found out of the reference is not kept",)
+    cache, statistics, warnings = _cached(folder, reference.name, identity, names)
     return Reference(
         name=reference.name,
         statistics=statistics,
         pictures=reference,
         identity=identity,
-        cache=cache if writable else None,
+        cache=cache,
         warnings=warnings,
     )
 
@@ -148,12 +168,26 @@ def cache_path(folder: Path, name: str, identity: Mapping[str, Any]) -> Path:
     return folder / f"{stem}-{digest[:12]}.npz"
 
 
-def _kept(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+def _cached(
+    folder: Path, name: str, identity: Mapping[str, Any], names: Collection[str] | None
+) -> tuple[Path | None, dict[str, np.ndarray], tuple[str, ...]]:
+    """Where statistics are kept, None where they cannot be; those that are kept already, and warnings."""
+    cache = cache_path(folder, name, identity)
+    statistics, warnings = _kept(cache, identity, names)
+    if _is_writable(folder):
+        return cache, statistics, warnings
+    unkept = f"{folder} cannot be written to: what is found out of the reference is not kept"
+    return None, statistics, (*warnings, unkept)
+
+
+def _kept(
+    path: Path, identity: Mapping[str, Any], names: Collection[str] | None
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Statistics that were kept, and warnings; what is not what its name says is left, to be written anew."""
     if not path.exists():
         return {}, ()
     try:
-        statistics, whose = read_statistics(path)
+        statistics, whose = read_statistics(path, names)
     except LatentkitError as error:
         return {}, (f"{error}: computed anew",)
     if whose != json.loads(json.dumps(identity)):
@@ -185,66 +219,37 @@ def _is_writable(folder: Path) -> bool:
 
 def _of_statistics(
     path: Path,
+    names: Collection[str] | None,
     geometry: Geometry | AsTheyAre | None,
     orient: bool | None,
     extractors: Mapping[str, Mapping[str, Any]],
+    folder: Path,
 ) -> Reference:
-    statistics, recorded = read_statistics(path)
-    pictures = TensorRows(path, None) if _holds_pictures(path) else None
+    statistics, recorded = read_statistics(path, names)
     if recorded is not None:
-        _check_recorded(path, recorded, geometry, orient, extractors)
-        return Reference(name=path.name, statistics=statistics, pictures=pictures, identity=recorded)
+        check_recorded(path, recorded, geometry, orient, extractors)
+        return Reference(name=path.name, statistics=statistics, pictures=None, identity=recorded)
+    unknown = f"{path.name} does not record which network and which crop its statistics are of"
+    if not _holds_pictures(path):
+        identity = {"file": path.name} | file_identity(path)
+        return Reference(
+            name=path.name, statistics=statistics, pictures=None, identity=identity, warnings=(unknown,)
+        )
+    pictures = TensorRows(path, None)
+    of_pictures = {"pictures": pictures.identity(), "extractors": extractors}
+    cache, kept, warnings = _cached(folder, path.name, of_pictures, names)
+    kept.pop("count", None)  # mu and sigma are of more pictures than lie in ADM's file, nobody knows how many
     return Reference(
         name=path.name,
-        statistics=statistics,
+        statistics={**kept, **statistics},
         pictures=pictures,
-        identity={"file": path.name}
-        | ({"pictures": pictures.identity()} if pictures is not None else file_identity(path)),
-        warnings=(f"{path.name} does not record which network and which crop its statistics are of",),
+        identity={"file": path.name, "pictures": pictures.identity()},
+        cache=cache,
+        kept_as=of_pictures,
+        warnings=(unknown, *warnings),
     )
 
 
 def _holds_pictures(path: Path) -> bool:
     with np.load(path, allow_pickle=False) as file:
         return "arr_0" in file.files
-
-
-def _check_recorded(
-    path: Path,
-    recorded: Mapping[str, Any],
-    geometry: Geometry | AsTheyAre | None,
-    orient: bool | None,
-    extractors: Mapping[str, Mapping[str, Any]],
-) -> None:
-    """Raise ContractError, which names the field, where statistics are not of this run's networks or crop.
-
-    What was not recorded, or not asked about, is not compared; pictures recorded as they are, ``geometry``
-    null, are.
-    """
-    networks, pictures = recorded["extractors"], recorded["pictures"]
-    pairs: list[tuple[str, Any, Any]] = [
-        (f"extractors.{name}", networks[name], asked)
-        for name, asked in extractors.items()
-        if name in networks
-    ]
-    if geometry is not None and "geometry" in pictures:
-        asked = geometry.describe() if isinstance(geometry, Geometry) else None
-        pairs.append(("geometry", pictures["geometry"], asked))
-    if orient is not None and "orientation" in pictures:
-        pairs.append(("orientation", pictures["orientation"], "exif" if orient else "ignored"))
-    for where, have, asked in pairs:
-        there, here = dict(_leaves(have, where)), dict(_leaves(json.loads(json.dumps(asked)), where))
-        for field in sorted(there.keys() | here.keys()):
-            if there.get(field) != here.get(field):
-                raise ContractError(
-                    f"{path}: its statistics were made with {field} = {there.get(field)!r}, this run uses "
-                    f"{here.get(field)!r}: give the same settings, or the pictures in place of statistics"
-                )
-
-
-def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for inner, below in value.items():
-            yield from _leaves(below, f"{name}.{inner}")
-    else:
-        yield name, value

@@ -13,7 +13,7 @@ from latentkit.errors import UsageError
 from latentkit.evaluation.choices import DEMO
 from latentkit.evaluation.decoding import VAEDecoder
 from latentkit.evaluation.picture_set import PictureSet
-from latentkit.evaluation.references import AsTheyAre
+from latentkit.evaluation.recorded import AsTheyAre
 from latentkit.evaluation.sets.first import FirstOf
 from latentkit.evaluation.sets.latents import NpyLatents, ShardLatents
 from latentkit.evaluation.sets.open import existing, open_own, open_set

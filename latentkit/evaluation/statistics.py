@@ -1,7 +1,8 @@
 """Files of reference statistics: ``.npz`` with the names of ADM's evaluator, and what they were made from.
 
 ``mu`` [2048] and ``sigma`` [2048, 2048] are FID's; with a suffix (``mu_s``, ``sigma_s``) another metric's.
-``picture_size``, int64 [2], is the pictures' height and width; it is left out where they have several.
+``count`` is of the pictures; ``picture_size``, int64 [2], their height and width, left out where they have
+several.
 ``identity``, which only our own files have, is JSON text: ``pictures`` (`PictureSet.identity`) and
 ``extractors`` (name -> `Extractor.identity`).
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,7 +23,7 @@ from latentkit.stores.arrays import npy_header
 from latentkit.stores.publish import publish
 
 IDENTITY = "identity"
-PICTURE_SIZE = "picture_size"
+COUNT, PICTURE_SIZE = "count", "picture_size"
 _PICTURES = "arr_"
 _MEAN, _COVARIANCE = "mu", "sigma"
 _ASYMMETRY = 1e-6
@@ -49,18 +50,25 @@ def _names(path: Path) -> set[str]:
     return set()
 
 
-def read_statistics(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
-    """Everything in a file of statistics but pictures, and what it was made from; None: nobody recorded it.
+def read_statistics(
+    path: Path, names: Collection[str] | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
+    """What is in a file of statistics, but pictures, and what it was made from; None: nobody recorded it.
+
+    Args:
+        names: to be read, with ``count`` and ``picture_size``, where they are there; None: all.
 
     Raises:
         LatentkitError: it is damaged, holds objects, or what it holds are no statistics.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            names = [name for name in file.files if not name.startswith(_PICTURES)]
-            arrays = {name: file[name] for name in names if name != IDENTITY}
-            identity = json.loads(str(file[IDENTITY])) if IDENTITY in names else None
-        if IDENTITY in names and not _is_identity(identity):
+            there = {name for name in file.files if not name.startswith(_PICTURES)} - {IDENTITY}
+            wanted = there if names is None else there & {*names, COUNT, PICTURE_SIZE}
+            arrays = {name: file[name] for name in sorted(wanted)}
+            recorded = IDENTITY in file.files
+            identity = json.loads(str(file[IDENTITY])) if recorded else None
+        if recorded and not _is_identity(identity):
             raise ValueError("its identity has no pictures and extractors")
         _check(arrays)
     except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:

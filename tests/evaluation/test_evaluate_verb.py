@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,77 +112,13 @@ def test_two_folders_by_metrics_of_ones_own_choice(at_home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_limit_is_of_both_sides_and_of_what_is_encoded(at_home: Path) -> None:
-    options: dict[str, Any] = {"workers": 0, "metric": "fid", "references_dir": "outputs/limited"}
-    assert evaluate(dataset="demo", **{"dataset.pictures": 12}, **options, limit=5, encode=True) == 0
-    found = report("demo")
-    assert found["generated"]["pictures"] == found["reference"]["pictures"] == 5
-    assert len(_latents(at_home)) == 12  # nothing was taken away
-    folder = "outputs/evaluations/demo/images"
-    given = {
-        "generated": folder,
-        "reference": folder,
-        "weights": "random",
-        "report_dir": "outputs/limited/both",
-    }
-    assert evaluate(**options, **given, limit=5) == 0
-    found = json.loads((at_home / "outputs/limited/both/report.json").read_text())
-    assert found["generated"]["pictures"] == found["reference"]["pictures"] == 5
-    assert "limit: only the first pictures were taken" in found["reasons"]
-    assert evaluate(**options, **given, limit=12) == 0
-    found = json.loads((at_home / "outputs/limited/both/report.json").read_text())
-    assert found["generated"]["pictures"] == found["reference"]["pictures"] == 12
-    assert not any("limit" in reason for reason in found["reasons"])
-
-
-@pytest.mark.slow
-def test_a_full_disk_for_what_is_kept_costs_no_result(at_home: Path) -> None:
-    """Statistics of 32 MiB do not fit under the limit, the report does."""
-    folder = "outputs/evaluations/demo/images"
-    command = [sys.executable, "-m", "latentkit.evaluate", f"generated={folder}", f"reference={folder}"]
-    command += [
-        "metric=fid",
-        "weights=random",
-        "workers=0",
-        "report_dir=full",
-        "references_dir=full/references",
-    ]
-    shell = f"ulimit -f 2000; exec {shlex.join(command)}"
-    ended = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=300, check=False)
-    assert ended.returncode == 0, ended.stderr
-    found = json.loads(Path("full/report.json").read_text())
-    assert found["results"]["fid"] == pytest.approx(0, abs=1e-4)
-    (warning,) = found["warnings"]
-    assert "is not kept: " in warning
-    assert "ulimit -f" in warning
-    assert not list(Path("full/references").glob("*.npz"))
-
-
-@pytest.mark.slow
-def test_a_kept_reference_is_as_short_as_it_was(at_home: Path) -> None:
-    """What KID keeps of six pictures says that they are six, and is refused where more are needed."""
-    (at_home / "six").mkdir()
-    for number in range(6):
-        Image.fromarray(photo(number, 32, 32)).save(at_home / "six" / f"{number}.png")
-    options: dict[str, Any] = {
-        "generated": "outputs/evaluations/demo/images",
-        "reference": "six",
-        "metric": "kid",
-    }
-    options |= {"weights": "random", "workers": 0, "report_dir": "six_report"}
-    found = []
-    for _ in range(2):
-        assert evaluate(**options, **{"metrics.kid.subset_size": 4}, save_reference="new/six.npz") == 0
-        found.append(json.loads((at_home / "six_report/report.json").read_text()))
-    assert found[1]["results"] == found[0]["results"]
-    assert found[1]["reference"]["pictures"] == 6
-    assert found[1]["reference"]["size"] == [32, 32]
-    assert found[0]["reasons"] == found[1]["reasons"]
-    assert "the reference is of 6 pictures, 50,000 are usual" in found[1]["reasons"]
-    assert evaluate(**options, **{"metrics.kid.subset_size": 8}) == 1
-    assert evaluate(**options | {"reference": "new/six.npz"}, **{"metrics.kid.subset_size": 4}) == 0
-    again = json.loads((at_home / "six_report/report.json").read_text())
-    assert again["reasons"] == found[0]["reasons"]
+def test_as_many_latents_as_the_limit_are_enough(at_home: Path) -> None:
+    """What lies there beyond it is not taken away."""
+    options: dict[str, Any] = {**SMALL, "metric": "reconstruction", "limit": 2, "report_dir": "two"}
+    assert evaluate(dataset="demo", encode=True, **options) == 0
+    found = json.loads(Path("two/report.json").read_text())
+    assert found["generated"]["pictures"] == 2
+    assert len(_latents(at_home)) == 12
 
 
 @pytest.mark.slow
@@ -194,7 +127,7 @@ def test_a_sweep_ends_in_one_table_and_one_plot(
 ) -> None:
     latents = {key: np.load(path) for key, path in _latents(at_home)}
     for name, scale in (("run1", 1.0), ("run2", 0.5)):
-        save_file({"latents": np.stack([*latents.values()]) * np.float16(scale)}, f"{name}.safetensors")
+        save_file({"latents": np.stack([*latents.values()][:3]) * np.float16(scale)}, f"{name}.safetensors")
     arguments = ["-m", "generated=run1.safetensors,run2.safetensors", "generated_scaled=false", "metric=fid"]
     arguments += ["reference=demo.npz", "weights=random", "workers=0"]
     sweep = at_home / "outputs/evaluations/sweep"
@@ -226,6 +159,7 @@ def _latents(home: Path) -> list[tuple[str, Path]]:
 
 
 WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
+    "a reference for nothing": ({"reference": "demo.npz"}, 2, "give generated=PATH, or dataset=NAME"),
     "no such path": ({"generated": "nowhere"}, 2, "nowhere does not exist"),
     "an empty path": ({"generated": "", "reference": "demo.npz"}, 2, "an empty path"),
     "statistics for pictures": ({"generated": "demo.npz", "reference": "pictures"}, 2, "holds statistics"),
@@ -258,7 +192,7 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "another crop": (
         {"generated": "pictures", "reference": "demo.npz", "crop": "resize"},
         1,
-        "geometry.crop = 'adm'",
+        "crop=adm size=256, this run has crop=resize size=256",
     ),
     "a metric that is none": ({"metric": "fad"}, 2, "fad"),
     "no place for the report": ({"report_dir": ""}, 2, "report_dir="),
@@ -284,7 +218,7 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
         {"generated": "outputs/evaluations/demo/images", "reference": "pictures", "metric": "kid"}
         | {"metrics.kid.subset_size": 5},
         *(
-            1,
+            2,
             "metric=kid: it needs at least 5 pictures (metrics.kid.subset_size decides that), pictures has 2",
         ),
     ),
@@ -308,11 +242,11 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     ),
     "statistics that lack what a metric needs": (
         {"generated": "pictures", "reference": "demo.npz", "metric": "sfid"},
-        *(1, "metric=sfid: demo.npz has no mu_s, sigma_s: give pictures"),
+        *(2, "metric=sfid: demo.npz has no mu_s, sigma_s: give pictures"),
     ),
     "uncropped against cropped": (
         {"generated": "pictures", "reference": "demo.npz", "metric": "fid", "crop": "none"},
-        *(1, "geometry.crop = 'adm', this run uses None"),
+        *(1, "crop=adm size=256, this run has crop=none"),
     ),
     "a crop that is none": ({"crop": "middle"}, 2, "adm, resize, none"),
     "one picture of many": ({"limit": 1}, 2, "limit=1"),
@@ -353,12 +287,12 @@ def test_mistakes_are_one_clear_line(mistake: str, at_home: Path, capfd: pytest.
 @pytest.mark.slow
 def test_interrupted_or_not_the_keys_decide_the_order(at_home: Path) -> None:
     """The Inception Score of the same pictures in another order of rows, by their keys, is the same."""
-    latents = {key: np.load(path) for key, path in _latents(at_home)}
+    latents = {key: np.load(path) for key, path in _latents(at_home)[:6]}
     scores = []
     for name, keys in (("ordered", sorted(latents)), ("mixed", sorted(latents, reverse=True))):
         rows = np.stack([latents[key] for key in keys])
         save_file({"latents": rows}, f"{name}.safetensors", {"keys": json.dumps(keys)})
-        assert load_file(f"{name}.safetensors")["latents"].shape == (12, 4, 32, 32)
+        assert load_file(f"{name}.safetensors")["latents"].shape == (6, 4, 32, 32)
         options: dict[str, Any] = {"generated": f"{name}.safetensors", "generated_scaled": False}
         options |= {"metric": "inception_score", "metrics.inception_score.splits": 3}
         assert evaluate(**options, weights="random", workers=0) == 0

@@ -51,8 +51,9 @@ def test_a_metric_and_an_extractor_from_outside_the_package(place: Path) -> None
         command, capture_output=True, text=True, cwd=place, timeout=300, env=os.environ | {"PYTHONPATH": path}
     )
     assert ended.returncode == 0, ended.stderr
-    report = json.loads((place / "outputs/evaluations/left/report.json").read_text())
+    report = json.loads((place / "outputs/evaluations/left@right/report.json").read_text())
     expected = np.linalg.norm(means(place / "left") - means(place / "right")) / 100
     assert report["results"] == {"colour_shift": pytest.approx(expected, rel=1e-5)}
     assert report["metrics"] == {"shift": {"_target_": "shift.ColourShift", "scale": 100}}
+    assert report["unpublished"] == {"shift": "no published numbers are known"}
     assert report["extractors"] == {"colours": {"network": "means"}}

@@ -135,12 +135,12 @@ def test_a_statistics_file_of_ours_must_be_of_the_same_networks_and_crop(
             "weights = '6726825d'.*'other'",
         ),
         ({"inception": {"weights": "6726825d", "precision": "tf32"}}, CROP, r"inception\.precision"),
-        (NETWORKS, AdmCrop(size=8), r"geometry\.size = 16, this run uses 8"),
-        (NETWORKS, Squash(size=16), r"geometry\.crop = 'adm', this run uses 'none'"),
+        (NETWORKS, AdmCrop(size=8), "crop=adm size=16, this run has crop=adm size=8"),
+        (NETWORKS, Squash(size=16), "crop=adm size=16, this run has crop=resize size=16"),
     ):
         with pytest.raises(ContractError, match=field):
             opened(file, tmp_path, networks, geometry)
-    with pytest.raises(ContractError, match=r"geometry\.crop = 'adm', this run uses None"):
+    with pytest.raises(ContractError, match="crop=adm size=16, this run has crop=none"):
         opened(file, tmp_path, geometry="as they are")
     with pytest.raises(ContractError, match="orientation = 'exif', this run uses 'ignored'"):
         opened(file, tmp_path, orient=False)
@@ -154,7 +154,7 @@ def test_pictures_as_they_are_are_a_record_too(photos: Path, tmp_path: Path) -> 
     publish_statistics(file, moments(0), opened(photos, tmp_path, geometry="as they are").identity)
     for asked in ("as they are", None):
         same(opened(file, tmp_path, geometry=asked).statistics, moments(0))
-    with pytest.raises(ContractError, match=r"geometry\.crop = None, this run uses 'adm'"):
+    with pytest.raises(ContractError, match="crop=none, this run has crop=adm size=16"):
         opened(file, tmp_path)
     np.save(tmp_path / "p.npy", np.zeros((4, 8, 8, 3), np.uint8))
     publish_statistics(file, moments(1), opened(tmp_path / "p.npy", tmp_path).identity)

@@ -117,11 +117,14 @@ def wrong_inputs(folder: Path) -> dict[str, tuple[str, str]]:
         "cut": ("cut.npy", "cannot be read as .npy: it has 757 bytes and its header says 758"),
         "empty folder": ("empty", "no picture in it"),
         "one picture": ("one", "one holds 1 of the at least 2"),
-        "pickle": ("pickle.pt", "cannot be read as .pt"),
+        "pickle": (
+            "pickle.pt",
+            "holds more than tensors, or is no file of torch.save; nothing of it was run",
+        ),
         "object array": ("object.npy", "Python objects"),
         "several tensors": ("two.npz", "holds first, second: which of them is meant"),
         "not safetensors": ("junk.safetensors", "cannot be read as .safetensors"),
-        "not npz": ("junk.npz", "cannot be read as .npz"),
+        "not npz": ("junk.npz", "is cut, or no .npz file"),
         "fortran": ("fortran.npy", "Fortran order"),
         "float pictures": ("floats.npy", "float32 [7, 3, 3, 2]: pictures must be uint8"),
         "channels": ("channels.npy", "[7, 16, 3, 2]: the decoder takes 4 channels"),
@@ -144,7 +147,7 @@ def test_wrong_inputs_have_one_clear_line(tmp_path: Path) -> None:
 
 def test_latents_that_cannot_be(tmp_path: Path) -> None:
     for value, told in (
-        (np.nan, "NaN or infinite: 2, 5"),
+        (np.nan, "NaN or infinite; by key: 2, 5"),
         (-np.inf, "NaN or infinite"),
         (5e3, "as large as 5,000"),
     ):

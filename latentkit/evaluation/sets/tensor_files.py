@@ -85,9 +85,16 @@ def read_tensor_file(path: Path) -> TensorFile:
         raise UsageError(f"{path} is no tensor file: give one that ends in {' '.join(SUFFIXES)}")
     try:
         return readers[path.suffix](path)
+    except pickle.UnpicklingError:
+        raise LatentkitError(
+            f"{path} holds more than tensors, or is no file of torch.save; nothing of it was run: "
+            "save a tensor, or a dict of tensors"
+        ) from None
+    except zipfile.BadZipFile:
+        raise LatentkitError(f"{path} is cut, or no {path.suffix} file: bring or save it again") from None
     except (
         OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError,
-        SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError,
+        SafetensorError,
     ) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise LatentkitError(f"{path} cannot be read as {path.suffix}: {reason}") from None
