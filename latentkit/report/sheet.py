@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 CELL = 128
 MARGIN = 6
-LABEL_WIDTH = 176
+LABEL_WIDTH = 228
 BACKGROUND, INK, FAINT = (250, 250, 248), (30, 30, 34), (120, 120, 126)
 
 
@@ -33,10 +33,10 @@ def draw_sheet(rows: Sequence[Row], note: str, cell: int = CELL) -> bytes:
     step = cell + MARGIN
     sheet = Image.new("RGB", (LABEL_WIDTH + columns * step + MARGIN, len(rows) * step + 34), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    name_font, font = ImageFont.load_default(15), ImageFont.load_default(11)
+    name_font, font = ImageFont.load_default(17), ImageFont.load_default(14)
     for number, row in enumerate(rows):
         top = MARGIN + number * step
-        draw.text((10, top + cell // 2 - 18), row.name, INK, font=name_font)
+        draw.text((10, top + cell // 2 - 20), row.name, INK, font=name_font)
         draw.text((10, top + cell // 2 + 2), row.what, FAINT, font=font)
         for column, picture in enumerate(row.pictures):
             scale = cell / max(picture.size)
@@ -44,7 +44,7 @@ def draw_sheet(rows: Sequence[Row], note: str, cell: int = CELL) -> bytes:
             small = picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
             left = LABEL_WIDTH + column * step
             sheet.paste(small, (left + (cell - size[0]) // 2, top + (cell - size[1]) // 2))
-    draw.text((10, sheet.height - 22), note, FAINT, font=font)
+    draw.text((10, sheet.height - 24), note, FAINT, font=font)
     file = io.BytesIO()
     sheet.save(file, "PNG", optimize=True)
     return file.getvalue()
