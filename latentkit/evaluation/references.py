@@ -32,6 +32,9 @@ LOCK = ".lock"
 _PATIENCE = 60.0
 """Seconds; others hold the lock while they write one file."""
 
+_LONGEST = 200
+"""Bytes of a reference's name in a file's; file systems take 255 in all."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -162,9 +165,10 @@ def open_reference(
 
 
 def cache_path(folder: Path, name: str, identity: Mapping[str, Any]) -> Path:
-    """Where statistics are kept: ``<name>-<12 digits of the identity's sha256>.npz``."""
+    """Where statistics are kept: ``<name>-<12 digits of the identity's sha256>.npz``; long names are cut."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode("ascii")).hexdigest()
     stem = re.sub(r"[^\w.-]+", "-", name).strip("-") or "reference"
+    stem = stem.encode()[:_LONGEST].decode(errors="ignore")
     return folder / f"{stem}-{digest[:12]}.npz"
 
 

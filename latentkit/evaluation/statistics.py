@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import zipfile
+import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,6 +31,18 @@ _ASYMMETRY = 1e-6
 """How far a covariance may be from symmetric, relative to its largest entry."""
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+_DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    AttributeError,
+    TypeError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What numpy and zipfile raise of files that are not what their names say."""
 
 
 def is_statistics(path: Path) -> bool:
@@ -45,7 +58,7 @@ def is_own(path: Path) -> bool:
 def _names(path: Path) -> set[str]:
     """Of the arrays in an ``.npz``; none in anything else."""
     if path.suffix == ".npz":
-        with contextlib.suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        with contextlib.suppress(*_DAMAGED), zipfile.ZipFile(path) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist()}
     return set()
 
@@ -70,8 +83,8 @@ def read_statistics(
             identity = json.loads(str(file[IDENTITY])) if recorded else None
         if recorded and not _is_identity(identity):
             raise ValueError("its identity has no pictures and extractors")
-        _check(arrays)
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        _check(arrays, there)
+    except _DAMAGED as error:
         reason = " ".join(str(error).split())
         raise LatentkitError(f"{path} cannot be used as statistics: {reason}") from None
     return arrays, identity
@@ -97,7 +110,7 @@ def publish_statistics(path: Path, statistics: Mapping[str, np.ndarray], identit
         there = found if whose == json.loads(text) else {}
     arrays = {name: np.asarray(array) for name, array in {**there, **statistics}.items()}
     try:
-        _check(arrays)
+        _check(arrays, arrays.keys())
     except ValueError as error:
         raise LatentkitError(f"{path}: {error}, it is not written") from None
     arrays[IDENTITY] = np.array(text)
@@ -122,8 +135,12 @@ def publish_statistics(path: Path, statistics: Mapping[str, np.ndarray], identit
     publish(path, write, validate)
 
 
-def _check(arrays: Mapping[str, np.ndarray]) -> None:
-    """Raise ValueError unless all are finite numbers, and means and covariances fit each other."""
+def _check(arrays: Mapping[str, np.ndarray], there: Collection[str]) -> None:
+    """Raise ValueError unless all are finite numbers, and means and covariances fit each other.
+
+    Args:
+        there: what the file has, read or not.
+    """
     for name, array in arrays.items():
         if array.dtype.kind not in "fiu":
             raise ValueError(f"{name} is {array.dtype}, not numbers")
@@ -131,15 +148,18 @@ def _check(arrays: Mapping[str, np.ndarray]) -> None:
             raise ValueError(f"{name} is not finite")
         if name == PICTURE_SIZE and (array.dtype != np.int64 or array.shape != (2,) or array.min() < 1):
             raise ValueError(f"{name} is {array.dtype} {array.tolist()}, not int64 [height, width]")
+        if name == COUNT and (array.dtype.kind not in "iu" or array.shape != () or array < 1):
+            raise ValueError(f"{name} is {array.dtype} {array.tolist()}, not the number of pictures")
         stem, _, suffix = name.partition("_")
         if stem == _MEAN:
             covariance = f"{_COVARIANCE}_{suffix}" if suffix else _COVARIANCE
-            if covariance not in arrays:
+            if covariance not in there:
                 raise ValueError(f"it has {name} and no {covariance}")
-            _check_pair(array, arrays[covariance], name, covariance)
+            if covariance in arrays:
+                _check_pair(array, arrays[covariance], name, covariance)
         elif stem == _COVARIANCE:
             mean = f"{_MEAN}_{suffix}" if suffix else _MEAN
-            if mean not in arrays:
+            if mean not in there:
                 raise ValueError(f"it has {name} and no {mean}")
 
 
