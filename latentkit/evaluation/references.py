@@ -188,7 +188,7 @@ def _kept(
     path: Path, identity: Mapping[str, Any], names: Collection[str] | None
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Statistics that were kept, and warnings; what is not what its name says is left, to be written anew."""
-    if not path.exists():
+    if not os.access(path, os.F_OK):
         return {}, ()
     try:
         statistics, whose = read_statistics(path, names)
@@ -217,8 +217,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 def _is_writable(folder: Path) -> bool:
     """Whether files can be put into a folder, or it can be made."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    return there.is_dir() and os.access(there, os.W_OK)
+    there = next(place for place in (folder, *folder.absolute().parents) if os.access(place, os.F_OK))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def _of_statistics(

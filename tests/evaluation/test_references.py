@@ -96,6 +96,22 @@ def test_a_folder_that_cannot_be_written_to_is_no_reason_to_stop(photos: Path, t
     assert kept.read_bytes() == b"a file"
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may go into any folder")
+def test_a_folder_that_cannot_be_entered_is_no_reason_to_stop(photos: Path, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    for folder in (closed, closed / "below"):
+        (warning,) = opened(photos, folder).warnings
+        assert f"{folder} cannot be written to" in warning
+
+
+@pytest.mark.parametrize("name", ["a" * 250, "\N{LATIN SMALL LETTER E WITH ACUTE}" * 125])
+def test_a_reference_with_a_long_name_is_kept(photos: Path, tmp_path: Path, name: str) -> None:
+    long = photos.rename(tmp_path / name)
+    opened(long, tmp_path / "kept").keep(moments(0))
+    same(opened(long, tmp_path / "kept").statistics, moments(0))
+
+
 def test_a_damaged_or_foreign_cache_is_not_trusted_and_mends(photos: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     reference = opened(photos, kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,9 @@ def test_what_are_no_statistics(tmp_path: Path) -> None:
         "null": (good | {"identity": np.array("null")}, "its identity has no pictures and extractors"),
         "sizes": (good | {"picture_size": np.array([[8, 8]])}, r"int64 \[\[8, 8\]\], not int64 \[height"),
         "empty": (good | {"picture_size": np.array([8, 0])}, r"picture_size is int64 \[8, 0\]"),
+        "many": (good | {"count": np.array([4, 5])}, r"count is int64 \[4, 5\], not the number of pictures"),
+        "none": (good | {"count": np.array(0)}, "count is int64 0, not"),
+        "part": (good | {"count": np.array(4.5)}, "count is float64 4.5, not"),
         "half": (good | {"picture_size": np.array([8.5, 8])}, "picture_size is float64"),
     }
     for name, (arrays, told) in wrong.items():
@@ -51,3 +55,29 @@ def test_what_are_no_statistics(tmp_path: Path) -> None:
     with pytest.raises(LatentkitError, match="mu is not finite, it is not written"):
         publish_statistics(tmp_path / "new.npz", {"mu": np.array([np.inf])}, {})
     assert not (tmp_path / "new.npz").exists()
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_damaged_file_is_refused_or_says_the_same(tmp_path: Path, save: Callable[..., None]) -> None:
+    """Each byte of a small file, one at a time; what is told of a broken archive takes many forms."""
+    file, good = tmp_path / "val.npz", moments(0, width=2) | {"count": np.array(4)}
+    save(file, **good)
+    whole, refused = file.read_bytes(), 0
+    for at in range(len(whole)):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            found, recorded = read_statistics(file, good)
+        except LatentkitError:
+            refused += 1
+        else:
+            assert recorded is None
+            assert all(np.array_equal(array, good[name]) for name, array in found.items())
+    assert refused > len(whole) // 2
+    file.write_bytes(whole)
+    same(read_statistics(file)[0], good)
+
+
+def test_a_mean_can_be_had_without_its_covariance(tmp_path: Path) -> None:
+    good = moments(0)
+    np.savez(tmp_path / "val.npz", **good)
+    same(read_statistics(tmp_path / "val.npz", ["mu"])[0], {"mu": good["mu"]})
