@@ -42,6 +42,7 @@ def check_values(cfg: DictConfig) -> None:
         if cfg[key] is not None:
             existing(cfg[key], or_statistics=key == "reference")
     if cfg.save_reference is not None:
+        cfg.save_reference = str(Path(cfg.save_reference).expanduser())
         _check_save_reference(Path(cfg.save_reference))
     fill_vram(cfg.vram, find_device(cfg.trainer.accelerator))
     build(cfg.decoder, "decoder")

@@ -94,7 +94,7 @@ def read_tensor_file(path: Path) -> TensorFile:
         raise LatentkitError(f"{path} is cut, or no {path.suffix} file: bring or save it again") from None
     except (
         OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError,
-        SafetensorError,
+        SafetensorError, zlib.error,
     ) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise LatentkitError(f"{path} cannot be read as {path.suffix}: {reason}") from None
