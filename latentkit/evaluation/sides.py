@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from omegaconf import DictConfig
 
 from latentkit.collection import chosen
 from latentkit.config import build
+from latentkit.encoders.contract import ContractError
 from latentkit.errors import UsageError
 from latentkit.evaluation.choices import DEMO
 from latentkit.evaluation.decoding import VAEDecoder
@@ -62,7 +64,8 @@ def open_generated(cfg: DictConfig, decoder: VAEDecoder) -> Generated:
         given = open_set(cfg.generated, decodable, geometry)
         prepared = None
         if isinstance(given, ShardLatents | NpyLatents) and given.contract.recorded:
-            prepared = recorded_geometry(given.contract)
+            with suppress(ContractError):  # a geometry of somebody's own
+                prepared = recorded_geometry(given.contract)
         return Generated(_limited(cfg, given), prepared=prepared)
     own = open_own(cfg.output_dir, decodable, _source(cfg), _dataset_title(cfg), geometry)
     there = own.pictures.geometry
