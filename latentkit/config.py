@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 import inspect
 import os
@@ -18,6 +19,9 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from latentkit import schemas
 from latentkit.errors import UsageError, one_line
+
+_LONGEST_NAME = 200
+"""Characters of an evaluation's name; what is longer ends in a hash."""
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -48,7 +52,10 @@ def _basename(path: str) -> str:
 def _evaluation_name(generated: str | None, output_dir: str, reference: str | None) -> str:
     """What an evaluation is called: the generated path, or the dataset's output, and ``@`` the reference."""
     name = _path_name(generated) if generated else _basename(output_dir)
-    return f"{name}@{_path_name(reference)}" if reference else name
+    name = f"{name}@{_path_name(reference)}" if reference else name
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[:_LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def _path_name(text: str) -> str:
@@ -58,7 +65,7 @@ def _path_name(text: str) -> str:
     digit, ``_``, ``.``, ``-``, ``~`` or ``=``.
     """
     here = Path.cwd()
-    path = Path(os.path.normpath(here / text))  # a link goes by its own name
+    path = Path(os.path.normpath(here / Path(text).expanduser()))  # a link goes by its own name
     if path.name == "manifest.json":
         path = path.parent
     return quote(str(path.relative_to(here) if here in path.parents else path), safe="/=").replace("/", "+")

@@ -132,8 +132,7 @@ class Collector(pl.Callback):
             self.sizes[side] = sizes.pop() if len(sizes) == 1 else None
         first = trainer.global_rank == 0
         if statistics := pl_module.reference_statistics(first):
-            if size := self.sizes.get("reference"):
-                statistics[PICTURE_SIZE] = np.array(size)
+            statistics[PICTURE_SIZE] = np.array(self.sizes["reference"] or (0, 0))
             statistics["count"] = np.array(self._total)
             self._keep_statistics(statistics)
         if self._search is None:

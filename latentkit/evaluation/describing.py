@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from latentkit.evaluation.comparability import Circumstances, Size, reasons_against
+from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.references import Reference
 from latentkit.evaluation.run import EvaluationResult
 from latentkit.evaluation.sets.first import FirstOf
@@ -32,11 +33,13 @@ def describe(job: EvaluationJob, result: EvaluationResult) -> Report:
     sizes: dict[str, Size | None] = dict(result.sizes.items())
     if reference and reference.picture_size:
         sizes.setdefault("reference", reference.picture_size)
+    elif reference and reference.several_sizes:
+        sizes.setdefault("reference", None)
     circumstances = Circumstances(
         pictures=len(job.generated),
         expected=job.cfg.protocol.pictures,
         reference_pictures=_count(reference) if reference else None,
-        limited=isinstance(job.generated, FirstOf) and job.generated.cut,
+        limited=_is_cut(job.generated) or (reference is not None and _is_cut(reference.pictures)),
         random=job.random,
         extractors={extractor.name: extractor.precision for extractor in job.extractors},
         decoder=job.decoder.precision if job.decoder else None,
@@ -52,7 +55,7 @@ def describe(job: EvaluationJob, result: EvaluationResult) -> Report:
         name=job.folder.path.name,
         results=results,
         left_out={**job.left_out, **result.failures},
-        comparable=not reasons and len(unpublished) < len(job.metrics),
+        comparable=not reasons and not result.values.keys() <= unpublished.keys(),
         reasons=reasons,
         unpublished=unpublished,
         warnings=_warnings(job),
@@ -85,6 +88,10 @@ def _warnings(job: EvaluationJob) -> list[str]:
             "one that changed since would not be noticed"
         )
     return warnings
+
+
+def _is_cut(pictures: PictureSet | None) -> bool:
+    return isinstance(pictures, FirstOf) and pictures.cut
 
 
 def _count(reference: Reference) -> int | None:

@@ -14,6 +14,7 @@ from latentkit.errors import UsageError
 from latentkit.evaluation.choices import DEMO
 from latentkit.exit_status import DONE, QUARANTINED
 from latentkit.prediction.plan import Comparison
+from latentkit.stores.origins import read_origins
 from latentkit.stores.quarantine import Quarantine
 
 _SHARED = (
@@ -75,8 +76,10 @@ def _is_complete(encoding: DictConfig, name: str) -> bool:
     store, source = collection.store, collection.source
     if store.contract(name) is None:
         return False
+    root, unchanged = Path(store.root), Comparison(source).picture
     if encoding.limit is not None:
-        return store.counts(name).items >= int(encoding.limit)
-    held = Quarantine.read(Path(store.root)).held(name)
-    unchanged = Comparison(source).picture
+        places = {key: index for index, key in enumerate(source.keys())}
+        known = ((places[key], before) for key, before in read_origins(root, name) if key in places)
+        return store.counts(name).items >= int(encoding.limit) and all(unchanged(*pair) for pair in known)
+    held = Quarantine.read(root).held(name)
     return not store.missing(name, source, unchanged, lambda index: source[index].key in held)

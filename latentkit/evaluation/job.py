@@ -197,8 +197,6 @@ class EvaluationJob:
         there = self.folder.publish(report.to_dict(), sheet, save_images=self.cfg.save_images)
         print_report(report, self.console)
         self.console.print(there, highlight=False, markup=False, soft_wrap=True)
-        if result.failures:
-            return FAILED
         if self.cfg.save_reference and self.reference:
             self.reference.save(Path(self.cfg.save_reference), self._found)
             self.console.print(
@@ -207,7 +205,7 @@ class EvaluationJob:
                 markup=False,
                 soft_wrap=True,
             )
-        return DONE
+        return FAILED if result.failures else DONE
 
     @property
     def random(self) -> tuple[str, ...]:

@@ -75,13 +75,18 @@ class Reference:
         """(height, width) of the pictures; None where they have several sizes or nobody knows."""
         if PICTURE_SIZE in self.statistics:
             height, width = self.statistics[PICTURE_SIZE].tolist()
-            return height, width
+            return (height, width) if height else None
         match self.identity.get("pictures"):
             case {"geometry": {"size": int(side)}}:
                 return side, side
             case {"size": [int(height), int(width)]}:
                 return height, width
         return None
+
+    @property
+    def several_sizes(self) -> bool:
+        """Whether its statistics say that the pictures have several sizes."""
+        return PICTURE_SIZE in self.statistics and not self.statistics[PICTURE_SIZE].any()
 
     def keep(self, statistics: Mapping[str, np.ndarray]) -> None:
         """Keep statistics of all its pictures for the next run, beside those that are kept already.
@@ -108,7 +113,7 @@ class Reference:
             )
 
     def save(self, path: Path, found: Mapping[str, np.ndarray]) -> None:
-        """Publish all that is known, and what was found out by now, in a file that `check_saving` has passed.
+        """Publish what this run knows, and has found out by now, in a file that `check_saving` has passed.
 
         Raises:
             LatentkitError: one line that says why it cannot be written.

@@ -66,6 +66,11 @@ def open_generated(cfg: DictConfig, decoder: VAEDecoder) -> Generated:
         if isinstance(given, ShardLatents | NpyLatents) and given.contract.recorded:
             with suppress(ContractError):  # a geometry of somebody's own
                 prepared = recorded_geometry(given.contract)
+        if geometry and prepared and geometry.describe() != prepared.describe():
+            raise ContractError(
+                f"{cfg.generated}: the contract says that its pictures were prepared by {prepared}, crop="
+                f"{cfg.crop} is another: leave crop out"
+            )
         return Generated(_limited(cfg, given), prepared=prepared)
     own = open_own(cfg.output_dir, decodable, _source(cfg), _dataset_title(cfg), geometry)
     there = own.pictures.geometry
@@ -90,7 +95,8 @@ def open_reference_side(cfg: DictConfig, generated: Generated) -> str | PictureS
         return _limited(cfg, generated.own.pictures)
     if not _reads_dataset(cfg):
         return None
-    geometry = asked_geometry(cfg) if cfg.crop else AdmCrop(size=cfg.size or USUAL_SIZE)
+    usual = generated.prepared or AdmCrop(size=cfg.size or USUAL_SIZE)
+    geometry = asked_geometry(cfg) if cfg.crop else usual
     return _limited(cfg, SourcePictures(_source(cfg), geometry, _dataset_title(cfg)))
 
 

@@ -1,7 +1,7 @@
 """Files of reference statistics: ``.npz`` with the names of ADM's evaluator, and what they were made from.
 
 ``mu`` [2048] and ``sigma`` [2048, 2048] are FID's; with a suffix (``mu_s``, ``sigma_s``) another metric's.
-``count`` is of the pictures; ``picture_size``, int64 [2], their height and width, left out where they have
+``count`` is of the pictures; ``picture_size``, int64 [2], their height and width, zeros where they have
 several.
 ``identity``, which only our own files have, is JSON text: ``pictures`` (`PictureSet.identity`) and
 ``extractors`` (name -> `Extractor.identity`).
@@ -146,7 +146,9 @@ def _check(arrays: Mapping[str, np.ndarray], there: Collection[str]) -> None:
             raise ValueError(f"{name} is {array.dtype}, not numbers")
         if not np.isfinite(array).all():
             raise ValueError(f"{name} is not finite")
-        if name == PICTURE_SIZE and (array.dtype != np.int64 or array.shape != (2,) or array.min() < 1):
+        if name == PICTURE_SIZE and (
+            array.dtype != np.int64 or array.shape != (2,) or array.min() < bool(array.any())
+        ):
             raise ValueError(f"{name} is {array.dtype} {array.tolist()}, not int64 [height, width]")
         if name == COUNT and (array.dtype.kind not in "iu" or array.shape != () or array < 1):
             raise ValueError(f"{name} is {array.dtype} {array.tolist()}, not the number of pictures")

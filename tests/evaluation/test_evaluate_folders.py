@@ -42,7 +42,19 @@ def test_a_limit_is_of_both_sides_and_no_reason_where_it_cuts_nothing() -> None:
     assert "limit: only the first pictures were taken" in found["reasons"]
     found = evaluate(reference="six", metric="fid", limit=4)
     assert (found["generated"]["pictures"], found["reference"]["pictures"]) == (4, 4)
+    assert "limit: only the first pictures were taken" in found["reasons"]  # of the reference
+    found = evaluate(reference="six", metric="fid", limit=6)
+    assert (found["generated"]["pictures"], found["reference"]["pictures"]) == (4, 6)
     assert not any("limit" in reason for reason in found["reasons"])
+
+
+@pytest.mark.slow
+def test_a_kept_reference_of_several_sizes_is_so_again() -> None:
+    Image.fromarray(photo(3, 48, 32)).save("six/5.png")
+    first, again = (evaluate(reference="six", metric="fid") for _ in range(2))
+    assert "the reference pictures are of several sizes" in first["reasons"]
+    assert again["reasons"] == first["reasons"]
+    assert again["reference"]["size"] is None
 
 
 @pytest.mark.slow

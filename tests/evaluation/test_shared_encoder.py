@@ -46,3 +46,8 @@ def test_the_second_decoder_takes_the_latents_of_the_first(
         values.append(json.loads(Path(f"reports/{name}/report.json").read_text())["results"]["psnr"])
         assert ("to encode" in capfd.readouterr().err) == (len(values) == 1)
     assert values[0] == values[2] != values[1]
+    Image.fromarray(photo(9, 40, 48)).save("photos/1.png")  # a limit is no reason to leave a change
+    assert call("evaluate", options | {"decoder.model": "ema", "decoder.revision": None, "limit": 2}) == 1
+    assert "holds other numbers" in capfd.readouterr().err  # the encoder's name is the other model's
+    assert call("evaluate", options | {"decoder.model": "mse", "decoder.revision": None, "limit": 3}) == 0
+    assert "1 to encode" in capfd.readouterr().err
