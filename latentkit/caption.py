@@ -16,8 +16,8 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from latentkit.command import command
-from latentkit.exit_status import DONE
+from latentkit.jobs.command import command
+from latentkit.runtime.exit_status import DONE
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @command("caption")
 def main(cfg: DictConfig) -> int:
     """Compose, plan, caption, sum up; the exit status."""
-    from latentkit.caption_job import CaptionJob
+    from latentkit.jobs.captioning import CaptionJob
     from latentkit.stores import OutputLock
 
     job = CaptionJob.from_config(cfg)

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from latentkit.command import command
-from latentkit.exit_status import INTERRUPTED
+from latentkit.jobs.command import command
+from latentkit.runtime.exit_status import INTERRUPTED
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @command("encode")
 def main(cfg: DictConfig) -> int:
     """Compose, caption, plan, encode, summarise; the exit status."""
-    from latentkit.encoding import EncodingJob
+    from latentkit.jobs.encoding import EncodingJob
 
     job = EncodingJob.from_config(cfg)
     with job.output_lock():

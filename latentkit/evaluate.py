@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from latentkit.command import command
+from latentkit.jobs.command import command
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -40,11 +40,11 @@ def with_weights(arguments: list[str]) -> list[str]:
 @command("evaluate", complete=with_weights)
 def main(cfg: DictConfig) -> int:
     """Encode what is missing if asked, open both sides, decode and compare, report; the exit status."""
-    from latentkit.evaluation.choices import check_values
+    from latentkit.jobs.validation import validate
 
-    check_values(cfg)
-    from latentkit.evaluation.encoding import encode_missing
-    from latentkit.evaluation.job import EvaluationJob
+    validate(cfg)
+    from latentkit.jobs.evaluation import EvaluationJob
+    from latentkit.jobs.missing_latents import encode_missing
 
     if status := encode_missing(cfg):
         return status

@@ -14,7 +14,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from latentkit.command import command
+from latentkit.jobs.command import command
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -25,8 +25,8 @@ def main(cfg: DictConfig) -> int:
     """Compose, migrate, say what was done; the exit status."""
     from rich.console import Console
 
-    from latentkit.collection import build_npy_store
     from latentkit.crawlr.migration import migrate, require_records
+    from latentkit.jobs.collection import build_npy_store
     from latentkit.stores import OutputLock
 
     store, console = build_npy_store(cfg), Console(stderr=True)

@@ -15,8 +15,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentkit.command import command
-from latentkit.exit_status import DONE, INTERRUPTED
+from latentkit.jobs.command import command
+from latentkit.runtime.exit_status import DONE, INTERRUPTED
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -16,8 +16,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentkit.command import command
-from latentkit.exit_status import DONE
+from latentkit.jobs.command import command
+from latentkit.runtime.exit_status import DONE
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -28,9 +28,9 @@ def main(cfg: DictConfig) -> int:
     """Prune or restore; the exit status."""
     from rich.console import Console
 
-    from latentkit.collection import Collection, build_library, build_npy_store
     from latentkit.errors import UsageError
-    from latentkit.readable import readable_count
+    from latentkit.jobs.collection import Collection, build_library, build_npy_store
+    from latentkit.runtime.readable import readable_count
     from latentkit.stores import OutputLock
     from latentkit.upkeep.prune import check_max_share, prune, restore
 

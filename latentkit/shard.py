@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from latentkit.command import command
-from latentkit.exit_status import DONE
+from latentkit.jobs.command import command
+from latentkit.runtime.exit_status import DONE
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -27,9 +27,9 @@ def main(cfg: DictConfig) -> int:
 
     from rich.console import Console
 
-    from latentkit.collection import build_npy_store
+    from latentkit.exports.webdataset import TarJob
+    from latentkit.jobs.collection import build_npy_store
     from latentkit.report.sharding import announce, summarise
-    from latentkit.tars.job import TarJob
 
     console = Console(stderr=True)
     job = TarJob(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from latentkit.command import command
+from latentkit.jobs.command import command
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @command("sync")
 def main(cfg: DictConfig) -> int:
     """Compose, sync, summarise, prune; the exit status."""
-    from latentkit.crawlr.job import SyncJob
+    from latentkit.jobs.sync import SyncJob
 
     job = SyncJob.from_config(cfg)
     with job.locks():

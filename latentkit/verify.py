@@ -18,9 +18,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentkit.command import command
 from latentkit.errors import UsageError
-from latentkit.exit_status import DONE, FAILED
+from latentkit.jobs.command import command
+from latentkit.runtime.exit_status import DONE, FAILED
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -31,7 +31,7 @@ def main(cfg: DictConfig) -> int:
     """Look, show, mend if asked; the exit status."""
     from rich.console import Console
 
-    from latentkit.collection import Collection, build_library
+    from latentkit.jobs.collection import Collection, build_library
     from latentkit.report.findings import as_json, print_findings
     from latentkit.stores import OutputLock
     from latentkit.stores.publish import publish_json

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from latentkit.encoders import T5, VAE, DINOv3, Encoder, Random
-from latentkit.prediction.precision import precision_plugin
+from latentkit.runtime.precision import precision_plugin
 
 PRECISIONS = ("32-true", "tf32", "16-mixed", "bf16-mixed")
 WORDS = ("a", "the", "red", "green", "house", "tree", "over", "under", "bright", "small", "with", "and")

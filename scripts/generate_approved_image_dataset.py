@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from latentkit.command import call
-from latentkit.exit_status import DONE, QUARANTINED
+from latentkit.jobs.command import call
+from latentkit.runtime.exit_status import DONE, QUARANTINED
 
 ENCODERS = {"dinov3": "dinov3", "vae": "flux_vae", "t5": "t5"}
 

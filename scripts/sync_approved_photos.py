@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from latentkit.command import call
+from latentkit.jobs.command import call
 
 
 def main(arguments: list[str] | None = None) -> int:

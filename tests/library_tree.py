@@ -13,8 +13,8 @@ from store_run import batches, contract, plan
 from latentkit.prediction.plan import caption_fingerprint
 from latentkit.prediction.results import Encoded
 from latentkit.sources import ApprovedSource
-from latentkit.sources.item import Fingerprint
 from latentkit.sources.library import Library
+from latentkit.sources.source import Fingerprint
 from latentkit.stores import NpyStore, OutputLock
 
 ENCODERS = ("vae", "text", "dino")

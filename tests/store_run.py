@@ -19,7 +19,7 @@ import numpy as np
 from latentkit.encoders.contract import Contract
 from latentkit.prediction.plan import Unit
 from latentkit.prediction.results import Encoded, Failure
-from latentkit.sources.item import Fingerprint, Item, Source, SourceError, Stat
+from latentkit.sources.source import Fingerprint, Item, Source, SourceError, Stat
 from latentkit.stores import NpyStore, OutputLock, Quarantine, ShardStore, Store
 
 BATCH = 8

@@ -16,8 +16,8 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from latentkit.config import build, conf_dir, register
 from latentkit.errors import UsageError
+from latentkit.jobs.config import build, conf_dir, register
 
 CONF = conf_dir()
 GROUPS = {

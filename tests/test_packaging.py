@@ -79,7 +79,7 @@ def test_it_runs_from_any_folder(way: str, installed: Path, tmp_path: Path) -> N
     where = run(
         sys.executable,
         "-c",
-        "import latentkit.config as config; print(config.conf_dir())",
+        "import latentkit.jobs.config as config; print(config.conf_dir())",
         cwd=tmp_path,
         pythonpath=path,
     )

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from recipes import photo
 
-from latentkit.schemas import ROOTS
+from latentkit.jobs.schemas import ROOTS
 
 REPO = Path(__file__).parents[1]
 LIGHT = ["sync", "migrate", "verify", "prune", "shard", "caption"]
@@ -89,10 +89,10 @@ def test_a_mistake_is_one_line_and_leaves_nothing(arguments: tuple[str, ...], tm
 EARLY = [
     *((verb, "omegaconf", "SIGINT") for verb in ROOTS),
     ("verify", "hydra", "SIGTERM"),
-    ("verify", "latentkit.composition", "SIGINT"),
-    ("verify", "latentkit.schemas", "SIGINT"),
-    ("verify", "latentkit.collection", "SIGINT"),
-    ("encode", "latentkit.encoding", "SIGINT"),
+    ("verify", "latentkit.jobs.composition", "SIGINT"),
+    ("verify", "latentkit.jobs.schemas", "SIGINT"),
+    ("verify", "latentkit.jobs.collection", "SIGINT"),
+    ("encode", "latentkit.jobs.encoding", "SIGINT"),
 ]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from latentkit.encoders.contract import Contract
 from latentkit.prediction.plan import caption_fingerprint
 from latentkit.prediction.results import Encoded
-from latentkit.sources.item import Fingerprint, Item, Source, Stat
+from latentkit.sources.source import Fingerprint, Item, Source, Stat
 from latentkit.stores import NpyStore, OutputLock
 
 TOKENS = 7

@@ -24,7 +24,7 @@ import urllib3
 from PIL import Image
 
 from latentkit.captioning.captioner import Answer, Captioner, Describe, judge
-from latentkit.connections import failed_to_connect, network_reason, retry_after
+from latentkit.downloading.connections import failed_to_connect, network_reason, retry_after
 from latentkit.errors import LatentkitError, UsageError
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from latentkit.pixels import DecodeError, decode
-from latentkit.readable import escaped
+from latentkit.runtime.readable import escaped
 
 _HTML = (b"<!doctype html", b"<html", b"<head", b"<body")
 

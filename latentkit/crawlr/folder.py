@@ -14,7 +14,7 @@ from latentkit.crawlr.check import Rejected, check
 from latentkit.crawlr.links import ForeignError
 from latentkit.downloading.client import Client
 from latentkit.sources import files
-from latentkit.sources.item import SourceError, Stat
+from latentkit.sources.source import SourceError, Stat
 from latentkit.stores.publish import publish
 
 

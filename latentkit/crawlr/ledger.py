@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from latentkit.provenance import utc_now
-from latentkit.readable import escaped
-from latentkit.sources.item import Stat
+from latentkit.runtime.provenance import utc_now
+from latentkit.runtime.readable import escaped
+from latentkit.sources.source import Stat
 from latentkit.stores.ledger import (
     Damage,
     append_lines,

@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 
 from latentkit.crawlr.stage1 import CONTRACTS
-from latentkit.exit_status import DONE, INTERRUPTED, QUARANTINED
-from latentkit.readable import readable_count
+from latentkit.runtime.exit_status import DONE, INTERRUPTED, QUARANTINED
+from latentkit.runtime.readable import readable_count
 
 _SHOWN = 20
 

@@ -29,13 +29,13 @@ from latentkit.crawlr.stage1 import (
 )
 from latentkit.crawlr.survey import Row, Survey
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.interrupt import Interrupts
 from latentkit.prediction.plan import check_room
-from latentkit.progress import ProgressReport
-from latentkit.sources.item import Fingerprint
+from latentkit.runtime.interrupt import Interrupts
+from latentkit.runtime.progress import ProgressReport
+from latentkit.sources.source import Fingerprint
 from latentkit.stores import NpyStore
 from latentkit.stores.arrays import npy_publication
-from latentkit.stores.claim import claim
+from latentkit.stores.contract_file import contract_record
 from latentkit.stores.ledger import append_lines, done_line, fold_done, journal_path, publish_lines
 from latentkit.stores.publish import publish, publish_json, publish_many, sync_folder
 
@@ -110,7 +110,7 @@ class _Migration:
             check_room(self._root, survey.bytes + _BLOCKS * found.moved)
         for name, folder in found.unrecorded.items():
             if name not in survey.claimed:
-                publish_json(folder / "contract.json", claim(CONTRACTS[name]))
+                publish_json(folder / "contract.json", contract_record(CONTRACTS[name]))
         if not survey.changes:
             return
         survey.damage.report(keep_cut=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from latentkit.readable import escaped
+from latentkit.runtime.readable import escaped
 
 MAX_NAME_BYTES = 200
 """Of a name in UTF-8. File systems take 255; the link's suffix and what is derived need some."""

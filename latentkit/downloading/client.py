@@ -17,10 +17,10 @@ import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError
 
 from latentkit import __version__
-from latentkit.connections import network_reason, retry_after
 from latentkit.downloading.body import Body, FetchError, Sink
+from latentkit.downloading.connections import network_reason, retry_after
 from latentkit.downloading.watchdog import POOLS, Attempt, Stop, Watchdog
-from latentkit.readable import readable_count
+from latentkit.runtime.readable import readable_count
 
 MAX_REDIRECTS = 5
 MAX_WAIT = 60.0

@@ -13,7 +13,14 @@ from latentkit.encoders.contract import Contract
 from latentkit.encoders.pretrained import PretrainedEncoder
 from latentkit.encoders.weights import Layout
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.pixels.geometry import ASPECT_BUCKETS, AdmCrop, BucketCrop, Geometry, RoundDown, Squash
+from latentkit.pixels.geometry import (
+    ASPECT_BUCKETS,
+    AdmCrop,
+    BucketCrop,
+    CropToMultiple,
+    Geometry,
+    ResizeSquare,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -111,8 +118,8 @@ class VAE(PretrainedEncoder):
         if self.crop == "adm":
             return AdmCrop(size=self.size)
         if self.crop == "resize":
-            return Squash(size=self.size)
-        return BucketCrop(buckets=self._buckets) if self.crop == "bucket" else RoundDown(multiple=FACTOR)
+            return ResizeSquare(size=self.size)
+        return BucketCrop(buckets=self._buckets) if self.crop == "bucket" else CropToMultiple(multiple=FACTOR)
 
     @property
     def gpu_precision(self) -> str:

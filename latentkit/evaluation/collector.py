@@ -17,10 +17,10 @@ from latentkit.evaluation.picture_set import PictureBatch
 from latentkit.evaluation.saving import PictureFolder
 from latentkit.evaluation.statistics import PICTURE_SIZE
 from latentkit.evaluation.stream import PictureStream
-from latentkit.interrupt import Interrupts
-from latentkit.prediction.processes import of_every_process
-from latentkit.progress import ProgressReport
+from latentkit.prediction.processes import all_gather
 from latentkit.report.reconstructions import Reconstruction
+from latentkit.runtime.interrupt import Interrupts
+from latentkit.runtime.progress import ProgressReport
 
 
 class Collector(pl.Callback):
@@ -43,7 +43,7 @@ class Collector(pl.Callback):
         self.gallery: dict[str, list[Reconstruction]] = {}
         self.sizes: dict[Side, Size | None] = {}
 
-    def attend(
+    def begin_pass(
         self,
         side: Side,
         stream: PictureStream,
@@ -120,7 +120,7 @@ class Collector(pl.Callback):
         assert isinstance(pl_module, EvaluationModule)
         if self._folder is not None:
             self._folder.flush()
-        everyone = of_every_process((self._seen, self._stream.stopped, self._search, self._seen_sizes))
+        everyone = all_gather((self._seen, self._stream.stopped, self._search, self._seen_sizes))
         self.pictures = sum(seen for seen, _, _, _ in everyone)
         self.interrupted = any(stopped for _, stopped, _, _ in everyone)
         if self.interrupted:

@@ -17,8 +17,8 @@ from latentkit.evaluation.extractors.extractor import Extractor
 from latentkit.evaluation.metrics.metric import ORIGINALS, PIXELS, EvaluationMetric, Side
 from latentkit.evaluation.picture_set import LatentSpace, PictureBatch, PictureSet
 from latentkit.evaluation.sets.rows import named
-from latentkit.prediction.memory import MeasuredModule, within_memory
-from latentkit.prediction.precision import precision_plugin
+from latentkit.runtime.memory import MeasuredModule, within_memory
+from latentkit.runtime.precision import precision_plugin
 
 _FINITE = "finite"
 
@@ -41,7 +41,7 @@ class Seen:
 class EvaluationModule(MeasuredModule):
     """Runs each network once a batch, whatever the number of metrics that want its features.
 
-    Call `attend` before each pass.
+    Call `begin_pass` before each pass.
 
     Args:
         metrics: name -> metric; their states stay on the device from pass to pass.
@@ -70,7 +70,7 @@ class EvaluationModule(MeasuredModule):
                     f"metric={name} reads {tap}, which no extractor gives (there are: {choices})"
                 )
 
-    def attend(
+    def begin_pass(
         self,
         pictures: PictureSet,
         side: Side,

@@ -19,8 +19,8 @@ import numpy as np
 from filelock import FileLock
 
 from latentkit.errors import LatentkitError, UsageError
+from latentkit.evaluation.compatibility import AsTheyAre, check_recorded
 from latentkit.evaluation.picture_set import PictureSet
-from latentkit.evaluation.recorded import AsTheyAre, check_recorded
 from latentkit.evaluation.sets.identity import file_identity
 from latentkit.evaluation.sets.open import open_set
 from latentkit.evaluation.sets.tensors import TensorRows

@@ -27,11 +27,11 @@ from latentkit.evaluation.module import EvaluationModule
 from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.saving import PictureFolder
 from latentkit.evaluation.stream import PictureStream
-from latentkit.interrupt import Interrupts
 from latentkit.prediction.decoding import worker_deaths_told
 from latentkit.prediction.processes import free_device_memory, pass_title, predict, stop
-from latentkit.progress import ProgressReport
 from latentkit.report.reconstructions import Reconstruction
+from latentkit.runtime.interrupt import Interrupts
+from latentkit.runtime.progress import ProgressReport
 
 SHOWN = 6
 """Pictures a row of the gallery."""
@@ -146,7 +146,7 @@ def evaluate_sets(
             size = batch_size if pictures.latents is None or decoder is None else decoder.batch_size
             positions = np.arange(len(pictures), dtype=np.int64)[rank::processes]
             shown = unserved if by_originals else ()
-            module.attend(pictures, side, active, size, by_originals=shown)
+            module.begin_pass(pictures, side, active, size, by_originals=shown)
             stream = PictureStream(
                 pictures,
                 positions,
@@ -161,7 +161,7 @@ def evaluate_sets(
                 Interrupts(partial(stop, stream, trainer), patient=rank > 0) as interrupts,
                 worker_deaths_told(workers),
             ):
-                collector.attend(
+                collector.begin_pass(
                     side,
                     stream,
                     progress,

@@ -16,14 +16,14 @@ from typing import Any, BinaryIO
 from rich.console import Console
 
 from latentkit.errors import LatentkitError
-from latentkit.interrupt import Interrupts
 from latentkit.prediction.plan import check_room
-from latentkit.progress import ProgressReport
+from latentkit.runtime.interrupt import Interrupts
+from latentkit.runtime.progress import ProgressReport
 from latentkit.sources.files import printable, stat_of_path
 from latentkit.sources.imagenet import ImageNetArchive
 from latentkit.sources.imagenet.names import SUFFIX
 from latentkit.sources.imagenet.tree import marker_path, read_marker
-from latentkit.sources.item import Stat
+from latentkit.sources.source import Stat
 from latentkit.stores.publish import Publication, publish_json, publish_many, remove_temporaries
 
 BATCH = 1024

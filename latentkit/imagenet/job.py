@@ -18,7 +18,7 @@ from latentkit.imagenet.official import OFFICIAL, ROLES, Look, Official, deviati
 from latentkit.imagenet.provenance import Archive, index_path, publish_provenance, read_provenance
 from latentkit.imagenet.reading import Reading, read_archive
 from latentkit.imagenet.tar import ForeignError, Parser, TarError
-from latentkit.progress import ProgressReport
+from latentkit.runtime.progress import ProgressReport
 from latentkit.sources.files import printable, stat_of_path
 from latentkit.sources.imagenet.index import Index, IndexedArchive, read_index
 from latentkit.stores.publish import publish, remove_temporaries

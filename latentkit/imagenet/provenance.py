@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from latentkit.sources.item import Stat
+from latentkit.sources.source import Stat
 from latentkit.stores.publish import publish_json
 
 

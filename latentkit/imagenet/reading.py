@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from latentkit.errors import LatentkitError
 from latentkit.imagenet.tar import Feed, Parser
 from latentkit.sources import files
-from latentkit.sources.item import Stat
+from latentkit.sources.source import Stat
 
 _T = TypeVar("_T")
 

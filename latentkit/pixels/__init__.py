@@ -6,9 +6,9 @@ from latentkit.pixels.geometry import (
     AdmCrop,
     AntialiasedResize,
     BucketCrop,
+    CropToMultiple,
     Geometry,
-    RoundDown,
-    Squash,
+    ResizeSquare,
 )
 
 __all__ = [
@@ -16,10 +16,10 @@ __all__ = [
     "AdmCrop",
     "AntialiasedResize",
     "BucketCrop",
+    "CropToMultiple",
     "DecodeError",
     "Geometry",
     "Picture",
-    "RoundDown",
-    "Squash",
+    "ResizeSquare",
     "decode",
 ]

@@ -107,7 +107,7 @@ class AdmCrop(_Square):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Squash(_Square):
+class ResizeSquare(_Square):
     """To a square without regard to the aspect ratio, BICUBIC with antialiasing (Pillow). uint8.
 
     Attributes:
@@ -216,7 +216,7 @@ class BucketCrop(Geometry):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoundDown(Geometry):
+class CropToMultiple(Geometry):
     """The picture as it is, its centre cropped to whole multiples. uint8.
 
     Attributes:
@@ -227,7 +227,7 @@ class RoundDown(Geometry):
 
     def __post_init__(self) -> None:
         if self.multiple < 1:
-            raise UsageError(f"RoundDown: multiple={self.multiple} must be at least 1 pixel")
+            raise UsageError(f"CropToMultiple: multiple={self.multiple} must be at least 1 pixel")
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         height, width = self.shape(*image.size)

@@ -20,7 +20,7 @@ from latentkit.prediction.decoding import ChunkDecoder, Row, decoded_rows
 from latentkit.prediction.plan import Unit, caption_fingerprint
 from latentkit.prediction.processes import Stoppable
 from latentkit.prediction.results import Failure
-from latentkit.sources.item import Fingerprint, Source
+from latentkit.sources.source import Fingerprint, Source
 
 _T = TypeVar("_T")
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from latentkit.errors import LatentkitError
 from latentkit.pixels import DecodeError, Geometry, decode
 from latentkit.sources.files import PICTURE_SUFFIXES
-from latentkit.sources.item import Fingerprint, Source, SourceError
+from latentkit.sources.source import Fingerprint, Source, SourceError
 
 PICTURES_A_CHUNK = 16
 

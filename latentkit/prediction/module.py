@@ -12,9 +12,9 @@ from torch import nn
 
 from latentkit.encoders.encoder import Encoder
 from latentkit.prediction.batches import Batch
-from latentkit.prediction.memory import MeasuredModule, is_out_of_memory, within_memory
-from latentkit.prediction.precision import precision_plugin
 from latentkit.prediction.results import Encoded, Failure
+from latentkit.runtime.memory import MeasuredModule, is_out_of_memory, within_memory
+from latentkit.runtime.precision import precision_plugin
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import numpy as np
 from latentkit.encoders.contract import Contract, resolve_shape
 from latentkit.encoders.encoder import Encoder
 from latentkit.errors import LatentkitError
-from latentkit.readable import readable_bytes
-from latentkit.sources.item import Fingerprint, Source, SourceError, Stat
+from latentkit.runtime.readable import readable_bytes
+from latentkit.sources.source import Fingerprint, Source, SourceError, Stat
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def stop(batches: Stoppable, trainer: pl.Trainer) -> None:
     _signal_processes(trainer, signal.SIGTERM)
 
 
-def of_every_process(mine: _T) -> list[_T]:
+def all_gather(mine: _T) -> list[_T]:
     """In order of rank. Waits until every process has come here."""
     if not (dist.is_available() and dist.is_initialized()):
         return [mine]

@@ -6,7 +6,7 @@ from collections import Counter
 
 from rich.console import Console
 
-from latentkit.progress import ProgressReport
+from latentkit.runtime.progress import ProgressReport
 
 
 class PassProgress(ProgressReport):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from latentkit.sources.item import Fingerprint
+from latentkit.sources.source import Fingerprint
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 from rich.console import Console
 
 from latentkit.encoders.encoder import Encoder
-from latentkit.interrupt import Interrupts
 from latentkit.prediction.batches import BatchStream
 from latentkit.prediction.decoding import worker_deaths_told
 from latentkit.prediction.failures import FailureLimit
@@ -21,7 +20,8 @@ from latentkit.prediction.plan import Plan, Unit
 from latentkit.prediction.processes import free_device_memory, pass_title, predict, stop
 from latentkit.prediction.progress import PassProgress
 from latentkit.prediction.writer import Sink, StoreWriter, Tally, WriterThread
-from latentkit.sources.item import Source
+from latentkit.runtime.interrupt import Interrupts
+from latentkit.sources.source import Source
 
 _ADVICE = "what is done is kept, the same command goes on from here"
 
@@ -129,7 +129,7 @@ def run_plan(
                 )
                 stop_all = partial(stop, stream, trainer)
                 with Interrupts(stop_all, patient=trainer.global_rank > 0) as interrupts:
-                    writer.attend(stream, progress, interrupts)
+                    writer.begin_pass(stream, progress, interrupts)
                     with worker_deaths_told(workers):
                         predict(trainer, module, stream, advice=_ADVICE)
             result.add(module, writer.tally, progress.seconds)

@@ -12,15 +12,15 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from latentkit.errors import LatentkitError
-from latentkit.interrupt import Interrupts
 from latentkit.prediction.background import BackgroundThread
 from latentkit.prediction.batches import BatchStream
 from latentkit.prediction.module import EncodingModule
 from latentkit.prediction.plan import Unit
-from latentkit.prediction.processes import of_every_process
+from latentkit.prediction.processes import all_gather
 from latentkit.prediction.progress import PassProgress
 from latentkit.prediction.results import Encoded, Failure
-from latentkit.sources.item import Source
+from latentkit.runtime.interrupt import Interrupts
+from latentkit.sources.source import Source
 
 
 class Sink(Protocol):
@@ -92,7 +92,7 @@ class StoreWriter(BasePredictionWriter):
         self._digest = digest
         self.tally = Tally()
 
-    def attend(self, stream: BatchStream, progress: PassProgress, interrupts: Interrupts) -> None:
+    def begin_pass(self, stream: BatchStream, progress: PassProgress, interrupts: Interrupts) -> None:
         """Turn to the next pass; `progress` will be told of every result."""
         self._stream = stream
         self._progress = progress
@@ -127,7 +127,7 @@ class StoreWriter(BasePredictionWriter):
         self._take(pl_module.drain())
         self._thread.flush()
         mine = Tally(self._encoded, self._progress.notes, self._stream.stopped)
-        self.tally = sum(of_every_process(mine), Tally())
+        self.tally = sum(all_gather(mine), Tally())
 
     def _take(self, encoded: Encoded | None) -> None:
         if encoded is not None:

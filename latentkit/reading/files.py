@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Sampler
 
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.reading.tensors import Asked, Tensors
-from latentkit.stores.claim import read_claim
+from latentkit.stores.contract_file import read_contract
 from latentkit.stores.npy import NpyStore
 from latentkit.stores.samples import UNBUCKETED, fields_of, find_samples, read_sample
 
@@ -165,7 +165,7 @@ class BucketBatchSampler(Sampler[list[int]]):
 
 def _open(root: Path, records: str | None) -> NpyStore:
     """The store of an output folder, by what lies there."""
-    folders = {read_claim(path).encoder: path.parent.name for path in sorted(root.glob("*/contract.json"))}
+    folders = {read_contract(path).encoder: path.parent.name for path in sorted(root.glob("*/contract.json"))}
     if not folders:
         raise UsageError(f"{root} holds no encoder's contract.json: give the output_dir of an encoding run")
     found = [name for name in RECORDS if (root / name).exists()]

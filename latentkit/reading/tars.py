@@ -12,11 +12,11 @@ import numpy as np
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
 from latentkit.errors import LatentkitError, UsageError
+from latentkit.exports.manifest import TarEntry, TarManifest
+from latentkit.exports.tar_file import RECORD, read_tar
 from latentkit.reading.tensors import Asked, Tensors
 from latentkit.stores.arrays import parse_npy
 from latentkit.stores.samples import declared_fields
-from latentkit.tars.file import RECORD, read_tar
-from latentkit.tars.manifest import TarEntry, TarManifest
 
 
 class LatentTars(IterableDataset[dict[str, Any]]):

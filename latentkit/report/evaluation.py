@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from latentkit.readable import readable_count, readable_seconds
+from latentkit.runtime.readable import readable_count, readable_seconds
 
 REPORT = "report.json"
 

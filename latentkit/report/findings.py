@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from latentkit.readable import readable_bytes, readable_count
+from latentkit.runtime.readable import readable_bytes, readable_count
 from latentkit.upkeep.findings import KINDS, Finding
 from latentkit.upkeep.verification import Verified
 

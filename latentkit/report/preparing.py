@@ -10,7 +10,7 @@ from rich.table import Table
 
 from latentkit.imagenet.job import Preparation
 from latentkit.imagenet.provenance import Archive, index_path, provenance_path
-from latentkit.readable import readable_bytes, readable_seconds
+from latentkit.runtime.readable import readable_bytes, readable_seconds
 from latentkit.sources.files import printable
 
 HASHED_A_SECOND = 500e6

@@ -11,7 +11,7 @@ from latentkit.encoders.encoder import Encoder
 from latentkit.errors import LatentkitError
 from latentkit.pixels import DecodeError, decode
 from latentkit.report.sheet import Row, draw_sheet
-from latentkit.sources.item import Source, SourceError
+from latentkit.sources.source import Source, SourceError
 
 PICTURES = 12
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from latentkit.exit_status import DONE, INTERRUPTED, QUARANTINED
-from latentkit.readable import readable_bytes, readable_count
+from latentkit.exports.plan import TarPlan
+from latentkit.exports.webdataset import TarJob, TarResult
 from latentkit.report.summary import REASONS_SHOWN
-from latentkit.tars.job import TarJob, TarResult
-from latentkit.tars.plan import TarPlan
+from latentkit.runtime.exit_status import DONE, INTERRUPTED, QUARANTINED
+from latentkit.runtime.readable import readable_bytes, readable_count
 
 
 def announce(job: TarJob, plan: TarPlan, console: Console) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from latentkit.readable import readable_bytes, readable_count
+from latentkit.runtime.readable import readable_bytes, readable_count
 
 REASONS_SHOWN = 8
 CUT = "caption cut"

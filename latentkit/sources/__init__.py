@@ -5,7 +5,7 @@ from latentkit.sources.captioned import Captioned, Captions, Written
 from latentkit.sources.demo import DemoSource
 from latentkit.sources.folder import FolderSource
 from latentkit.sources.imagenet import ImageNetArchive, ImageNetTree
-from latentkit.sources.item import Fingerprint, Item, Source, SourceError, Stat
+from latentkit.sources.source import Fingerprint, Item, Source, SourceError, Stat
 from latentkit.sources.subset import First
 
 __all__ = [

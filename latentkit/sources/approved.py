@@ -12,8 +12,8 @@ from typing import Any
 from latentkit.errors import UsageError
 from latentkit.sources import files
 from latentkit.sources.captions import LIST, RECORD, TEXT_FILE, read_caption, read_records
-from latentkit.sources.item import Item, Source, SourceError, Stat
 from latentkit.sources.photos import PhotoMetadata
+from latentkit.sources.source import Item, Source, SourceError, Stat
 
 
 @dataclass(kw_only=True, eq=False)

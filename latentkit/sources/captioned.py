@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from latentkit.sources.captions import MODEL, RECORD
-from latentkit.sources.item import Fingerprint, Item, Source, Stat
+from latentkit.sources.source import Fingerprint, Item, Source, Stat
 
 
 class Written(NamedTuple):

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from latentkit.sources import files
-from latentkit.sources.item import SourceError
+from latentkit.sources.source import SourceError
 
 MAX_BYTES = 2**20
 """A larger text file is no caption."""

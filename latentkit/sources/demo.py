@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from latentkit.errors import UsageError
-from latentkit.sources.item import Item, Source, SourceError, Stat
 from latentkit.sources.painting import KINDS, PALETTES, paint
+from latentkit.sources.source import Item, Source, SourceError, Stat
 
 _SIZES = (
     (640, 640),

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from latentkit.errors import UsageError
-from latentkit.sources.item import SourceError, Stat
+from latentkit.sources.source import SourceError, Stat
 
 PICTURE_SUFFIXES = {".gif": "GIF", ".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 """What a picture's name may end in, in lower case -> the format that it says; the bytes decide what it is."""

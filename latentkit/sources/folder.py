@@ -9,7 +9,7 @@ from pathlib import Path
 from latentkit.errors import UsageError
 from latentkit.sources import files
 from latentkit.sources.captions import read_caption
-from latentkit.sources.item import Item, Source, Stat
+from latentkit.sources.source import Item, Source, Stat
 
 
 @dataclass(kw_only=True, eq=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from latentkit.errors import UsageError
-from latentkit.sources.item import Item, Source, Stat
+from latentkit.sources.source import Item, Source, Stat
 
 
 @dataclass(eq=False)

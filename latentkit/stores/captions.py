@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from latentkit.provenance import utc_now
+from latentkit.runtime.provenance import utc_now
 from latentkit.sources.captioned import Written, parse_caption
 from latentkit.stores.ledger import (
     Damage,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from latentkit.sources.item import Fingerprint, Stat
+from latentkit.sources.source import Fingerprint, Stat
 from latentkit.stores.publish import append, publish, remove_many
 
 _log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from types import TracebackType
 from filelock import FileLock, Timeout
 
 from latentkit.errors import LatentkitError
-from latentkit.provenance import utc_now
+from latentkit.runtime.provenance import utc_now
 from latentkit.stores.publish import make_folder, publish_json, remove_many, remove_temporaries
 
 

@@ -19,9 +19,9 @@ from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.prediction.plan import Unit
 from latentkit.prediction.results import Encoded
-from latentkit.sources.item import Fingerprint, Source
+from latentkit.sources.source import Fingerprint, Source
 from latentkit.stores.arrays import match, npy_publication, read_npy
-from latentkit.stores.claim import read_claim
+from latentkit.stores.contract_file import read_contract
 from latentkit.stores.ledger import (
     Done,
     append_lines,
@@ -135,7 +135,7 @@ class NpyStore(Store):
         """
         named = {self._folder(name) / "contract.json" for name in self.folders}
         paths = named.union(Path(self.root).glob("*/contract.json"))
-        found = [read_claim(path) for path in paths if path.exists()]
+        found = [read_contract(path) for path in paths if path.exists()]
         return {contract.encoder: contract for contract in sorted(found, key=lambda found: found.encoder)}
 
     def counts(self, encoder: str) -> Counts:
@@ -148,7 +148,7 @@ class NpyStore(Store):
         done = read_done(Path(self.root), encoder)
         return {key: entry for key, entry in done.items() if sizes.get(key) == entry.bytes}
 
-    def claim_path(self, encoder: str) -> Path:
+    def contract_path(self, encoder: str) -> Path:
         """Where an encoder's contract lies."""
         return self._folder(encoder) / "contract.json"
 
@@ -170,7 +170,7 @@ class NpyStore(Store):
         names |= {PurePosixPath(path.parent.name) for path in root.glob("*/contract.json")}
         for name in list(names):
             with contextlib.suppress(LatentkitError):
-                names.update(self._names(name, read_claim(root / name / "contract.json")))
+                names.update(self._names(name, read_contract(root / name / "contract.json")))
         return {str(name): root / name for name in sorted(names) if (root / name).is_dir()}
 
     def repair(self) -> None:
@@ -193,8 +193,8 @@ class NpyStore(Store):
         if PurePosixPath(self.folders.get(encoder, encoder)) == PurePosixPath():
             raise UsageError(f"store.folders.{encoder}=.: only shards may lie in {self.root} itself")
 
-    def _claims(self, encoder: str) -> list[Path]:
-        return [self.claim_path(encoder)]
+    def _contract_files(self, encoder: str) -> list[Path]:
+        return [self.contract_path(encoder)]
 
     def _has_arrays(self, encoder: str) -> bool:
         return next(arrays_below(self._folder(encoder)), None) is not None
@@ -204,7 +204,7 @@ class NpyStore(Store):
         for folder in self.output_folders(encoder, there).values():
             remove_temporaries(folder, below=True)
             remove_many(Path(entry.path) for _, entry in arrays_below(folder))
-        remove_many(self._claims(encoder))
+        remove_many(self._contract_files(encoder))
 
 
 def array_path(folder: Path, key: str) -> Path:

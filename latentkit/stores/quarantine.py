@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from latentkit.prediction.results import Failure
-from latentkit.provenance import utc_now
-from latentkit.sources.item import Fingerprint, Stat
+from latentkit.runtime.provenance import utc_now
+from latentkit.sources.source import Fingerprint, Stat
 from latentkit.stores.ledger import (
     Damage,
     append_lines,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from latentkit.errors import UsageError
-from latentkit.sources.item import Fingerprint
+from latentkit.sources.source import Fingerprint
 from latentkit.stores.arrays import match
 from latentkit.stores.shard_file import storable
 

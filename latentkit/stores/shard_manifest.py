@@ -11,8 +11,8 @@ from typing import Any
 
 from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.provenance import versions
-from latentkit.sources.item import Source
+from latentkit.runtime.provenance import versions
+from latentkit.sources.source import Source
 from latentkit.stores.publish import publish_json
 from latentkit.stores.sidecar import SHARD, Head
 

@@ -23,7 +23,7 @@ from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.prediction.plan import Unit
 from latentkit.prediction.results import Encoded, Failure
-from latentkit.sources.item import Fingerprint, Source
+from latentkit.sources.source import Fingerprint, Source
 from latentkit.stores.publish import publish_json, remove_many
 from latentkit.stores.shard_buffer import ShardBuffer, check_outputs
 from latentkit.stores.shard_file import publish_shard, read_row
@@ -188,7 +188,7 @@ class ShardStore(Store):
 
     def place(self, encoder: str) -> dict[str, Any]:
         """``shard_size``, ``dataset`` and ``split`` of what is there. The contract must be readable."""
-        path = next(path for path in self._claims(encoder) if path.exists())
+        path = next(path for path in self._contract_files(encoder) if path.exists())
         there = json.loads(path.read_bytes())
         return {name: there.get(name) for name in self._place()}
 
@@ -273,7 +273,7 @@ class ShardStore(Store):
             raise UsageError(f"shard_size={self.shard_size}: give at least 1 picture a shard")
         check_outputs(encoder, contract.outputs, self.shard_size)
 
-    def _claims(self, encoder: str) -> list[Path]:
+    def _contract_files(self, encoder: str) -> list[Path]:
         return [Path(self.root, LEDGERS, "contracts", f"{encoder}.json"), self.manifest_path(encoder)]
 
     def _place(self) -> dict[str, Any]:
@@ -290,7 +290,7 @@ class ShardStore(Store):
         return next(self._files(self._folder(encoder)), None) is not None
 
     def _clear(self, encoder: str, there: Contract) -> None:
-        claim, manifest = self._claims(encoder)
+        claim, manifest = self._contract_files(encoder)
         remove_many([manifest])
         remove_many(self._files(self._sidecars(encoder)))
         remove_many(self._files(self._folder(encoder)))

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from latentkit.sources.item import Fingerprint
+from latentkit.sources.source import Fingerprint
 from latentkit.stores.ledger import as_stat, dump, optional_int, publish_lines, source_fields
 
 SHARD = re.compile(r"shard_(\d{8})\.(?:safetensors|jsonl)")

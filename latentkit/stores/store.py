@@ -15,8 +15,8 @@ from latentkit.encoders.contract import Contract, ContractError
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.prediction.plan import Unit
 from latentkit.prediction.results import Encoded, Failure
-from latentkit.sources.item import Fingerprint, Source
-from latentkit.stores.claim import claim, read_claim
+from latentkit.sources.source import Fingerprint, Source
+from latentkit.stores.contract_file import contract_record, read_contract
 from latentkit.stores.ledger import fold_done
 from latentkit.stores.publish import publish_json, remove_temporaries
 from latentkit.stores.quarantine import Quarantine, fold_quarantine, quarantine, release
@@ -60,9 +60,9 @@ class Store(ABC):
         Raises:
             LatentkitError: the file is damaged, or was edited so that its hash does not fit.
         """
-        for path in self._claims(encoder):
+        for path in self._contract_files(encoder):
             if path.exists():
-                return read_claim(path)
+                return read_contract(path)
         return None
 
     def check(self, contracts: Mapping[str, Contract], *, adopt: bool = False) -> None:
@@ -143,8 +143,8 @@ class Store(ABC):
         for encoder, contract in contracts.items():
             if overwrite or not self._has_arrays(encoder):
                 self._make_room(encoder, contract)
-            if not self._claims(encoder)[0].exists():
-                publish_json(self._claims(encoder)[0], claim(contract) | self._place())
+            if not self._contract_files(encoder)[0].exists():
+                publish_json(self._contract_files(encoder)[0], contract_record(contract) | self._place())
 
     def begin(self, encoder: str, units: Sequence[Unit], source: Source) -> None:
         """Say what this process will now write.
@@ -246,7 +246,7 @@ class Store(ABC):
 
     def _make_room(self, encoder: str, asked: Contract) -> None:
         there = self._readable(encoder)
-        if there is None and any(path.exists() for path in self._claims(encoder)):
+        if there is None and any(path.exists() for path in self._contract_files(encoder)):
             self._clear(encoder, asked)
         elif there is not None and self._differences(encoder, there, asked):
             self._clear(encoder, there)
@@ -266,7 +266,7 @@ class Store(ABC):
     def _check_outputs(self, encoder: str, contract: Contract) -> None: ...
 
     @abstractmethod
-    def _claims(self, encoder: str) -> list[Path]:
+    def _contract_files(self, encoder: str) -> list[Path]:
         """The files that hold the contract, the one that is written when a root is opened first."""
 
     @abstractmethod

@@ -22,11 +22,11 @@ from latentkit.encoders.encoder import Encoder
 from latentkit.errors import LatentkitError
 from latentkit.pixels import DecodeError
 from latentkit.prediction.plan import caption_fingerprint
-from latentkit.progress import ProgressReport
-from latentkit.provenance import utc_now
-from latentkit.sources.item import Fingerprint, Source, SourceError
+from latentkit.runtime.progress import ProgressReport
+from latentkit.runtime.provenance import utc_now
+from latentkit.sources.source import Fingerprint, Source, SourceError
 from latentkit.stores.arrays import read_npy
-from latentkit.stores.claim import claim
+from latentkit.stores.contract_file import contract_record
 from latentkit.stores.ledger import (
     Done,
     append_lines,
@@ -98,7 +98,7 @@ def adopt(
     fold_done(root)
     forget_done(root, encoder.name, read_done(root, encoder.name).keys() - adopted)
     note = {"arrays": len(adopted), "time": utc_now()}
-    publish_json(store.claim_path(encoder.name), claim(asked) | {"adopted": note})
+    publish_json(store.contract_path(encoder.name), contract_record(asked) | {"adopted": note})
     console.print(f"{encoder.name}: {len(adopted):,} of {len(known):,} arrays adopted")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError
 from latentkit.sources.files import printable
-from latentkit.stores.claim import read_claim
+from latentkit.stores.contract_file import read_contract
 from latentkit.stores.ledger import encoders_begun
 from latentkit.stores.npy import NpyStore, arrays_below
 from latentkit.upkeep.findings import Finding
@@ -36,7 +36,7 @@ def require_outputs(store: NpyStore) -> None:
 def _encoder_of(manifest: Path) -> str | None:
     """Whose shards a manifest lists; None for a manifest of tars."""
     with contextlib.suppress(LatentkitError):
-        return read_claim(manifest).encoder
+        return read_contract(manifest).encoder
     return None
 
 
@@ -56,7 +56,7 @@ def read_contracts(store: NpyStore) -> tuple[dict[str, Contract], list[Finding]]
             without.append(folder)
             continue
         try:
-            contract = read_claim(path)
+            contract = read_contract(path)
         except LatentkitError as error:
             find(path, str(error))
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from latentkit.sources.item import Source
+from latentkit.sources.source import Source
 from latentkit.stores.ledger import encoders_done, forget_done
 from latentkit.stores.npy import NpyStore, array_path
 from latentkit.stores.publish import move_many

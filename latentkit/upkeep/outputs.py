@@ -7,8 +7,8 @@ from typing import Protocol
 from rich.console import Console
 
 from latentkit.errors import UsageError
-from latentkit.sources.item import Source
 from latentkit.sources.library import Library
+from latentkit.sources.source import Source
 from latentkit.stores import NpyStore, ShardStore, Store
 from latentkit.upkeep.findings import AGAIN, ENCODE, FIX, KINDS, Finding
 from latentkit.upkeep.mending import mend

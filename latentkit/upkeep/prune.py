@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.readable import readable_count
+from latentkit.runtime.readable import readable_count
 from latentkit.sources.files import printable
-from latentkit.sources.item import Source
 from latentkit.sources.library import Library, Survey
+from latentkit.sources.source import Source
 from latentkit.stores.ledger import encoders_begun, read_done
 from latentkit.stores.npy import NpyStore, arrays_below
 from latentkit.stores.quarantine import Quarantine

@@ -14,9 +14,9 @@ from rich.console import Console
 
 from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.progress import ProgressReport
+from latentkit.runtime.progress import ProgressReport
 from latentkit.sources.files import printable
-from latentkit.sources.item import Source
+from latentkit.sources.source import Source
 from latentkit.stores import Quarantine, ShardStore
 from latentkit.stores.shard_manifest import ShardManifest
 from latentkit.stores.sidecar import Head, read_entries, read_head, shard_name

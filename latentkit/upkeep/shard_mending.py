@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Set
 from pathlib import Path, PurePosixPath
 
-from latentkit.sources.item import Source
+from latentkit.sources.source import Source
 from latentkit.stores import ShardStore
 from latentkit.stores.publish import move_many, publish_json, remove_many
 from latentkit.stores.shard_manifest import reopen

@@ -10,7 +10,7 @@ from latentkit.errors import LatentkitError
 from latentkit.imagenet.official import OFFICIAL
 from latentkit.sources import Captioned, ImageNetArchive
 from latentkit.sources.files import printable
-from latentkit.sources.item import Source
+from latentkit.sources.source import Source
 from latentkit.stores import ShardStore
 from latentkit.stores.publish import find_temporaries
 from latentkit.stores.quarantine import bad_lines

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from latentkit.encoders.contract import Contract
-from latentkit.progress import ProgressReport
+from latentkit.runtime.progress import ProgressReport
 from latentkit.sources.files import printable
-from latentkit.sources.item import Source
 from latentkit.sources.library import Library
+from latentkit.sources.source import Source
 from latentkit.stores.ledger import Damage, done_path, encoders_begun, journals, read_lines
 from latentkit.stores.npy import NpyStore, array_path, arrays_below
 from latentkit.stores.publish import find_temporaries
@@ -118,7 +118,7 @@ class Verification:
         self._findings += found
         listed = {name: self._read_ledger(name) for name in encoders_begun(self._root)}
         for name in listed.keys() - contracts.keys():
-            folder = self._store.claim_path(name).parent
+            folder = self._store.contract_path(name).parent
             self._compare(name, folder, listed[name].keys(), {key for key, _ in arrays_below(folder)})
         self._check_arrays(contracts, listed, console)
         records = self._check_records(listed)

@@ -11,7 +11,7 @@ from stage1_library import MASK, RECORDS, embedding, migrate, numbers, records, 
 
 from latentkit.encoders import Contract
 from latentkit.prediction.results import Encoded
-from latentkit.sources.item import Fingerprint
+from latentkit.sources.source import Fingerprint
 from latentkit.stores import NpyStore, OutputLock
 
 

@@ -41,7 +41,7 @@ def test_nothing_is_said_of_a_published_protocol() -> None:
         PrecisionRecall(),
         PrecisionRecall(distances="float16"),
     ]
-    assert [metric.unpublished() for metric in published] == [None] * len(published)
+    assert [metric.nonstandard_reason() for metric in published] == [None] * len(published)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_nothing_is_said_of_a_published_protocol() -> None:
     ],
 )
 def test_settings_that_nobody_publishes(metric: EvaluationMetric, words: str) -> None:
-    assert words in (metric.unpublished() or "")
+    assert words in (metric.nonstandard_reason() or "")
 
 
 @pytest.mark.parametrize(
@@ -101,4 +101,4 @@ def test_other_published_circumstances(changed: dict[str, Any]) -> None:
 
 
 def test_a_metric_of_ones_own_has_no_published_numbers() -> None:
-    assert Difference().unpublished() == "no published numbers are known"
+    assert Difference().nonstandard_reason() == "no published numbers are known"

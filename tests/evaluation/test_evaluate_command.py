@@ -11,8 +11,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from latentkit.config import conf_dir, register
 from latentkit.evaluate import with_weights
+from latentkit.jobs.config import conf_dir, register
 
 REPO = Path(__file__).parents[2]
 MODULE = ("-m", "latentkit.evaluate")

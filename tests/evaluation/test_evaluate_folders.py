@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from recipes import photo
 
-from latentkit.command import call
+from latentkit.jobs.command import call
 
 OPTIONS: dict[str, Any] = {"weights": "random", "workers": 0, "generated": "few", "report_dir": "out"}
 

@@ -13,8 +13,8 @@ from PIL import Image
 from recipes import photo
 from safetensors.numpy import load_file, save_file
 
-from latentkit.command import call
-from latentkit.pixels import Squash
+from latentkit.jobs.command import call
+from latentkit.pixels import ResizeSquare
 
 SMALL: dict[str, Any] = {"dataset.pictures": 12, "workers": 0}
 """Twelve of the demo's pictures, in this process."""
@@ -269,7 +269,7 @@ def test_mistakes_are_one_clear_line(mistake: str, at_home: Path, capfd: pytest.
         with np.load("demo.npz") as file:
             arrays = dict(file)
         changed = json.loads(str(arrays["identity"]))
-        changed["pictures"]["geometry"] = Squash(size=256).describe()
+        changed["pictures"]["geometry"] = ResizeSquare(size=256).describe()
         np.savez("squashed.npz", **arrays | {"identity": np.array(json.dumps(changed))})
     np.savez("bare.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     np.savez("mine.npz", arr_0=np.zeros(3))

@@ -170,7 +170,7 @@ def test_a_network_runs_once_a_batch_for_all_metrics() -> None:
         {"one": WeightedMean(), "two": WeightedMean()}, [MeanColour(), MeanColour(name="other")], None
     )
     pictures = ToySet(photos(8))
-    module.attend(pictures, "generated", ["one", "two"], 4)
+    module.begin_pass(pictures, "generated", ["one", "two"], 4)
     module.setup("predict")
     for number, batch in enumerate(pictures.batches(np.arange(8), 4, 0)):
         module.predict_step(batch, number)

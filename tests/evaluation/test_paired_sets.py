@@ -22,7 +22,7 @@ from latentkit.evaluation.sets.first import FirstOf
 from latentkit.evaluation.sets.open import open_own, open_set
 from latentkit.evaluation.sets.paired import Reconstructions
 from latentkit.sources import FolderSource
-from latentkit.stores.claim import read_claim
+from latentkit.stores.contract_file import read_contract
 
 STORES = ("shards", "npy")
 
@@ -95,7 +95,7 @@ def _batches(pairs: FirstOf) -> Iterator[PictureBatch]:
 
 def test_latents_of_another_autoencoder_with_as_many_channels_are_refused(work: Path) -> None:
     """Stable Diffusion XL's latents have 4 channels too; its scaling factor is 0.13025."""
-    contract = replace(read_claim(work / "npy/sd_vae/contract.json"), pretrained=True)
+    contract = replace(read_contract(work / "npy/sd_vae/contract.json"), pretrained=True)
     published = replace(SD, random=False, factors=lambda: (0.18215, 0.0))
     space = published.recorded(contract, "here")
     assert (space.factor, space.shift) == (1, 0)

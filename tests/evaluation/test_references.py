@@ -19,7 +19,7 @@ from latentkit.encoders import ContractError
 from latentkit.errors import UsageError
 from latentkit.evaluation.references import Reference, cache_path, open_reference
 from latentkit.evaluation.statistics import is_statistics, publish_statistics, read_statistics
-from latentkit.pixels import AdmCrop, Squash
+from latentkit.pixels import AdmCrop, ResizeSquare
 
 NETWORKS = {"inception": {"weights": "6726825d", "precision": "32-true"}}
 CROP = AdmCrop(size=16)
@@ -62,7 +62,7 @@ def test_statistics_are_kept_under_what_they_depend_on(photos: Path, tmp_path: P
 
     others = [
         opened(photos, kept, {"inception": {"weights": "random:0", "precision": "32-true"}}),
-        opened(photos, kept, geometry=Squash(size=16)),
+        opened(photos, kept, geometry=ResizeSquare(size=16)),
         opened(photos, kept, geometry=None),
     ]
     os.utime(photos / "2.png", ns=(5, 5))
@@ -152,7 +152,7 @@ def test_a_statistics_file_of_ours_must_be_of_the_same_networks_and_crop(
         ),
         ({"inception": {"weights": "6726825d", "precision": "tf32"}}, CROP, r"inception\.precision"),
         (NETWORKS, AdmCrop(size=8), "crop=adm size=16, this run has crop=adm size=8"),
-        (NETWORKS, Squash(size=16), "crop=adm size=16, this run has crop=resize size=16"),
+        (NETWORKS, ResizeSquare(size=16), "crop=adm size=16, this run has crop=resize size=16"),
     ):
         with pytest.raises(ContractError, match=field):
             opened(file, tmp_path, networks, geometry)

@@ -15,7 +15,7 @@ from latentkit.encoders import ContractError
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.evaluation.references import Reference, open_reference
 from latentkit.evaluation.statistics import publish_statistics, read_statistics
-from latentkit.pixels import AdmCrop, BucketCrop, Geometry, Squash
+from latentkit.pixels import AdmCrop, BucketCrop, Geometry, ResizeSquare
 
 NETWORKS = {"inception": {"weights": "6726825d"}}
 
@@ -73,7 +73,7 @@ def test_only_what_metrics_need_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        (Squash(size=16), "crop=adm size=16, this run has crop=resize size=16"),
+        (ResizeSquare(size=16), "crop=adm size=16, this run has crop=resize size=16"),
         (AdmCrop(size=32), "crop=adm size=16, this run has crop=adm size=32"),
         ("as they are", "crop=adm size=16, this run has crop=none"),
         (BucketCrop(), 'crop=adm size=16, this run has {"buckets"'),
@@ -100,7 +100,7 @@ def test_saving_adds_to_a_file_and_never_replaces_anothers(photos: Path, tmp_pat
     same(found, moments(0) | moments(1, "_s"))
     assert recorded is not None
     assert recorded["extractors"] == NETWORKS
-    other = opened(photos, kept, geometry=Squash(size=16))
+    other = opened(photos, kept, geometry=ResizeSquare(size=16))
     with pytest.raises(UsageError, match=r"val\.npz: it holds statistics of other pictures or networks"):
         other.check_saving(file)
     bare = tmp_path / "bare.npz"

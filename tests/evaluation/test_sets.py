@@ -23,7 +23,7 @@ from latentkit.evaluation.sets.first import FirstOf
 from latentkit.evaluation.sets.open import open_own, open_set
 from latentkit.evaluation.sets.paired import Reconstructions
 from latentkit.evaluation.sets.pictures import SourcePictures
-from latentkit.pixels import AdmCrop, Squash, decode
+from latentkit.pixels import AdmCrop, ResizeSquare, decode
 from latentkit.sources import First, FolderSource
 
 CROP = AdmCrop(size=32)
@@ -122,7 +122,7 @@ def test_reconstructions_beside_their_pictures(
 
 def test_reconstructions_that_do_not_fit(work: Path, photos: FolderSource, tmp_path: Path) -> None:
     with pytest.raises(ContractError, match=r"input\.resize = 'shorter side'.* prepared with 'squash'"):
-        open_own(str(work / "shards"), SD, photos, "photos", Squash(size=32))
+        open_own(str(work / "shards"), SD, photos, "photos", ResizeSquare(size=32))
     with pytest.raises(ContractError, match=r"input\.size = 32, .* prepared with 16"):
         open_own(str(work / "shards"), SD, photos, "photos", AdmCrop(size=16))
     with pytest.raises(ContractError, match=r"input\.orientation = 'exif'"):

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from recipes import photo
 
-from latentkit.command import call
+from latentkit.jobs.command import call
 
 
 @pytest.mark.slow

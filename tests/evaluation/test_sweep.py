@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
 
-from latentkit.report.sweep import SweepReport, SweepTable, _numbers
+from latentkit.jobs.sweep import SweepReport, SweepTable, _numbers
 
 RESULTS = {"fid": 3.943, "kid": 0.00123, "kid_std": 0.0001, "my|own": 1.0}
 

@@ -17,15 +17,15 @@ from latentkit.pixels import (
     AdmCrop,
     AntialiasedResize,
     BucketCrop,
+    CropToMultiple,
     DecodeError,
     Geometry,
-    RoundDown,
-    Squash,
+    ResizeSquare,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
 ADM_SIZES = ["375x500", "500x333", "256x256", "1024x768", "200x150", "1300x431", "257x513"]
-GEOMETRIES = [AdmCrop(size=64), Squash(), AntialiasedResize(), BucketCrop(), RoundDown()]
+GEOMETRIES = [AdmCrop(size=64), ResizeSquare(), AntialiasedResize(), BucketCrop(), CropToMultiple()]
 DINO_SIZES = ["375x500", "500x333", "224x224", "1024x768", "97x181"]
 
 
@@ -60,7 +60,7 @@ def test_antialiased_resize_is_torchs_at_another_size() -> None:
 def test_squash_keeps_every_corner() -> None:
     corners = np.zeros((90, 200, 3), np.uint8)
     corners[:45, :100, 0] = corners[:45, 100:, 1] = corners[45:, :100, 2] = 255
-    small = Squash(size=16)(Image.fromarray(corners))
+    small = ResizeSquare(size=16)(Image.fromarray(corners))
     assert small[0, 0].tolist() == [255, 0, 0]
     assert small[0, -1].tolist() == [0, 255, 0]
     assert small[-1, 0].tolist() == [0, 0, 255]
@@ -83,8 +83,8 @@ def test_every_geometry_keeps_its_promises(geometry: Geometry, size: str) -> Non
 
 
 def test_contracts_tell_geometries_apart() -> None:
-    geometries = [AdmCrop(), AdmCrop(size=512), Squash(), AntialiasedResize(size=256), BucketCrop()]
-    geometries += [BucketCrop(buckets=("512x512",)), RoundDown(), RoundDown(multiple=16)]
+    geometries = [AdmCrop(), AdmCrop(size=512), ResizeSquare(), AntialiasedResize(size=256), BucketCrop()]
+    geometries += [BucketCrop(buckets=("512x512",)), CropToMultiple(), CropToMultiple(multiple=16)]
     assert len({str(geometry.describe()) for geometry in geometries}) == len(geometries)
 
 
@@ -128,12 +128,12 @@ def test_unusual_ratios() -> None:
 
 def test_round_down_takes_the_centre_of_the_original_pixels() -> None:
     pixels = photo(1, 21, 30)
-    assert np.array_equal(RoundDown()(Image.fromarray(pixels)), pixels[2:18, 3:27])
+    assert np.array_equal(CropToMultiple()(Image.fromarray(pixels)), pixels[2:18, 3:27])
 
 
 def test_a_picture_smaller_than_the_multiple_is_refused() -> None:
     with pytest.raises(DecodeError, match="300x7 pixels: a side is smaller than 8"):
-        RoundDown()(Image.new("RGB", (300, 7)))
+        CropToMultiple()(Image.new("RGB", (300, 7)))
 
 
 @pytest.mark.parametrize("geometry", [AdmCrop(size=256), BucketCrop()])
@@ -152,6 +152,6 @@ def test_sizes_are_checked() -> None:
     with pytest.raises(UsageError, match="AdmCrop: size=0"):
         AdmCrop(size=0)
     with pytest.raises(UsageError, match="multiple=0"):
-        RoundDown(multiple=0)
+        CropToMultiple(multiple=0)
     with pytest.raises(UsageError, match="buckets is empty"):
         BucketCrop(buckets=())

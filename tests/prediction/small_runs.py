@@ -26,7 +26,7 @@ from latentkit.prediction.plan import Plan, Unit, make_plan
 from latentkit.prediction.results import Encoded, Failure
 from latentkit.prediction.run import RunResult, run_plan
 from latentkit.prediction.writer import Sink
-from latentkit.sources.item import Fingerprint, Source
+from latentkit.sources.source import Fingerprint, Source
 from latentkit.stores import NpyStore, Quarantine, Store
 
 QUIET = Console(quiet=True)

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 from small_runs import published, run_command, started, wait_for
 
-from latentkit.interrupt import Interrupts
+from latentkit.runtime.interrupt import Interrupts
 
 TWO = ("trainer.devices=2", "trainer.strategy=ddp")
 

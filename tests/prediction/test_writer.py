@@ -15,7 +15,7 @@ from latentkit.prediction.background import BATCHES_IN_FLIGHT
 from latentkit.prediction.results import Encoded, Failure
 from latentkit.prediction.writer import WriterThread
 from latentkit.sources import FolderSource
-from latentkit.sources.item import Fingerprint
+from latentkit.sources.source import Fingerprint
 
 
 def result(number: int) -> Encoded:

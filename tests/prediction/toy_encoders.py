@@ -16,9 +16,9 @@ from PIL import Image
 from recipes import photo
 
 from latentkit.encoders import Encoder
-from latentkit.pixels import BucketCrop, Geometry, Squash
+from latentkit.pixels import BucketCrop, Geometry, ResizeSquare
 from latentkit.sources import FolderSource
-from latentkit.sources.item import Stat
+from latentkit.sources.source import Stat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class MeanColour(Encoder):
 
     @property
     def geometry(self) -> Geometry | None:
-        return BucketCrop(buckets=self.buckets) if self.buckets else Squash(size=self.size)
+        return BucketCrop(buckets=self.buckets) if self.buckets else ResizeSquare(size=self.size)
 
     @property
     def stored(self) -> str:

@@ -24,9 +24,9 @@ from training_tree import FOLDERS, KEYS, RECORDS, TOKENS, Captioned, bucket_of, 
 
 from latentkit.encoders import ContractError
 from latentkit.errors import LatentkitError, UsageError
+from latentkit.exports.webdataset import TarJob
 from latentkit.stores import BucketBatchSampler, LatentFiles, LatentTars, NpyStore
 from latentkit.stores.records import drop_records
-from latentkit.tars.job import TarJob
 
 SHIFT, SCALE = np.float32(0.1159), np.float32(0.3611)
 

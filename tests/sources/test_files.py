@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from latentkit.sources import files
-from latentkit.sources.item import SourceError, Stat
+from latentkit.sources.source import SourceError, Stat
 
 
 def test_bytes_and_stat_belong_together(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ from store_run import kill_at
 from training_tree import BUCKETS, KEYS, RECORDS, Captioned, bucket_of, build, tree
 
 from latentkit.errors import LatentkitError
+from latentkit.exports.webdataset import TarJob, TarResult
 from latentkit.stores import NpyStore, OutputLock
-from latentkit.tars.job import TarJob, TarResult
 
 MEMBERS = {"dinov3": "dinov3", "flux_vae": "vae", "t5": "t5h", "t5_mask": "t5m"}
 

@@ -10,6 +10,6 @@ class DINOv3FrechetDistance(FrechetDistance):
     taps = ("dinov3",)
     statistics = ("mu_dinov3", "sigma_dinov3")
 
-    def unpublished(self) -> str | None:
+    def nonstandard_reason(self) -> str | None:
         """Any value: papers have FD on DINOv2."""
         return "nobody has published numbers on DINOv3"

@@ -71,7 +71,7 @@ class FrechetDistance(EvaluationMetric):
         for state in ("generated", "reference", "loaded"):
             self.add_state(state, torch.zeros(0, 0, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def unpublished(self) -> str | None:
+    def nonstandard_reason(self) -> str | None:
         """Nothing: there are no settings."""
         return None
 

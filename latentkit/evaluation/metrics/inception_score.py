@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from latentkit.errors import UsageError
-from latentkit.evaluation.metrics.kept import KeptFeatures
+from latentkit.evaluation.metrics.feature_bank import FeatureBank
 
 PUBLISHED = (10, None, 2020), (None, 5000, None)
 """Splits, split size and shuffle seed of torch-fidelity, and of ADM's evaluator."""
 
 
-class InceptionScore(KeptFeatures):
+class InceptionScore(FeatureBank):
     """exp of the mean KL(p(y|x) || p(y)) in each part of the set: the parts' mean and population deviation.
 
     Reads ``logits``, without the bias, and keeps them: 200 MB for 50,000 pictures of 1008 classes.
@@ -31,7 +31,7 @@ class InceptionScore(KeptFeatures):
     taps = ("logits",)
     compares = False
     higher_is_better = True
-    fewest_option = "splits"
+    min_samples_option = "splits"
 
     def __init__(
         self, splits: int | None = 10, split_size: int | None = None, shuffle_seed: int | None = 2020
@@ -43,14 +43,14 @@ class InceptionScore(KeptFeatures):
             raise UsageError("inception_score: splits and split_size are at least 1")
         self.splits, self.split_size, self.shuffle_seed = splits, split_size, shuffle_seed
 
-    def unpublished(self) -> str | None:
+    def nonstandard_reason(self) -> str | None:
         """Anything but torch-fidelity's or ADM's way to divide."""
         settings = self.splits, self.split_size, self.shuffle_seed
         if settings in PUBLISHED:
             return None
         return f"splits={self.splits}, split_size={self.split_size}, shuffle_seed={self.shuffle_seed}"
 
-    def fewest(self) -> int:
+    def min_samples(self) -> int:
         """A picture a part."""
         return self.splits or 1
 

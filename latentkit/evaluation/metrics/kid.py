@@ -9,10 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from latentkit.errors import UsageError
-from latentkit.evaluation.metrics.kept import KeptFeatures
+from latentkit.evaluation.metrics.feature_bank import FeatureBank
 
 
-class KID(KeptFeatures):
+class KID(FeatureBank):
     """Unbiased squared MMD under k(x, y) = (x.y / d + 1)^3, over random subsets: their mean and deviation.
 
     Reads and keeps ``pool3``. The subsets are those that torch-fidelity draws with the same seed, the
@@ -26,7 +26,7 @@ class KID(KeptFeatures):
 
     name = "kid"
     taps = statistics = ("pool3",)
-    fewest_option = "subset_size"
+    min_samples_option = "subset_size"
     compares = True
     higher_is_better = False
 
@@ -36,13 +36,13 @@ class KID(KeptFeatures):
             raise UsageError("kid: subsets is at least 1, subset_size at least 2")
         self.subsets, self.subset_size, self.seed = subsets, subset_size, seed
 
-    def unpublished(self) -> str | None:
+    def nonstandard_reason(self) -> str | None:
         """Anything but 100 subsets of 1000; which ones makes less than their deviation."""
         if (self.subsets, self.subset_size) == (100, 1000):
             return None
         return f"subsets={self.subsets}, subset_size={self.subset_size}"
 
-    def fewest(self) -> int:
+    def min_samples(self) -> int:
         """A subset."""
         return self.subset_size
 

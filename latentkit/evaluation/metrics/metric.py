@@ -45,7 +45,7 @@ class EvaluationMetric(Metric):
             pairs.
         statistics: what it needs of a reference where its pictures are not looked at, by the names that files
             of statistics have; empty for a metric that always looks at them.
-        fewest_option: the option that decides `fewest`; None where there is none.
+        min_samples_option: the option that decides `min_samples`; None where there is none.
 
     Attributes:
         latest_psnr: [B] in dB, what the last `update` found of each picture; None for a metric that does not
@@ -60,7 +60,7 @@ class EvaluationMetric(Metric):
     taps: ClassVar[tuple[str, ...]]
     compares: ClassVar[bool]
     statistics: ClassVar[tuple[str, ...]] = ()
-    fewest_option: ClassVar[str | None] = None
+    min_samples_option: ClassVar[str | None] = None
 
     latest_psnr: torch.Tensor | None = None
 
@@ -84,11 +84,11 @@ class EvaluationMetric(Metric):
     def compute(self) -> dict[str, float]:
         """Name -> value, at least one. Raises LatentkitError when a side has too few pictures."""
 
-    def fewest(self) -> int:
+    def min_samples(self) -> int:
         """Pictures that a set must have at least, on either side."""
         return 2 if self.compares else 1
 
-    def unpublished(self) -> str | None:
+    def nonstandard_reason(self) -> str | None:
         """Why this metric's values stand beside no published ones, in a few words: settings that those do
         not have, as ``neighbours=5``; None when they do.
         """
@@ -96,9 +96,9 @@ class EvaluationMetric(Metric):
 
     def require(self, pictures: int, side: Side) -> None:
         """Raise LatentkitError when a set has too few pictures. `compute` asks too; a run can ask first."""
-        if pictures < self.fewest():
+        if pictures < self.min_samples():
             raise LatentkitError(
-                f"{self.name} needs at least {self.fewest()} {side} pictures, there are {pictures}"
+                f"{self.name} needs at least {self.min_samples()} {side} pictures, there are {pictures}"
             )
 
     def reference_statistics(self) -> dict[str, np.ndarray]:

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import torch
 
 from latentkit.errors import UsageError
-from latentkit.evaluation.metrics.kept import KeptFeatures
-from latentkit.prediction.precision import precision_plugin
+from latentkit.evaluation.metrics.feature_bank import FeatureBank
+from latentkit.runtime.precision import precision_plugin
 
 BLOCK = 1 << 24
 """Distances held at a time: 64 MiB of float32."""
 
 
-class PrecisionRecall(KeptFeatures):
+class PrecisionRecall(FeatureBank):
     """Which share of each side lies within the other's manifold: in a ball around one of its pictures that
     reaches its k-th nearest neighbour on the same side, the picture itself not counted, the rim included.
 
@@ -29,7 +29,7 @@ class PrecisionRecall(KeptFeatures):
 
     name = "precision_recall"
     taps = statistics = ("pool3",)
-    fewest_option = "neighbours"
+    min_samples_option = "neighbours"
     compares = True
     higher_is_better = True
 
@@ -42,11 +42,11 @@ class PrecisionRecall(KeptFeatures):
         self.neighbours = neighbours
         self._distances = DISTANCES[distances]
 
-    def unpublished(self) -> str | None:
+    def nonstandard_reason(self) -> str | None:
         """Any k but 3."""
         return None if self.neighbours == 3 else f"neighbours={self.neighbours}"
 
-    def fewest(self) -> int:
+    def min_samples(self) -> int:
         """A picture and its neighbours."""
         return self.neighbours + 1
 

@@ -39,7 +39,7 @@ class Reconstruction(EvaluationMetric):
         for state in ("psnr", "ssim"):
             self.add_state(state, torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def unpublished(self) -> str | None:
+    def nonstandard_reason(self) -> str | None:
         """Nothing: there are no settings."""
         return None
 

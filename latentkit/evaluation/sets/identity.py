@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from latentkit.errors import LatentkitError
-from latentkit.sources.item import Stat
+from latentkit.sources.source import Stat
 
 MAX_HASHED = 2**30
 """A larger file is told by its place, size and mtime: it would take longer to hash than a user would wait."""

@@ -12,9 +12,9 @@ from latentkit.errors import LatentkitError
 from latentkit.evaluation.sets.identity import file_identity, listing_sha256
 from latentkit.evaluation.sets.rows import RowSet, ordered
 from latentkit.evaluation.sets.space import LATENTS, Decodable
-from latentkit.sources.item import Stat
+from latentkit.sources.source import Stat
 from latentkit.stores.arrays import read_npy
-from latentkit.stores.claim import read_claim
+from latentkit.stores.contract_file import read_contract
 from latentkit.stores.npy import array_path, arrays_below
 from latentkit.stores.quarantine import Quarantine
 from latentkit.stores.shard_manifest import MANIFEST
@@ -80,7 +80,7 @@ class NpyLatents(RowSet):
     def __init__(self, folder: Path, decodable: Decodable) -> None:
         self.name = folder.resolve().name
         self._folder = folder
-        self.contract = read_claim(folder / CONTRACT)
+        self.contract = read_contract(folder / CONTRACT)
         self.latents = decodable.recorded(self.contract, str(folder))
         self._declared = self.contract.outputs[LATENTS]
         held = Quarantine.read(folder.parent).held(self.contract.encoder)

@@ -16,9 +16,9 @@ from latentkit.evaluation.sets.tensor_files import SUFFIXES
 from latentkit.evaluation.sets.tensors import TensorRows
 from latentkit.pixels.geometry import Geometry
 from latentkit.sources import FolderSource, Source
-from latentkit.stores.claim import read_claim
-from latentkit.stores.origins import read_origins
+from latentkit.stores.contract_file import read_contract
 from latentkit.stores.shard_manifest import MANIFEST
+from latentkit.stores.source_fingerprints import read_source_fingerprints
 
 FEWEST = 2
 """No statistic is defined on fewer pictures."""
@@ -88,7 +88,7 @@ def open_own(
             "or give generated=PATH"
         )
     pictures = SourcePictures(source, geometry or recorded_geometry(latents.contract), name)
-    made_from = read_origins(root, latents.contract.encoder)
+    made_from = read_source_fingerprints(root, latents.contract.encoder)
     return _enough(Reconstructions(latents, pictures, made_from))
 
 
@@ -104,7 +104,7 @@ def _find_latents(place: Path, decodable: Decodable | None) -> ShardLatents | Np
     if (place / CONTRACT).exists():
         return NpyLatents(place, _needed(decodable, place))
     claims = {claim.parent: claim for name in (MANIFEST, CONTRACT) for claim in place.glob(f"*/{name}")}
-    contracts = {folder: read_claim(claim) for folder, claim in sorted(claims.items())}
+    contracts = {folder: read_contract(claim) for folder, claim in sorted(claims.items())}
     channels = {
         folder: latent_channels(contract)
         for folder, contract in contracts.items()

@@ -13,9 +13,9 @@ from latentkit.evaluation.picture_set import PictureBatch, PictureSet
 from latentkit.evaluation.sets.latents import NpyLatents, ShardLatents
 from latentkit.evaluation.sets.pictures import SourcePictures
 from latentkit.evaluation.sets.rows import check_latents, named, stacked
-from latentkit.pixels.geometry import AdmCrop, BucketCrop, Geometry, RoundDown, Squash
+from latentkit.pixels.geometry import AdmCrop, BucketCrop, CropToMultiple, Geometry, ResizeSquare
 from latentkit.prediction.plan import Comparison
-from latentkit.sources.item import Fingerprint
+from latentkit.sources.source import Fingerprint
 
 
 class Reconstructions(PictureSet):
@@ -99,9 +99,9 @@ def recorded_geometry(contract: Contract) -> Geometry:
     """
     have = contract.input
     size, buckets = have.get("size"), have.get("buckets")
-    candidates: list[Geometry] = [RoundDown()]
+    candidates: list[Geometry] = [CropToMultiple()]
     if isinstance(size, int):
-        candidates += [AdmCrop(size=size), Squash(size=size)]
+        candidates += [AdmCrop(size=size), ResizeSquare(size=size)]
     if isinstance(buckets, list):
         candidates.append(BucketCrop(buckets=tuple(buckets)))
     for geometry in candidates:

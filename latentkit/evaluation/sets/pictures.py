@@ -15,8 +15,8 @@ import numpy as np
 from latentkit.errors import LatentkitError
 from latentkit.evaluation.sets.identity import listing_sha256
 from latentkit.evaluation.sets.rows import NAMED, RowSet, ordered
-from latentkit.pixels.geometry import Geometry, RoundDown
-from latentkit.sources.item import Source
+from latentkit.pixels.geometry import CropToMultiple, Geometry
+from latentkit.sources.source import Source
 
 if TYPE_CHECKING:
     from latentkit.prediction.decoding import Row
@@ -63,7 +63,7 @@ class SourcePictures(RowSet):
 
         if not len(positions):
             return
-        seen = [self.geometry or RoundDown(multiple=1)]
+        seen = [self.geometry or CropToMultiple(multiple=1)]
         indices = self.indices[positions]
         decoder = ChunkDecoder(self.source, indices, np.ones_like(indices), seen)
         with closing(decoded_rows(decoder, workers)) as rows:  # ends its processes, whoever keeps the error

@@ -12,7 +12,7 @@ from latentkit.errors import UsageError
 from latentkit.sources import files
 from latentkit.sources.imagenet.index import read_index
 from latentkit.sources.imagenet.names import SUFFIX, check_split, stem
-from latentkit.sources.item import Item, Source, SourceError, Stat
+from latentkit.sources.source import Item, Source, SourceError, Stat
 
 _AGAIN = "run python -m latentkit.prepare again"
 

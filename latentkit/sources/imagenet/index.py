@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.sources.item import Stat
+from latentkit.sources.source import Stat
 
 METADATA = "imagenet_index"
 

@@ -13,7 +13,7 @@ import numpy as np
 from latentkit.errors import UsageError
 from latentkit.sources import files
 from latentkit.sources.imagenet.names import SUFFIX, TRAIN_PICTURE, VAL_PICTURE, WNID, check_split
-from latentkit.sources.item import Item, Source, Stat
+from latentkit.sources.source import Item, Source, Stat
 
 
 @dataclass(kw_only=True, eq=False)

@@ -8,19 +8,19 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from latentkit.collection import chosen
-from latentkit.config import build
-from latentkit.device import check_launch, fill_vram, find_device
 from latentkit.errors import UsageError
 from latentkit.evaluation.sets.open import existing
 from latentkit.evaluation.statistics import is_own
+from latentkit.jobs.collection import chosen
+from latentkit.jobs.config import build
+from latentkit.runtime.device import check_launch, fill_vram, find_device
 
 CROPS = ("adm", "resize", "none")
 DEMO = "demo"
 """The dataset that nobody had to choose."""
 
 
-def check_values(cfg: DictConfig) -> None:
+def validate(cfg: DictConfig) -> None:
     """Fill in what a VRAM profile decides, before anything is opened or encoded.
 
     Raises:

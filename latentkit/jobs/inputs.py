@@ -8,14 +8,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from latentkit.collection import chosen
-from latentkit.config import build
 from latentkit.encoders.contract import ContractError
 from latentkit.errors import UsageError
-from latentkit.evaluation.choices import DEMO
+from latentkit.evaluation.compatibility import AsTheyAre
 from latentkit.evaluation.decoding import VAEDecoder
 from latentkit.evaluation.picture_set import PictureSet
-from latentkit.evaluation.recorded import AsTheyAre
 from latentkit.evaluation.sets.first import FirstOf
 from latentkit.evaluation.sets.latents import NpyLatents, ShardLatents
 from latentkit.evaluation.sets.open import existing, open_own, open_set
@@ -23,7 +20,10 @@ from latentkit.evaluation.sets.paired import Reconstructions, recorded_geometry
 from latentkit.evaluation.sets.pictures import SourcePictures
 from latentkit.evaluation.sets.space import Decodable
 from latentkit.evaluation.statistics import is_statistics
-from latentkit.pixels import AdmCrop, Geometry, Squash
+from latentkit.jobs.collection import chosen
+from latentkit.jobs.config import build
+from latentkit.jobs.validation import DEMO
+from latentkit.pixels import AdmCrop, Geometry, ResizeSquare
 from latentkit.sources import Source
 
 USUAL_SIZE = 256
@@ -110,7 +110,7 @@ def reference_geometry(cfg: DictConfig, generated: Generated) -> Geometry | AsTh
 def asked_geometry(cfg: DictConfig) -> Geometry | None:
     """The crop that was asked for; None where none was, or ``none``."""
     size = cfg.size or USUAL_SIZE
-    geometries: dict[str, Geometry] = {"adm": AdmCrop(size=size), "resize": Squash(size=size)}
+    geometries: dict[str, Geometry] = {"adm": AdmCrop(size=size), "resize": ResizeSquare(size=size)}
     return geometries.get(cfg.crop)
 
 

@@ -17,13 +17,13 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from latentkit import schemas
 from latentkit.errors import UsageError, one_line
+from latentkit.jobs import schemas
 
 _LONGEST_NAME = 200
 """Characters of an evaluation's name; what is longer ends in a hash."""
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def conf_dir() -> Path:

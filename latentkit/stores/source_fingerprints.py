@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from latentkit.sources.item import Fingerprint
+from latentkit.sources.source import Fingerprint
 from latentkit.stores.ledger import read_done
 from latentkit.stores.sidecar import read_entries, sidecars
 
 
-def read_origins(root: Path, encoder: str) -> Iterator[tuple[str, Fingerprint]]:
+def read_source_fingerprints(root: Path, encoder: str) -> Iterator[tuple[str, Fingerprint]]:
     """Key and fingerprint of every picture of which it is recorded, changing nothing.
 
     Args:

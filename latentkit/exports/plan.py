@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from latentkit.errors import UsageError
+from latentkit.exports.manifest import TarManifest
+from latentkit.exports.tar_file import bound
 from latentkit.stores.samples import Sample, Samples
-from latentkit.tars.file import bound
-from latentkit.tars.manifest import TarManifest
 
 
 @dataclass(frozen=True, slots=True)

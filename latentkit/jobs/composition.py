@@ -15,9 +15,9 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from latentkit.config import conf_dir, register
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.exit_status import DONE, FAILED, INTERRUPTED, WRONG_USAGE
+from latentkit.jobs.config import conf_dir, register
+from latentkit.runtime.exit_status import DONE, FAILED, INTERRUPTED, WRONG_USAGE
 
 _FLAGS = (
     *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun"),

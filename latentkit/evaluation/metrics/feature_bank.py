@@ -13,7 +13,7 @@ from latentkit.errors import LatentkitError
 from latentkit.evaluation.metrics.metric import EvaluationMetric, Side
 
 
-class KeptFeatures(EvaluationMetric):
+class FeatureBank(EvaluationMetric):
     """Keeps one tap's features, float32 [N, d] a side, on the device: 400 MB for 50,000 of 2048.
 
     Batches are kept as they come, not copied: metrics that are handed the same tensor hold it once.

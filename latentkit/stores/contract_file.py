@@ -8,15 +8,15 @@ from typing import Any
 
 from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError
-from latentkit.provenance import versions
+from latentkit.runtime.provenance import versions
 
 
-def claim(contract: Contract) -> dict[str, Any]:
+def contract_record(contract: Contract) -> dict[str, Any]:
     """A contract as it lies beside outputs: the contract, its hash, and the versions that wrote it."""
     return {"contract": contract.to_dict(), "sha256": contract.sha256, "versions": versions()}
 
 
-def read_claim(path: Path) -> Contract:
+def read_contract(path: Path) -> Contract:
     """The contract in a file that `claim` describes, or in a manifest.
 
     Raises:

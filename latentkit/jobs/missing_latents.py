@@ -8,14 +8,14 @@ from pathlib import Path
 from hydra import compose
 from omegaconf import DictConfig, open_dict
 
-from latentkit.collection import Collection, chosen
-from latentkit.encoding import EncodingJob
 from latentkit.errors import UsageError
-from latentkit.evaluation.choices import DEMO
-from latentkit.exit_status import DONE, QUARANTINED
+from latentkit.jobs.collection import Collection, chosen
+from latentkit.jobs.encoding import EncodingJob
+from latentkit.jobs.validation import DEMO
 from latentkit.prediction.plan import Comparison
-from latentkit.stores.origins import read_origins
+from latentkit.runtime.exit_status import DONE, QUARANTINED
 from latentkit.stores.quarantine import Quarantine
+from latentkit.stores.source_fingerprints import read_source_fingerprints
 
 _SHARED = (
     *("dataset", "store", "vram", "weights", "trainer"),
@@ -79,7 +79,9 @@ def _is_complete(encoding: DictConfig, name: str) -> bool:
     root, unchanged = Path(store.root), Comparison(source).picture
     if encoding.limit is not None:
         places = {key: index for index, key in enumerate(source.keys())}
-        known = ((places[key], before) for key, before in read_origins(root, name) if key in places)
+        known = (
+            (places[key], before) for key, before in read_source_fingerprints(root, name) if key in places
+        )
         return store.counts(name).items >= int(encoding.limit) and all(unchanged(*pair) for pair in known)
     held = Quarantine.read(root).held(name)
     return not store.missing(name, source, unchanged, lambda index: source[index].key in held)

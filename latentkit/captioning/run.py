@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from latentkit.captioning import Answer, Captioner
-from latentkit.interrupt import Interrupts
 from latentkit.pixels import DecodeError, decode
 from latentkit.prediction.results import Failure
-from latentkit.progress import ProgressReport
+from latentkit.runtime.interrupt import Interrupts
+from latentkit.runtime.progress import ProgressReport
 from latentkit.sources import Captions, Fingerprint, Source, SourceError, Written
 from latentkit.stores.captions import append_caption
 from latentkit.stores.quarantine import release

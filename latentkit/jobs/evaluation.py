@@ -13,30 +13,30 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from latentkit.collection import chosen
-from latentkit.config import build
-from latentkit.device import (
-    Device,
-    decoding_workers,
-    find_device,
-    fit_network,
-    process_rank,
-)
 from latentkit.errors import LatentkitError, UsageError
+from latentkit.evaluation.build_report import describe
 from latentkit.evaluation.decoding import VAEDecoder
-from latentkit.evaluation.describing import describe
 from latentkit.evaluation.extractors.extractor import Extractor
 from latentkit.evaluation.metrics.metric import ORIGINALS, PIXELS, EvaluationMetric
 from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.references import Reference, open_reference
 from latentkit.evaluation.report_folder import ReportFolder
 from latentkit.evaluation.run import EvaluationResult, evaluate_sets
-from latentkit.evaluation.sides import open_generated, open_reference_side, reference_geometry
-from latentkit.exit_status import DONE, FAILED, INTERRUPTED
-from latentkit.quiet import quiet_libraries
-from latentkit.readable import readable_count
+from latentkit.jobs.collection import chosen
+from latentkit.jobs.config import build
+from latentkit.jobs.inputs import open_generated, open_reference_side, reference_geometry
 from latentkit.report.evaluation import print_report
 from latentkit.report.reconstructions import reconstruction_sheet
+from latentkit.runtime.device import (
+    Device,
+    decoding_workers,
+    find_device,
+    fit_network,
+    process_rank,
+)
+from latentkit.runtime.exit_status import DONE, FAILED, INTERRUPTED
+from latentkit.runtime.quiet import quiet_libraries
+from latentkit.runtime.readable import readable_count
 from latentkit.stores import OutputLock
 
 
@@ -79,7 +79,7 @@ class EvaluationJob:
 
     @classmethod
     def from_config(cls, cfg: DictConfig) -> EvaluationJob:
-        """Open both sides and build what they need, of values that `check_values` has passed.
+        """Open both sides and build what they need, of values that `validate` has passed.
 
         Raises:
             UsageError, LatentkitError: one line each.
@@ -235,7 +235,7 @@ def _not_allowed(
             found[name] = f"{generated.name} has no originals"
         elif metric.compares and not referenced:
             found[name] = "there is no reference: give reference=PATH or dataset=NAME"
-        elif len(generated) < metric.fewest():
+        elif len(generated) < metric.min_samples():
             found[name] = _too_few(name, metric, generated.name, len(generated))
     return found
 
@@ -254,7 +254,7 @@ def _not_served(reference: Reference, metrics: Mapping[str, EvaluationMetric]) -
             )
         elif reference.pictures is not None and reference.recorded:
             there = len(reference.pictures)
-            if there < metric.fewest():
+            if there < metric.min_samples():
                 found[name] = _too_few(name, metric, reference.name, there)
     return found
 
@@ -270,9 +270,9 @@ def _refuse_what_was_asked_for(
 
 
 def _too_few(name: str, metric: EvaluationMetric, whose: str, there: int) -> str:
-    option = metric.fewest_option
+    option = metric.min_samples_option
     decides = f" (metrics.{name}.{option} decides that)" if option else ""
-    return f"it needs at least {metric.fewest():,} pictures{decides}, {whose} has {there:,}"
+    return f"it needs at least {metric.min_samples():,} pictures{decides}, {whose} has {there:,}"
 
 
 def _build_extractors(cfg: DictConfig, metrics: Mapping[str, EvaluationMetric]) -> list[Extractor]:

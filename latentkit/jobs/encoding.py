@@ -13,11 +13,18 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from latentkit.caption_job import CaptionJob
-from latentkit.caption_run import CAPTIONING
-from latentkit.collection import Collection
-from latentkit.config import build
-from latentkit.device import (
+from latentkit.captioning.run import CAPTIONING
+from latentkit.encoders import Contract, Encoder
+from latentkit.errors import LatentkitError, UsageError
+from latentkit.jobs.captioning import CaptionJob
+from latentkit.jobs.collection import Collection
+from latentkit.jobs.config import build
+from latentkit.prediction.plan import Plan, check_room, make_plan
+from latentkit.report.account import run_summary
+from latentkit.report.preview import contact_sheet
+from latentkit.report.rates import publish_rates, read_rates
+from latentkit.report.summary import Summary, print_summary
+from latentkit.runtime.device import (
     Device,
     check_launch,
     decoding_workers,
@@ -27,17 +34,10 @@ from latentkit.device import (
     launched_externally,
     process_rank,
 )
-from latentkit.encoders import Contract, Encoder
-from latentkit.errors import LatentkitError, UsageError
-from latentkit.exit_status import DONE, INTERRUPTED, QUARANTINED
-from latentkit.prediction.plan import Plan, check_room, make_plan
-from latentkit.provenance import provenance
-from latentkit.quiet import quiet_libraries
-from latentkit.readable import readable_bytes, readable_count, readable_seconds
-from latentkit.report.account import run_summary
-from latentkit.report.preview import contact_sheet
-from latentkit.report.rates import publish_rates, read_rates
-from latentkit.report.summary import Summary, print_summary
+from latentkit.runtime.exit_status import DONE, INTERRUPTED, QUARANTINED
+from latentkit.runtime.provenance import provenance
+from latentkit.runtime.quiet import quiet_libraries
+from latentkit.runtime.readable import readable_bytes, readable_count, readable_seconds
 from latentkit.sources import Source
 from latentkit.stores import NpyStore, OutputLock, ShardStore, Store
 from latentkit.stores.publish import publish, publish_json

@@ -12,7 +12,6 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from latentkit.collection import build_library, build_npy_store
 from latentkit.crawlr.folder import PhotoFolder
 from latentkit.crawlr.keeper import Keeper
 from latentkit.crawlr.photo_list import check_base_url, read_list
@@ -21,9 +20,10 @@ from latentkit.crawlr.tally import print_reasons
 from latentkit.downloading.client import Client
 from latentkit.downloading.watchdog import Stop
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.exit_status import DONE, FAILED, INTERRUPTED, QUARANTINED
-from latentkit.interrupt import Interrupts
-from latentkit.progress import ProgressReport
+from latentkit.jobs.collection import build_library, build_npy_store
+from latentkit.runtime.exit_status import DONE, FAILED, INTERRUPTED, QUARANTINED
+from latentkit.runtime.interrupt import Interrupts
+from latentkit.runtime.progress import ProgressReport
 from latentkit.sources.files import printable
 from latentkit.sources.library import Library
 from latentkit.stores import NpyStore, OutputLock

@@ -58,7 +58,7 @@ def provenance() -> dict[str, Any]:
 
 def _git_revision() -> str | None:
     """Of the checkout that latentkit runs from; None for an installed package."""
-    checkout = Path(__file__).resolve().parents[1]
+    checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():
         return None
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]

@@ -8,8 +8,8 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from latentkit.config import build
 from latentkit.errors import UsageError
+from latentkit.jobs.config import build
 from latentkit.sources import Captioned, Captions, First, Source
 from latentkit.sources.library import Library
 from latentkit.stores import NpyStore, Store

@@ -13,12 +13,12 @@ from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.references import Reference
 from latentkit.evaluation.run import EvaluationResult
 from latentkit.evaluation.sets.first import FirstOf
-from latentkit.provenance import provenance
-from latentkit.readable import readable_count
 from latentkit.report.evaluation import Compared, Report
+from latentkit.runtime.provenance import provenance
+from latentkit.runtime.readable import readable_count
 
 if TYPE_CHECKING:
-    from latentkit.evaluation.job import EvaluationJob
+    from latentkit.jobs.evaluation import EvaluationJob
 
 
 def describe(job: EvaluationJob, result: EvaluationResult) -> Report:
@@ -47,7 +47,7 @@ def describe(job: EvaluationJob, result: EvaluationResult) -> Report:
         sizes=sizes,
     )
     reasons = reasons_against(circumstances)
-    unpublished = {name: why for name, metric in job.metrics.items() if (why := metric.unpublished())}
+    unpublished = {name: why for name, metric in job.metrics.items() if (why := metric.nonstandard_reason())}
     done = result.passes["generated"]
     pictures = sum(passed.pictures for passed in result.passes.values())
     seconds = sum(passed.seconds for passed in result.passes.values())

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from latentkit.exit_status import INTERRUPTED
+from latentkit.runtime.exit_status import INTERRUPTED
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -37,7 +37,7 @@ def command(
         def main() -> NoReturn:
             signal.signal(signal.SIGTERM, _as_ctrl_c)
             try:
-                from latentkit.composition import compose_and_run
+                from latentkit.jobs.composition import compose_and_run
 
                 status = compose_and_run(verb, config_name, complete)
             except KeyboardInterrupt:

@@ -25,17 +25,8 @@ from rich.console import Console
 
 from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.interrupt import Interrupts
-from latentkit.prediction.plan import check_room
-from latentkit.progress import ProgressReport
-from latentkit.stores.lock import OutputLock
-from latentkit.stores.npy import NpyStore
-from latentkit.stores.publish import remove_many, remove_temporaries
-from latentkit.stores.samples import Field, Sample, fields_of, find_samples, read_sample
-from latentkit.stores.store import LEDGERS
-from latentkit.tars.file import RECORD, publish_tar
-from latentkit.tars.manifest import KIND, NAME, BucketEntry, TarEntry, TarManifest
-from latentkit.tars.plan import (
+from latentkit.exports.manifest import KIND, NAME, BucketEntry, TarEntry, TarManifest
+from latentkit.exports.plan import (
     PlannedTar,
     TarPlan,
     divide,
@@ -44,6 +35,15 @@ from latentkit.tars.plan import (
     peak_bytes,
     size_of,
 )
+from latentkit.exports.tar_file import RECORD, publish_tar
+from latentkit.prediction.plan import check_room
+from latentkit.runtime.interrupt import Interrupts
+from latentkit.runtime.progress import ProgressReport
+from latentkit.stores.lock import OutputLock
+from latentkit.stores.npy import NpyStore
+from latentkit.stores.publish import remove_many, remove_temporaries
+from latentkit.stores.samples import Field, Sample, fields_of, find_samples, read_sample
+from latentkit.stores.store import LEDGERS
 
 _T = TypeVar("_T")
 _MEMBER = re.compile(r"[a-z0-9_-]+")

@@ -11,16 +11,16 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from latentkit.caption_run import CAPTIONING, CaptionResult, CaptionRun
 from latentkit.captioning import Captioner
-from latentkit.collection import Collection
-from latentkit.config import build
+from latentkit.captioning.run import CAPTIONING, CaptionResult, CaptionRun
 from latentkit.errors import UsageError
-from latentkit.exit_status import DONE, INTERRUPTED, QUARANTINED
+from latentkit.jobs.collection import Collection
+from latentkit.jobs.config import build
 from latentkit.prediction.failures import FailureLimit
 from latentkit.prediction.plan import Comparison
-from latentkit.quiet import quiet_libraries
-from latentkit.readable import readable_count
+from latentkit.runtime.exit_status import DONE, INTERRUPTED, QUARANTINED
+from latentkit.runtime.quiet import quiet_libraries
+from latentkit.runtime.readable import readable_count
 from latentkit.sources import Captions, Fingerprint, Source
 from latentkit.stores.captions import fold_captions
 from latentkit.stores.publish import remove_temporaries

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from latentkit.device import process_rank
 from latentkit.report.evaluation import LABELS, REPORT, describe_value
+from latentkit.runtime.device import process_rank
 from latentkit.stores.publish import publish, publish_json, remove_many
 
 MISSING = ""
