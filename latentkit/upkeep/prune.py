@@ -1,6 +1,6 @@
 """Pruning: what has no picture any more leaves the outputs, and can be put back.
 
-What goes, and how a line of the listing names it:
+What goes, and its line in the listing:
 
 ==============  =====================================================  ===========================
 kind            what                                                   line
@@ -18,10 +18,9 @@ Nothing is deleted: `latentkit.upkeep.trash` says where it goes and how it comes
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-from collections.abc import Callable, Iterator, Set
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -35,10 +34,17 @@ from latentkit.stores.ledger import encoders_begun, read_done
 from latentkit.stores.npy import NpyStore, arrays_below
 from latentkit.stores.quarantine import Quarantine
 from latentkit.stores.records import numbered_records
-from latentkit.upkeep.plan_file import Entry
-from latentkit.upkeep.trash import Trash
+from latentkit.upkeep.trash import Thing, Trash
 
-_log = logging.getLogger(__name__)
+_WORDS = {
+    "link": "link",
+    "raw": "raw file",
+    "record": "record",
+    "done": "ledger line",
+    "quarantine": "ledger line",
+    "array": "array",
+}
+"""Kind -> what people call it, in the order of the listing."""
 
 
 class Share(NamedTuple):
@@ -54,40 +60,22 @@ class PrunePlan:
     """Everything that a prune removes; nothing is touched yet.
 
     Attributes:
-        store: the outputs.
-        library: the photo library; None for another collection.
-        links, raw: names in the library's `root` and `raw`.
-        records: ids of the records, one for each line.
-        done: encoder -> keys of the lines of its ledger.
-        quarantined: keys, one for each line of the quarantine ledger.
-        arrays: folder under the store's root -> keys.
+        things: what goes, in the order of the listing.
         shares: for links, raw files, records and the arrays of each folder.
+        folders: of the things that are files, by kind: an array's place is below its kind's.
     """
 
-    store: NpyStore
-    library: Library | None
-    links: list[str]
-    raw: list[str]
-    records: list[str]
-    done: dict[str, list[str]]
-    quarantined: list[str]
-    arrays: dict[str, list[str]]
+    things: list[Thing]
     shares: list[Share]
+    folders: dict[str, Path]
 
     def __bool__(self) -> bool:
         """Whether anything goes."""
-        return bool(self.counts())
+        return bool(self.things)
 
     def counts(self) -> dict[str, int]:
         """Kind -> how many go, of the kinds that lose any."""
-        counts = {
-            "link": len(self.links),
-            "raw file": len(self.raw),
-            "record": len(self.records),
-            "ledger line": sum(map(len, self.done.values())) + len(self.quarantined),
-            "array": sum(map(len, self.arrays.values())),
-        }
-        return {kind: count for kind, count in counts.items() if count}
+        return dict(Counter(_WORDS[thing.kind] for thing in self.things))
 
     def words(self) -> str:
         """The counts for people, ``2 links, 1 array``; empty when nothing goes."""
@@ -95,15 +83,12 @@ class PrunePlan:
 
     def lines(self) -> Iterator[str]:
         """A line for each thing that goes, as the module's table shows; control characters as ``\\xNN``."""
-        if self.library is not None:
-            yield from (f"link {printable(self.library.root / name)}" for name in self.links)
-            yield from (f"raw {printable(self.library.raw / name)}" for name in self.raw)
-        yield from (f"record {_printable_key(key)}" for key in self.records)
-        for encoder, keys in self.done.items():
-            yield from (f"done {encoder} {_printable_key(key)}" for key in keys)
-        yield from (f"quarantine {_printable_key(key)}" for key in self.quarantined)
-        for folder, keys in self.arrays.items():
-            yield from (f"array {printable(Path(self.store.root, folder, key))}.npy" for key in keys)
+        for kind, place, name in self.things:
+            if kind in self.folders:
+                yield f"{kind} {printable(self.folders[kind] / place / name)}"
+            else:  # keys come out of JSON, where a text need not be one that can be written as UTF-8
+                key = printable(name.encode("utf-8", "backslashreplace").decode())
+                yield " ".join(filter(None, (kind, place, key)))
 
     def check(self, max_share: float) -> None:
         """Hold every kind against the share that may go.
@@ -132,34 +117,37 @@ def plan_prune(store: NpyStore, pictures: Library | Source, withdrawn: Set[str] 
     Raises:
         UsageError: the library's folder of links does not exist.
     """
-    library = pictures if isinstance(pictures, Library) else None
-    found = _survey(pictures, withdrawn)
-    root, keys = Path(store.root), found.keys
-    records = {key for _, key, _ in numbered_records(root / store.records) if key is not None}
-    orphaned = sorted(records - keys)
+    root, folders = Path(store.root), {"array": Path(store.root)}
+    if isinstance(pictures, Library):
+        folders |= {"link": pictures.root, "raw": pictures.raw}
+        found = pictures.survey(withdrawn)
+    else:
+        found = Survey(set(pictures.keys()))
+    things = [Thing("link", "", name) for name in found.links] + [
+        Thing("raw", "", name) for name in found.raw
+    ]
     shares = [
         Share("links", len(found.links), found.there.get("links", 0)),
         Share("raw files", len(found.raw), found.there.get("raw", 0)),
-        Share("records", len(orphaned), len(records)),
     ]
-    arrays: dict[str, list[str]] = {}
+
+    def compare(
+        kind: str, place: str, there: Iterable[str], share: str | None = None, suffix: str = ""
+    ) -> None:
+        keys = set(there)
+        orphans = sorted(keys - found.keys)
+        things.extend(Thing(kind, place, f"{key}{suffix}") for key in orphans)
+        if share is not None:
+            shares.append(Share(share, len(orphans), len(keys)))
+
+    records = (key for _, key, _ in numbered_records(root / store.records) if key is not None)
+    compare("record", "", records, "records")
+    for encoder in encoders_begun(root):
+        compare("done", encoder, read_done(root, encoder))
+    compare("quarantine", "", Quarantine.read(root).keys())
     for name, folder in store.array_folders().items():
-        there = [key for key, _ in arrays_below(folder)]
-        if orphans := sorted(key for key in there if key not in keys):
-            arrays[name] = orphans
-            shares.append(Share(f"arrays in {folder}", len(orphans), len(there)))
-    done = {name: sorted(read_done(root, name).keys() - keys) for name in encoders_begun(root)}
-    return PrunePlan(
-        store=store,
-        library=library,
-        links=found.links,
-        raw=found.raw,
-        records=orphaned,
-        done={name: lines for name, lines in done.items() if lines},
-        quarantined=sorted(Quarantine.read(root).keys() - keys),
-        arrays=arrays,
-        shares=shares,
-    )
+        compare("array", name, (key for key, _ in arrays_below(folder)), f"arrays in {folder}", ".npy")
+    return PrunePlan(things, shares, folders)
 
 
 def check_max_share(max_share: float) -> None:
@@ -177,10 +165,7 @@ def prune(
     dry_run: bool = False,
     say: Callable[[str], object] | None = None,
 ) -> PrunePlan:
-    """Plan, check and carry out; or else finish what was stopped.
-
-    A restore that was stopped is finished first. After a prune that was stopped only that is finished, as far
-    as what it planned is unchanged and its picture did not come back: so that it can be restored.
+    """Plan, check and carry out. What a stopped prune or restore left in the trash is put back first.
 
     The caller holds an `OutputLock` on the store's root and, for a library, on its `home`; not for a dry run.
 
@@ -203,9 +188,7 @@ def prune(
     trash = Trash(store, pictures if isinstance(pictures, Library) else None)
     if not dry_run:
         store.repair()
-        trash.finish_restore()
-        if trash.unfinished and (finished := _finish(store, pictures, withdrawn, trash, say)):
-            return finished
+        trash.settle()
     elif trash.unfinished:
         raise LatentkitError(
             "a prune or a restore was stopped halfway: prune without dry_run=true to finish it"
@@ -219,59 +202,14 @@ def prune(
     if dry_run:
         plan.check(max_share)
     elif plan:
-        names = [plan.links, plan.raw, plan.records, plan.done, plan.quarantined, plan.arrays]
-        trash.take(_entries(plan, trash), json.dumps(names))
+        trash.take(plan.things)
     return plan
-
-
-def _finish(
-    store: NpyStore,
-    pictures: Library | Source,
-    withdrawn: Set[str],
-    trash: Trash,
-    say: Callable[[str], object] | None,
-) -> PrunePlan:
-    """Finish a prune that was stopped; what it took in all."""
-    entries = trash.narrow(_survey(pictures, withdrawn))
-    done: dict[str, list[str]] = {}
-    arrays: dict[str, list[str]] = {}
-    names: dict[str, list[str]] = {"link": [], "raw": [], "record": [], "quarantine": []}
-    for entry in entries:
-        match entry["kind"]:
-            case "done":
-                done.setdefault(entry["encoder"], []).append(entry["key"])
-            case "array":
-                arrays.setdefault(entry["folder"], []).append(entry["name"].removesuffix(".npy"))
-            case kind:
-                names[kind].append(entry["name"] if kind in {"link", "raw"} else entry["key"])
-    plan = PrunePlan(
-        store=store,
-        library=pictures if isinstance(pictures, Library) else None,
-        links=names["link"],
-        raw=names["raw"],
-        records=names["record"],
-        done=done,
-        quarantined=names["quarantine"],
-        arrays=arrays,
-        shares=[],
-    )
-    if say is not None:
-        for line in plan.lines():
-            say(line)
-    trash.finish_prune()
-    if plan:
-        _log.warning("finished the prune that was stopped, no more: prune again for what is to go since")
-    return plan
-
-
-def _survey(pictures: Library | Source, withdrawn: Set[str]) -> Survey:
-    return pictures.survey(withdrawn) if isinstance(pictures, Library) else Survey(set(pictures.keys()))
 
 
 def restore(store: NpyStore, library: Library | None) -> int:
     """Put back everything that the last prune took: files and links as they were, records and ledger lines.
 
-    The caller holds the locks, as for `prune`. A prune that was stopped is put back as well, not finished.
+    The caller holds the locks, as for `prune`. A prune that was stopped is undone.
 
     Returns:
         How many things came back; 0 when there is nothing to restore.
@@ -282,17 +220,3 @@ def restore(store: NpyStore, library: Library | None) -> int:
     """
     store.repair()
     return Trash(store, library).restore()
-
-
-def _entries(plan: PrunePlan, trash: Trash) -> Iterator[Entry]:
-    done = {encoder: set(keys) for encoder, keys in plan.done.items()}
-    yield from trash.texts(set(plan.records), done, set(plan.quarantined))
-    for folder, keys in plan.arrays.items():
-        yield from ({"kind": "array", "folder": folder, "name": f"{key}.npy"} for key in keys)
-    yield from ({"kind": "link", "name": name} for name in plan.links)
-    yield from ({"kind": "raw", "name": name} for name in plan.raw)
-
-
-def _printable_key(key: str) -> str:
-    """Keys come out of JSON, where a text need not be one that can be written as UTF-8."""
-    return printable(key.encode("utf-8", "backslashreplace").decode())
