@@ -14,7 +14,7 @@ from latentkit.evaluation.compatibility import AsTheyAre
 from latentkit.evaluation.decoding import VAEDecoder
 from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.sets.first import FirstOf
-from latentkit.evaluation.sets.latents import NpyLatents, ShardLatents
+from latentkit.evaluation.sets.latents import EncodedLatents
 from latentkit.evaluation.sets.open import existing, open_own, open_set
 from latentkit.evaluation.sets.paired import Reconstructions, recorded_geometry
 from latentkit.evaluation.sets.pictures import SourcePictures
@@ -63,7 +63,7 @@ def open_generated(cfg: DictConfig, decoder: VAEDecoder) -> Generated:
             raise UsageError(f"size={cfg.size} does nothing by itself: give crop=adm or crop=resize with it")
         given = open_set(cfg.generated, decodable, geometry)
         prepared = None
-        if isinstance(given, ShardLatents | NpyLatents) and given.contract.recorded:
+        if isinstance(given, EncodedLatents) and given.contract.recorded:
             with suppress(ContractError):  # a geometry of somebody's own
                 prepared = recorded_geometry(given.contract)
         if geometry and prepared and geometry.describe() != prepared.describe():

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import math
-import mmap
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from latentkit.encoders.contract import ContractError
-from latentkit.errors import LatentkitError
 from latentkit.reading.draws import mixed, normal
 from latentkit.reading.tensors import check_pretrained, scale_of
-from latentkit.stores.arrays import match
-from latentkit.stores.shard_file import read_header
-from latentkit.stores.shard_manifest import MANIFEST, ShardEntry, ShardManifest
+from latentkit.stores.shard_output import LABELS, ShardOutput
 
-LATENTS, FLIPPED, LABELS = "latents", "latents_flip", "labels"
+LATENTS, FLIPPED = "latents", "latents_flip"
 
 _PIECE = 1 << 16
 """Numbers that are computed at a time: they stay in the processor's cache."""
@@ -32,18 +27,6 @@ wherever other processes, such as workers, have the cores."""
 
 Sample = tuple[Any, ...]
 """``(latents, label)``, or ``(latents, label, key)``."""
-
-
-class _Shard(NamedTuple):
-    """A mapped shard.
-
-    Attributes:
-        choices: ``latents`` and, where there are any, ``latents_flip``: [N, ...], as stored.
-        labels: int64 [N]; None where the collection has no classes.
-    """
-
-    choices: list[np.ndarray]
-    labels: np.ndarray | None
 
 
 class LatentShards(Dataset[Sample]):
@@ -91,13 +74,9 @@ class LatentShards(Dataset[Sample]):
         seed: int = 0,
         keys: bool = False,
     ) -> None:
-        path = Path(path)
-        manifest = ShardManifest.read(path if path.suffix == ".json" else path / MANIFEST)
-        self._folder = path.parent if path.suffix == ".json" else path
-        self.contract, outputs = manifest.contract, manifest.contract.outputs
-        self.classes, self.class_names = manifest.classes, manifest.class_names
-        if not manifest.complete:
-            raise LatentkitError(f"{path} is not complete: go on with the run that encodes it")
+        self._output = ShardOutput(Path(path))
+        self.contract, outputs = self._output.contract, self._output.contract.outputs
+        self.classes, self.class_names = self._output.classes, self._output.class_names
         self.contract.require(**(require or {}))
         check_pretrained({self.contract.encoder: self.contract}, allow_random)
         if LATENTS not in outputs:
@@ -110,23 +89,13 @@ class LatentShards(Dataset[Sample]):
         self._keys, self._seed = keys, np.uint64(seed % (1 << 64))
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # persistent workers see it too
-        self._entries = manifest.shards
-        self._ends = np.cumsum([entry.count for entry in self._entries], dtype=np.int64)
-        self._shards: dict[int, _Shard] = {}
-        self._names: dict[int, np.ndarray] = {}
-        for entry in self._entries:
-            self._check_size(entry)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What travels to a worker: not the mappings and keys, it makes its own."""
-        return self.__dict__ | {"_shards": {}, "_names": {}}
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the draws of the next pass, in all workers, persistent ones too."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return len(self._output)
 
     def __getitem__(self, index: int) -> Sample:
         return self.__getitems__([index])[0]
@@ -147,32 +116,24 @@ class LatentShards(Dataset[Sample]):
             LatentkitError: names the shard that is damaged.
         """
         places = self._checked(indices)
-        numbers = np.searchsorted(self._ends, places, side="right")
-        rows = places - np.concatenate([[0], self._ends])[numbers]
         draws = self._draw(places)
-        choices = draws >> np.uint64(63) if self._flip else np.zeros_like(draws)
-        stored: list[np.ndarray] = []
+        stored = self._output.rows(LATENTS, places)
+        if self._flip:
+            mirrored = np.flatnonzero(draws >> np.uint64(63))
+            for place, array in zip(mirrored, self._output.rows(FLIPPED, places[mirrored]), strict=True):
+                stored[place] = array
         labels = np.zeros(len(places), np.int64)
-        chosen = zip(numbers.tolist(), rows.tolist(), choices.tolist(), strict=True)
-        for place, (number, row, choice) in enumerate(chosen):
-            shard = self._shards.get(number) or self._open(number)
-            stored.append(shard.choices[choice][row])
-            if shard.labels is not None:
-                labels[place] = shard.labels[row]
+        if self.classes:
+            labels[:] = self._output.rows(LABELS, places)
         return torch.from_numpy(self._given(stored, draws)), torch.from_numpy(labels)
 
     def key(self, index: int) -> str:
         """The key of a picture, such as ``train/n01440764/n01440764_10026``."""
-        (place,) = self._checked([index])
-        number = int(np.searchsorted(self._ends, place, side="right"))
-        if number not in self._names:
-            self._names[number] = self._read_keys(number)
-        return bytes(self._names[number][place - self._ends[number]]).decode()
+        return self._output.keys[int(self._checked([index])[0])]
 
     def keys(self) -> list[str]:
         """The keys of all pictures, in order. Raises LatentkitError, which names a damaged shard."""
-        numbers = range(len(self._entries))
-        return [bytes(key).decode() for number in numbers for key in self._read_keys(number)]
+        return list(self._output.keys)
 
     def _checked(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         places = np.asarray(indices, np.int64)
@@ -223,59 +184,6 @@ class LatentShards(Dataset[Sample]):
             latents += deviation
         if latents is not given:
             _convert(latents, given)
-
-    def _check_size(self, entry: ShardEntry) -> None:
-        path = self._folder / entry.path
-        try:
-            size = path.stat().st_size
-        except OSError:
-            raise LatentkitError(f"{path} is missing: verify fix=true and encode again") from None
-        if size != entry.bytes:
-            raise LatentkitError(
-                f"{path} has {size} bytes, the manifest says {entry.bytes}: verify fix=true and encode again"
-            )
-
-    def _open(self, number: int) -> _Shard:
-        """The shard, mapped in this process."""
-        with self._reading(number) as file:
-            header = read_header(file)
-            if header.contract != self.contract.sha256:
-                raise ValueError("it is of another contract than its manifest")
-            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            names = [LATENTS, FLIPPED] if FLIPPED in self.contract.outputs else [LATENTS]
-            declared = {name: self.contract.outputs[name] for name in names}
-            if self.classes:
-                declared[LABELS] = {"shape": [], "dtype": "int64"}
-            arrays: dict[str, np.ndarray] = {}
-            for name, output in declared.items():
-                if name not in header.tensors:
-                    raise ValueError(f"it has no {name}")
-                tensor = header.tensors[name]
-                shape = [self._entries[number].count, *output["shape"]]
-                match(tensor.shape, tensor.dtype, {**output, "shape": shape})
-                arrays[name] = np.ndarray(tensor.shape, tensor.dtype, memory, tensor.offset)
-            shard = _Shard([arrays[name] for name in names], arrays.get(LABELS))
-        self._shards[number] = shard
-        return shard
-
-    def _read_keys(self, number: int) -> np.ndarray:
-        """A shard's keys in UTF-8: bytes of one length, a third of what so many texts take."""
-        with self._reading(number) as file:
-            keys = read_header(file).parse_keys()
-            if len(keys) != self._entries[number].count:
-                raise ValueError(f"it has {len(keys)} keys")
-            return np.array([key.encode() for key in keys])
-
-    @contextmanager
-    def _reading(self, number: int) -> Iterator[BinaryIO]:
-        """A shard's file; what is wrong with it is told with its name and what to do."""
-        path = self._folder / self._entries[number].path
-        self._check_size(self._entries[number])
-        try:
-            with path.open("rb") as file:
-                yield file
-        except (OSError, ValueError) as error:
-            raise LatentkitError(f"{path} is damaged: {error}: verify fix=true and encode again") from None
 
 
 def _convert(source: np.ndarray, target: np.ndarray) -> None:

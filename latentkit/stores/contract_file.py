@@ -10,6 +10,9 @@ from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError
 from latentkit.runtime.provenance import versions
 
+CONTRACT = "contract.json"
+"""Beside arrays in files of their own; shards have it in their manifest."""
+
 
 def contract_record(contract: Contract) -> dict[str, Any]:
     """A contract as it lies beside outputs: the contract, its hash, and the versions that wrote it."""
@@ -17,7 +20,7 @@ def contract_record(contract: Contract) -> dict[str, Any]:
 
 
 def read_contract(path: Path) -> Contract:
-    """The contract in a file that `claim` describes, or in a manifest.
+    """The contract in a contract.json, or in a manifest of shards.
 
     Raises:
         LatentkitError: it is damaged, or its hash does not fit.

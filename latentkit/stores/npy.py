@@ -154,9 +154,7 @@ class NpyStore(Store):
 
     def output_folders(self, encoder: str, contract: Contract) -> dict[str, Path]:
         """Output name -> folder, for the outputs that have files."""
-        folder = self._folder(encoder)
-        first, *further = [name for name in contract.outputs if name != IN_RECORD]
-        return {first: folder} | {name: folder.with_name(f"{folder.name}_{name}") for name in further}
+        return folders_of(self._folder(encoder), contract)
 
     def array_folders(self) -> dict[str, Path]:
         """Name under the root -> folder, of each that holds outputs, sorted.
@@ -205,6 +203,12 @@ class NpyStore(Store):
             remove_temporaries(folder, below=True)
             remove_many(Path(entry.path) for _, entry in arrays_below(folder))
         remove_many(self._contract_files(encoder))
+
+
+def folders_of(folder: Path, contract: Contract) -> dict[str, Path]:
+    """Output name -> folder, for the outputs that have files, of an encoder whose folder is given."""
+    first, *further = [name for name in contract.outputs if name != IN_RECORD]
+    return {first: folder} | {name: folder.with_name(f"{folder.name}_{name}") for name in further}
 
 
 def array_path(folder: Path, key: str) -> Path:

@@ -30,6 +30,9 @@ from latentkit.stores.quarantine import Quarantine
 
 FORMAT_VERSION = 2
 
+RECORDS = ("approved_image_dataset.jsonl", "records.jsonl")
+"""What the records of an output are called."""
+
 FIELDS = (
     *("image_path", "caption", "width", "height", "t5_attention_mask", "image_id"),
     *("aspect_bucket", "format_version", "label", "caption_source"),

@@ -6,12 +6,10 @@ As for make, a file is the same when it lies in the same place and has the same 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from latentkit.errors import LatentkitError
-from latentkit.sources.source import Stat
 
 MAX_HASHED = 2**30
 """A larger file is told by its place, size and mtime: it would take longer to hash than a user would wait."""
@@ -36,12 +34,3 @@ def file_identity(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise LatentkitError(f"{path} cannot be read: {error.strerror or error}") from None
     return {"sha256": digest.hexdigest()}
-
-
-def listing_sha256(entries: Iterable[tuple[str, Stat | None]]) -> str:
-    """sha256 over keys, sizes and mtimes, in the order given."""
-    digest = hashlib.sha256()
-    for key, stat in entries:
-        known = f"{stat.size}\0{stat.mtime_ns}" if stat else ""
-        digest.update(f"{key}\0{known}\n".encode())
-    return digest.hexdigest()

@@ -8,7 +8,7 @@ from typing import TypeVar
 from latentkit.encoders.contract import ContractError
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.evaluation.picture_set import PictureSet
-from latentkit.evaluation.sets.latents import CONTRACT, NpyLatents, ShardLatents
+from latentkit.evaluation.sets.latents import EncodedLatents
 from latentkit.evaluation.sets.paired import Reconstructions, recorded_geometry
 from latentkit.evaluation.sets.pictures import SourcePictures
 from latentkit.evaluation.sets.space import LATENTS, Decodable, latent_channels
@@ -16,9 +16,9 @@ from latentkit.evaluation.sets.tensor_files import SUFFIXES
 from latentkit.evaluation.sets.tensors import TensorRows
 from latentkit.pixels.geometry import Geometry
 from latentkit.sources import FolderSource, Source
-from latentkit.stores.contract_file import read_contract
+from latentkit.stores.contract_file import CONTRACT
+from latentkit.stores.output import find_outputs
 from latentkit.stores.shard_manifest import MANIFEST
-from latentkit.stores.source_fingerprints import read_source_fingerprints
 
 FEWEST = 2
 """No statistic is defined on fewer pictures."""
@@ -88,26 +88,21 @@ def open_own(
             "or give generated=PATH"
         )
     pictures = SourcePictures(source, geometry or recorded_geometry(latents.contract), name)
-    made_from = read_source_fingerprints(root, latents.contract.encoder)
-    return _enough(Reconstructions(latents, pictures, made_from))
+    return _enough(Reconstructions(latents, pictures, latents.fingerprints()))
 
 
-def _find_latents(place: Path, decodable: Decodable | None) -> ShardLatents | NpyLatents | None:
+def _find_latents(place: Path, decodable: Decodable | None) -> EncodedLatents | None:
     """The latents of a folder, or of one folder in it; None where there are none.
 
     Raises:
         UsageError: several folders in it would do; or pictures are needed.
         ContractError: none of them is the decoder's.
     """
-    if place.name == MANIFEST or (place / MANIFEST).exists():
-        return ShardLatents(place, _needed(decodable, place))
-    if (place / CONTRACT).exists():
-        return NpyLatents(place, _needed(decodable, place))
-    claims = {claim.parent: claim for name in (MANIFEST, CONTRACT) for claim in place.glob(f"*/{name}")}
-    contracts = {folder: read_contract(claim) for folder, claim in sorted(claims.items())}
+    if place.name == MANIFEST or (place / MANIFEST).exists() or (place / CONTRACT).exists():
+        return EncodedLatents(place, _needed(decodable, place))
     channels = {
         folder: latent_channels(contract)
-        for folder, contract in contracts.items()
+        for folder, contract in find_outputs(place).items()
         if LATENTS in contract.outputs
     }
     if not channels:

@@ -10,7 +10,7 @@ import numpy as np
 from latentkit.encoders.contract import Contract, ContractError
 from latentkit.errors import LatentkitError
 from latentkit.evaluation.picture_set import PictureBatch, PictureSet
-from latentkit.evaluation.sets.latents import NpyLatents, ShardLatents
+from latentkit.evaluation.sets.latents import EncodedLatents
 from latentkit.evaluation.sets.pictures import SourcePictures
 from latentkit.evaluation.sets.rows import check_latents, named, stacked
 from latentkit.pixels.geometry import AdmCrop, BucketCrop, CropToMultiple, Geometry, ResizeSquare
@@ -40,7 +40,7 @@ class Reconstructions(PictureSet):
 
     def __init__(
         self,
-        latents: ShardLatents | NpyLatents,
+        latents: EncodedLatents,
         pictures: SourcePictures,
         made_from: Iterable[tuple[str, Fingerprint]],
     ) -> None:
@@ -112,7 +112,7 @@ def recorded_geometry(contract: Contract) -> Geometry:
     )
 
 
-def _check_input(latents: ShardLatents | NpyLatents, pictures: SourcePictures) -> None:
+def _check_input(latents: EncodedLatents, pictures: SourcePictures) -> None:
     """Raise ContractError unless the pictures are prepared as the latents' were."""
     have = latents.contract.input
     asked = pictures.geometry.describe() if pictures.geometry else {}

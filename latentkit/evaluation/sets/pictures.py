@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentkit.errors import LatentkitError
-from latentkit.evaluation.sets.identity import listing_sha256
 from latentkit.evaluation.sets.rows import NAMED, RowSet, ordered
 from latentkit.pixels.geometry import CropToMultiple, Geometry
 from latentkit.sources.source import Source
+from latentkit.stores.output import listing_sha256
 
 if TYPE_CHECKING:
     from latentkit.prediction.decoding import Row

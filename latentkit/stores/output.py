@@ -1,0 +1,195 @@
+"""Reading outputs: keys, arrays, labels, facts and contract of one encoder, whichever store wrote them.
+
+`open_output` is the one way to read what an encoding run left. It changes nothing and loads no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentkit.encoders.contract import Contract
+from latentkit.errors import UsageError
+from latentkit.sources.source import Fingerprint, Stat
+from latentkit.stores.arrays import read_npy
+from latentkit.stores.contract_file import CONTRACT, read_contract
+from latentkit.stores.ledger import read_facts
+from latentkit.stores.npy import array_path, arrays_below, folders_of
+from latentkit.stores.quarantine import Quarantine
+from latentkit.stores.records import RECORDS, numbered_records
+from latentkit.stores.shard_manifest import MANIFEST
+from latentkit.stores.source_fingerprints import read_source_fingerprints
+from latentkit.stores.store import LEDGERS
+
+
+class Output(ABC):
+    """One encoder's outputs.
+
+    Attributes:
+        folder: of its arrays.
+        contract: what the numbers mean.
+        classes, class_names: of the collection; a label is an index into them.
+    """
+
+    folder: Path
+    contract: Contract
+    classes: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+
+    @property
+    @abstractmethod
+    def keys(self) -> Sequence[str]:
+        """The key of each row: of shards in the collection's order, of .npy files sorted."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> np.ndarray | None:
+        """The class of each row, int64 [N]; None where the collection has no classes."""
+
+    @abstractmethod
+    def rows(self, name: str, places: Iterable[int]) -> list[np.ndarray]:
+        """The arrays of some rows, as stored; of shards they are views of mapped files.
+
+        Args:
+            name: an output of the contract.
+            places: row numbers, from 0 to below ``len``, in any order.
+
+        Raises:
+            LatentkitError: names the file that is missing or damaged.
+        """
+
+    @abstractmethod
+    def identity(self) -> dict[str, str]:
+        """What tells these numbers from any others: the contract's hash, and what the files are known by."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def read(self, key: str) -> dict[str, np.ndarray]:
+        """All arrays of one picture, by output name.
+
+        Raises:
+            LatentkitError: names the file that is missing or damaged.
+            KeyError: there is no such picture.
+        """
+        place = self._places[key]
+        return {name: self.rows(name, [place])[0] for name in self.contract.outputs}
+
+    def facts(self, key: str) -> Mapping[str, Any]:
+        """What is recorded of the encoder's input (size, bucket, tokens ...); empty where nothing is."""
+        return self._facts.get(key, {})
+
+    def fingerprints(self) -> Iterator[tuple[str, Fingerprint]]:
+        """Key and fingerprint of each picture or caption that is recorded to have been encoded."""
+        return read_source_fingerprints(self.root, self.contract.encoder)
+
+    @cached_property
+    def root(self) -> Path:
+        """The output_dir of its run, which holds the ledgers; the parent folder where there are none."""
+        above = [self.folder, *self.folder.absolute().parents][:4]
+        return next((path for path in above if (path / LEDGERS / "done").is_dir()), above[1])
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {key: place for place, key in enumerate(self.keys)}
+
+    @cached_property
+    def _facts(self) -> dict[str, dict[str, Any]]:
+        return {key: facts for key, _, facts in read_facts(self.root, self.contract.encoder)}
+
+
+class NpyOutput(Output):
+    """An encoder's folder of ``store=npy``, and those of its further outputs.
+
+    Quarantined pictures are left out: a file of one was made from an older picture.
+
+    Raises:
+        LatentkitError: the contract is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.contract = read_contract(folder / CONTRACT)
+        self._folders = folders_of(folder, self.contract)
+
+    @cached_property
+    def keys(self) -> Sequence[str]:
+        return sorted(self._stats)
+
+    @cached_property
+    def labels(self) -> np.ndarray | None:
+        found: dict[str, Any] = {}
+        for name in RECORDS:
+            for _, key, raw in numbered_records(self.root / name):
+                if key is not None:
+                    found[key] = json.loads(raw).get("label")
+        labels = [found.get(key) for key in self.keys]
+        known = labels and all(type(label) is int for label in labels)
+        return np.array(labels, np.int64) if known else None
+
+    def rows(self, name: str, places: Iterable[int]) -> list[np.ndarray]:
+        folder, declared = self._folders[name], self.contract.outputs[name]
+        return [read_npy(array_path(folder, self.keys[place]), declared) for place in places]
+
+    def identity(self) -> dict[str, str]:
+        """The contract's hash, the folder with links resolved, and a hash over keys, sizes and mtimes."""
+        return {
+            "contract": self.contract.sha256,
+            "place": str(self.folder.resolve()),
+            "files": listing_sha256((key, self._stats[key]) for key in self.keys),
+        }
+
+    @cached_property
+    def _stats(self) -> dict[str, Stat]:
+        held = Quarantine.read(self.root).held(self.contract.encoder)
+        found = ((key, entry.stat()) for key, entry in arrays_below(self.folder) if key not in held)
+        return {key: Stat(now.st_size, now.st_mtime_ns) for key, now in found}
+
+
+def open_output(path: str | Path) -> Output:
+    """The outputs of one encoder.
+
+    Args:
+        path: an encoder's folder of ``store=npy`` or ``store=shards``, or the contract.json or manifest.json
+            in it.
+
+    Raises:
+        UsageError: there is neither.
+        LatentkitError: what is there is damaged; of shards, not complete, or one is missing or has another
+            size than the manifest says.
+    """
+    from latentkit.stores.shard_output import ShardOutput
+
+    path = Path(path)
+    folder = path.parent if path.name in {CONTRACT, MANIFEST} else path
+    if path.name != MANIFEST and (folder / CONTRACT).exists():
+        return NpyOutput(folder)
+    if path.name != CONTRACT and (folder / MANIFEST).exists():
+        return ShardOutput(folder / MANIFEST)
+    raise UsageError(f"{path} holds no encoder's {CONTRACT} or {MANIFEST}: give the folder of one encoder")
+
+
+def find_outputs(root: str | Path) -> dict[Path, Contract]:
+    """Folder -> contract of each encoder's outputs right below a folder, sorted.
+
+    Raises:
+        LatentkitError: a contract or a manifest is damaged.
+    """
+    found = {path.parent: path for name in (MANIFEST, CONTRACT) for path in Path(root).glob(f"*/{name}")}
+    return {folder: read_contract(path) for folder, path in sorted(found.items())}
+
+
+def listing_sha256(entries: Iterable[tuple[str, Stat | None]]) -> str:
+    """sha256 over keys, sizes and mtimes, in the order given."""
+    digest = hashlib.sha256()
+    for key, stat in entries:
+        known = f"{stat.size}\0{stat.mtime_ns}" if stat else ""
+        digest.update(f"{key}\0{known}\n".encode())
+    return digest.hexdigest()
