@@ -22,11 +22,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from latentkit.encoders import T5, VAE, DINOv3, Encoder, Random
+from latentkit.encoders import T5, Autoencoder, DINOv3, Encoder, Random
 from latentkit.runtime.precision import precision_plugin
 
 PRECISIONS = ("32-true", "tf32", "16-mixed", "bf16-mixed")
 WORDS = ("a", "the", "red", "green", "house", "tree", "over", "under", "bright", "small", "with", "and")
+FLUX = {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False, "force_upcast": True}
 BATCHES = {"dinov3": 256, "flux_vae": 8, "sd_vae": 128, "t5": 256}
 
 
@@ -35,8 +36,8 @@ def encoders(weights: Random) -> dict[str, Encoder]:
     common = {"weights": weights, "model": "random"}
     return {
         "dinov3": DINOv3(**common),
-        "flux_vae": VAE(name="flux_vae", latent_channels=16, crop="bucket", **common),
-        "sd_vae": VAE(name="sd_vae", latent_channels=4, **common),
+        "flux_vae": Autoencoder(name="flux_vae", architecture=FLUX, crop="bucket", **common),
+        "sd_vae": Autoencoder(name="sd_vae", **common),
         "t5": T5(**common),
     }
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from checkpoints import save_perturbed
+from checkpoints import save_perturbed, tiny_autoencoder
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 SENTENCES = [
     "a photo of a cat on a chair",
@@ -44,14 +44,15 @@ def dinov3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stable Diffusion's autoencoder, 8 channels wide, at the top of its folder."""
-    return save_perturbed(_autoencoder(latent_channels=4), tmp_path_factory.mktemp("sd"))
+    return save_perturbed(tiny_autoencoder(4, latent_channels=4), tmp_path_factory.mktemp("sd"))
 
 
 @pytest.fixture(scope="session")
 def flux_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Flux's autoencoder, 8 channels wide, in the subfolder ``vae``."""
     folder = tmp_path_factory.mktemp("flux")
-    vae = _autoencoder(
+    vae = tiny_autoencoder(
+        4,
         latent_channels=16,
         scaling_factor=0.3611,
         shift_factor=0.1159,
@@ -91,17 +92,3 @@ def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         decoder_start_token_id=0,
     )
     return save_perturbed(T5ForConditionalGeneration(config), folder)
-
-
-def _autoencoder(**config: object) -> torch.nn.Module:
-    import torch
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(0)
-    return AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        norm_num_groups=4,
-        **config,
-    )

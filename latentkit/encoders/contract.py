@@ -10,6 +10,9 @@ from typing import Any
 
 from latentkit.errors import LatentkitError
 
+Vector = float | tuple[float, ...]
+"""One number, or one a channel."""
+
 UNRECORDED = "unrecorded"
 """Stands in a contract for what nobody wrote down when the numbers were made."""
 
@@ -35,7 +38,8 @@ class Contract:
         stored: ``posterior_mean``, ``posterior_sample:<seed>``, ``moments``, ``cls``, ``cls+patches`` or
             ``hidden``.
         outputs: output name -> {"shape": [...], "dtype": ...}; a dimension may be text, such as ``H/8``.
-        scaling_factor, shift_factor: the model's; z_scaled = (z - shift_factor) * scaling_factor.
+        scaling_factor, shift_factor, latents_mean, latents_std: the model's, see `normalisation`. The last
+            two have a number a channel, and stand in the JSON only where the model has them.
         scaled: whether they were applied to what is stored. Default: never.
         precision: arithmetic of the forward pass: ``32-true``, ``tf32``, ``16-mixed``, ``bf16-mixed``.
     """
@@ -51,12 +55,17 @@ class Contract:
     precision: str
     scaling_factor: float | None = None
     shift_factor: float | None = None
+    latents_mean: Sequence[float] | None = None
+    latents_std: Sequence[float] | None = None
     scaled: bool = False
     format_version: int = field(default=1)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values (tuples become lists)."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        for name in ("latents_mean", "latents_std"):
+            if plain[name] is None:
+                del plain[name]
         return plain
 
     @classmethod
@@ -72,6 +81,19 @@ class Contract:
         """sha256 of the canonical JSON (sorted keys, no spaces, ASCII)."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+    @property
+    def normalisation(self) -> tuple[Vector, Vector]:
+        """(shift, scale) of the model that made latents, whether applied to what is stored or not.
+
+        Raises:
+            ContractError: none is recorded.
+        """
+        if self.scaling_factor is None and not self.latents_std:
+            raise ContractError(
+                f"{self.encoder}: the contract says scaling_factor = None: it cannot be scaled"
+            )
+        return normalisation(self.scaling_factor, self.shift_factor, self.latents_mean, self.latents_std)
 
     @property
     def recorded(self) -> bool:
@@ -108,6 +130,24 @@ class Contract:
                 raise ContractError(
                     f"{self.encoder}: the contract says {dotted} = {have[dotted]!r}, asked for {value!r}"
                 )
+
+
+def normalisation(
+    scaling_factor: float | None,
+    shift_factor: float | None,
+    latents_mean: Sequence[float] | None,
+    latents_std: Sequence[float] | None,
+) -> tuple[Vector, Vector]:
+    """(shift, scale) of a model's latents: what it is trained on is (z - shift) * scale.
+
+    With mean and std that is (z - mean) * scaling_factor / std, the factor 1 where there is none, as in
+    diffusers' pipelines of the models that have them (Playground v2.5, Qwen-Image, Wan); else
+    (z - shift_factor) * scaling_factor.
+    """
+    factor = 1.0 if scaling_factor is None else scaling_factor
+    if latents_mean and latents_std:
+        return tuple(latents_mean), tuple(factor / deviation for deviation in latents_std)
+    return shift_factor or 0.0, factor
 
 
 def resolve_shape(shape: Sequence[int | str], height: int, width: int) -> list[int]:

@@ -62,6 +62,11 @@ class Encoder(ABC):
         if value not in choices:
             raise UsageError(f"{self.where}.{option}={value}: choose one of {', '.join(choices)}")
 
+    def require_precision(self) -> None:
+        """Raise ValueError unless it is known what ``precision: auto`` stands for."""
+        if self.precision == "auto":
+            raise ValueError(f"{self.name}: precision 'auto' has to be resolved first")
+
     @property
     @abstractmethod
     def geometry(self) -> Geometry | None:
@@ -96,22 +101,25 @@ class Encoder(ABC):
         """What ``precision: auto`` stands for on a GPU; on a CPU it is 32-true."""
         return "tf32"
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """The contract's ``model``, ``revision``, ``weights`` and ``pretrained``."""
+        model = f"{type(self).__module__}.{type(self).__qualname__}"
+        return {"model": model, "revision": None, "weights": "none", "pretrained": True}
+
     def contract(self, *, orient: bool) -> Contract:
-        """All that changes the numbers. Builds no network.
+        """All that changes the numbers. Builds no network; fetches and hashes weights.
 
         Args:
             orient: whether EXIF orientation was applied to the pictures.
+
+        Raises:
+            LatentkitError: the weights cannot be had or are damaged.
         """
-        if self.precision == "auto":
-            raise ValueError(
-                f"{self.name}: precision 'auto' has to be resolved before the contract is asked for"
-            )
+        self.require_precision()
         return Contract(
             encoder=self.name,
-            model=f"{type(self).__module__}.{type(self).__qualname__}",
-            revision=None,
-            weights="none",
-            pretrained=True,
+            **self.origin,
             input=self.describe_input(orient=orient),
             stored=self.stored,
             outputs=self.outputs,

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latentkit.encoders.contract import Vector
+
 
 def _nchw(pixels: Tensor, channels_last: bool) -> Tensor:
     """[B, H, W, C] -> [B, C, H, W], in the memory format that the convolutions run in."""
@@ -50,13 +52,18 @@ class DINOv3Network(nn.Module):
         return outputs
 
 
-class VAENetwork(nn.Module):
-    """The encoding half of a `diffusers.AutoencoderKL`: pixels to what is stored of the posterior.
+def _by_channel(value: Vector, like: Tensor) -> float | Tensor:
+    """One number as it is; numbers a channel as a tensor [C, 1, 1] beside `like`."""
+    return like.new_tensor(value).view(-1, 1, 1) if isinstance(value, tuple) else value
+
+
+class EncodingNetwork(nn.Module):
+    """The encoding half of an autoencoder: pixels to what is stored of the posterior.
 
     The posterior is N(mean, exp(logvar)) with logvar clamped to [-30, 20], as diffusers has it.
 
     Args:
-        autoencoder: the whole model; its decoder is not kept.
+        half: images [B, 3, H, W] in [-1, 1] to moments [B, 2C, H/f, W/f].
         posterior: ``mean``, ``sample`` or ``moments``.
         scale, shift: what is stored is (z - shift) * scale; 1 and 0 leave z as it is.
         channels_last: memory format of the input.
@@ -66,30 +73,29 @@ class VAENetwork(nn.Module):
 
     def __init__(
         self,
-        autoencoder: Any,
+        half: nn.Module,
         *,
         posterior: str,
-        scale: float,
-        shift: float,
+        scale: Vector,
+        shift: Vector,
         channels_last: bool,
         flip: bool,
     ) -> None:
         super().__init__()
-        self.encoder: nn.Module = autoencoder.encoder
-        self.quant_conv: nn.Module = autoencoder.quant_conv or nn.Identity()
+        self.encoder = half
         self.posterior, self.scale, self.shift = posterior, scale, shift
         self.channels_last, self.flip = channels_last, flip
 
     def forward(
         self, pixels: Tensor, noise: Tensor | None = None, noise_flip: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """``latents`` in float16: [B, C, H/8, W/8]; [B, 2C, H/8, W/8], mean before logvar, for ``moments``.
+        """``latents`` in float16: [B, C, H/f, W/f]; [B, 2C, H/f, W/f], mean before logvar, for ``moments``.
 
         With ``flip`` also ``latents_flip``, the same of the pictures mirrored left to right.
 
         Args:
             pixels: [B, H, W, 3] uint8.
-            noise, noise_flip: [B, C, H/8, W/8] standard normal; for ``posterior="sample"`` only.
+            noise, noise_flip: [B, C, H/f, W/f] standard normal; for ``posterior="sample"`` only.
         """
         outputs = {"latents": self._encode(pixels, noise)}
         if self.flip:
@@ -98,13 +104,47 @@ class VAENetwork(nn.Module):
 
     def _encode(self, pixels: Tensor, noise: Tensor | None) -> Tensor:
         images = _nchw(pixels.float() / 127.5 - 1, self.channels_last)
-        moments: Tensor = self.quant_conv(self.encoder(images)).float()
+        moments: Tensor = self.encoder(images).float()
         mean, logvar = moments.chunk(2, dim=1)
         logvar = logvar.clamp(-30, 20)
         if self.posterior == "moments":
             return torch.cat([mean, logvar], dim=1).half()
         latents = mean if noise is None else mean + torch.exp(logvar / 2) * noise
-        return ((latents - self.shift) * self.scale).half()
+        shift, scale = _by_channel(self.shift, latents), _by_channel(self.scale, latents)
+        return ((latents - shift) * scale).half()
+
+
+class DecodingNetwork(nn.Module):
+    """The decoding half of an autoencoder, from stored latents to uint8.
+
+    Args:
+        half: latents [B, C, h, w] to images [B, 3, f h, f w] in about [-1, 1].
+        rounding: ``round`` or ``truncate``, as in `LatentDecoder`.
+        channels_last: memory format of the input.
+    """
+
+    def __init__(self, half: nn.Module, *, rounding: str, channels_last: bool) -> None:
+        super().__init__()
+        self.decoder, self.rounding = half, rounding
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def forward(self, latents: Tensor, scale: Vector, shift: Vector) -> tuple[Tensor, Tensor]:
+        """Pictures [B, f h, f w, 3] uint8, and whether each was finite before it was rounded, [B] bool.
+
+        Args:
+            latents: [B, C, h, w] of any float type; z = latents / scale + shift is decoded.
+        """
+        stored = latents.float()
+        z = stored / _by_channel(scale, stored) + _by_channel(shift, stored)
+        images: Tensor = self.decoder(z.contiguous(memory_format=self.memory_format)).float()
+        finite = torch.isfinite(images).flatten(1).all(1)
+        return self.to_uint8(images).permute(0, 2, 3, 1).contiguous(), finite
+
+    def to_uint8(self, images: Tensor) -> Tensor:
+        """From [-1, 1], float32, clamped and cut to integers once."""
+        if self.rounding == "round":
+            return (127.5 * images + 128).clamp(0, 255).to(torch.uint8)
+        return (((images + 1) / 2).clamp(0, 1) * 255).to(torch.uint8)
 
 
 class T5Network(nn.Module):

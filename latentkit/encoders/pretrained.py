@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
-from latentkit.encoders.contract import Contract
 from latentkit.encoders.encoder import Encoder
 from latentkit.encoders.weights import Checkpoint, Layout, Pretrained, Random
 
@@ -61,15 +60,21 @@ class PretrainedEncoder(Encoder):
             return self.random_config(self.weights.size)
         return self.checkpoint.config
 
-    def contract(self, *, orient: bool) -> Contract:
-        """See `Encoder.contract`. Fetches and hashes the weights.
+    @property
+    def pretrained(self) -> bool:
+        """False marks random weights: outputs of the right shape that mean nothing."""
+        return not isinstance(self.weights, Random)
 
-        Raises:
-            LatentkitError: the weights cannot be had or are damaged.
-        """
-        contract = super().contract(orient=orient)
+    @property
+    def origin(self) -> dict[str, Any]:
+        """See `Encoder.origin`. Raises LatentkitError when the weights cannot be had or are damaged."""
         if isinstance(self.weights, Random):
-            model, weights = f"random {self.network_class}", self.weights.label
-            return replace(contract, model=model, weights=weights, pretrained=False)
+            model, revision, weights = f"random {self.network_class}", None, self.weights.label
+            return {"model": model, "revision": revision, "weights": weights, "pretrained": False}
         files = self.checkpoint
-        return replace(contract, model=files.model, revision=files.revision, weights=files.sha256)
+        return {
+            "model": files.model,
+            "revision": files.revision,
+            "weights": dict(files.sha256),
+            "pretrained": True,
+        }

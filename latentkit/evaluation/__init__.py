@@ -1,5 +1,1 @@
 """Pictures and decoded latents to the numbers that papers print: FID, Inception Score and their relatives."""
-
-from latentkit.evaluation.decoding import VAEDecoder
-
-__all__ = ["VAEDecoder"]

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from latentkit.encoders import LatentDecoder
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.evaluation.decoding import VAEDecoder
 from latentkit.evaluation.extractors.extractor import Extractor
 from latentkit.evaluation.metrics.metric import ORIGINALS, PIXELS, EvaluationMetric, Side
 from latentkit.evaluation.picture_set import LatentSpace, PictureBatch, PictureSet
@@ -56,7 +56,7 @@ class EvaluationModule(MeasuredModule):
         self,
         metrics: Mapping[str, EvaluationMetric],
         extractors: Sequence[Extractor],
-        decoder: VAEDecoder | None,
+        decoder: LatentDecoder | None,
     ) -> None:
         super().__init__()
         self.metrics = nn.ModuleDict(metrics)
@@ -237,7 +237,7 @@ class EvaluationModule(MeasuredModule):
             network = self.networks["decoder"]
             decode = network.forward if precision else network  # the one that is not compiled
             with precision_plugin(precision or self._decoder.precision, self.device).forward_context():
-                pixels, finite = decode(tensors["latents"], self._space.factor, self._space.shift)
+                pixels, finite = decode(tensors["latents"], self._space.scale, self._space.shift)
         outputs = {PIXELS: pixels}
         for extractor in extractors:
             with precision_plugin(precision or extractor.precision, self.device).forward_context():

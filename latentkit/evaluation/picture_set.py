@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from latentkit.encoders.contract import Vector
+
 if TYPE_CHECKING:
     import torch
 
@@ -34,17 +36,18 @@ class PictureBatch:
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """What a decoder must know of stored latents: z = stored / factor + shift.
+    """What a decoder must know of stored latents: z = stored / scale + shift.
 
     Attributes:
         channels: C.
-        factor, shift: 1 and 0 where the latents are stored as the encoder gave them.
+        scale, shift: one number, or one a channel; 1 and 0 where the latents are stored as the encoder gave
+            them.
         pretrained: False marks latents of random weights.
     """
 
     channels: int
-    factor: float = 1.0
-    shift: float = 0.0
+    scale: Vector = 1.0
+    shift: Vector = 0.0
     pretrained: bool = True
 
 

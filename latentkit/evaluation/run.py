@@ -16,10 +16,10 @@ import numpy as np
 from lightning.pytorch.accelerators import CUDAAccelerator
 from rich.console import Console
 
+from latentkit.encoders import LatentDecoder
 from latentkit.errors import UsageError
 from latentkit.evaluation.collector import Collector
 from latentkit.evaluation.comparability import Size
-from latentkit.evaluation.decoding import VAEDecoder
 from latentkit.evaluation.extractors.extractor import Extractor
 from latentkit.evaluation.gallery import GallerySearch
 from latentkit.evaluation.metrics.metric import ORIGINALS, EvaluationMetric, Side
@@ -82,7 +82,7 @@ def evaluate_sets(
     generated: PictureSet,
     metrics: Mapping[str, EvaluationMetric],
     extractors: Sequence[Extractor],
-    decoder: VAEDecoder | None,
+    decoder: LatentDecoder | None,
     make_trainer: Callable[..., pl.Trainer],
     *,
     reference: PictureSet | None = None,

@@ -13,9 +13,9 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from latentkit.encoders import LatentDecoder
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.evaluation.build_report import describe
-from latentkit.evaluation.decoding import VAEDecoder
 from latentkit.evaluation.extractors.extractor import Extractor
 from latentkit.evaluation.metrics.metric import ORIGINALS, PIXELS, EvaluationMetric
 from latentkit.evaluation.picture_set import PictureSet
@@ -62,7 +62,7 @@ class EvaluationJob:
     metrics: dict[str, EvaluationMetric]
     left_out: dict[str, str]
     extractors: list[Extractor]
-    decoder: VAEDecoder | None
+    decoder: LatentDecoder | None
     by_originals: bool
     without_latents: int
     unrecorded: int
@@ -90,7 +90,7 @@ class EvaluationJob:
         device = find_device(cfg.trainer.accelerator)
         metrics = {name: build(cfg.metrics[name], f"metrics.{name}") for name in map(str, cfg.metrics)}
         folder = ReportFolder(Path(cfg.report_dir))
-        decoder: VAEDecoder = build(cfg.decoder, "decoder")
+        decoder: LatentDecoder = build(cfg.decoder, "decoder")
         opened = open_generated(cfg, decoder)
         generated, own = opened.pictures, opened.own
         folder.check(generated.keys if cfg.save_images else None)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from latentkit.encoders import LatentDecoder
 from latentkit.encoders.contract import ContractError
 from latentkit.errors import UsageError
 from latentkit.evaluation.compatibility import AsTheyAre
-from latentkit.evaluation.decoding import VAEDecoder
 from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.sets.first import FirstOf
 from latentkit.evaluation.sets.latents import EncodedLatents
@@ -45,18 +45,13 @@ class Generated:
     prepared: Geometry | None = None
 
 
-def open_generated(cfg: DictConfig, decoder: VAEDecoder) -> Generated:
+def open_generated(cfg: DictConfig, decoder: LatentDecoder) -> Generated:
     """What is evaluated.
 
     Raises:
         UsageError, LatentkitError: as `open_set` and `open_own`; or `size` is not what the latents are of.
     """
-    decodable = Decodable(
-        channels=decoder.latent_channels,
-        factors=lambda: decoder.factors,
-        scaled=cfg.generated_scaled,
-        random=not decoder.pretrained,
-    )
+    decodable = Decodable(decoder, scaled=cfg.generated_scaled)
     geometry = asked_geometry(cfg)
     if cfg.generated is not None:
         if cfg.size is not None and geometry is None and not _reads_dataset(cfg):

@@ -21,7 +21,7 @@ _SHARED = (
     *("dataset", "store", "vram", "weights", "trainer"),
     *("output_dir", "limit", "shard_size", "seed", "workers"),
 )
-_OF_THE_MODEL = ("model", "subfolder", "revision")
+_OF_THE_MODEL = ("model", "subfolder", "revision", "architecture")
 
 
 def encode_missing(cfg: DictConfig) -> int:

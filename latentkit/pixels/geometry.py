@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -157,19 +157,23 @@ class BucketCrop(Geometry):
     """To the aspect bucket nearest by log ratio: LANCZOS to cover it, then crop the centre. uint8.
 
     Attributes:
-        buckets: ``WxH`` in pixels, each a multiple of 8. Of two that are equally near, the first is taken.
+        buckets: ``WxH`` in pixels. Of two that are equally near, the first is taken.
+        multiple: what both sides must be multiples of, in pixels.
     """
 
     buckets: tuple[str, ...] = ASPECT_BUCKETS
+    multiple: int = field(default=8, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "buckets", tuple(self.buckets))
         if not self.buckets:
             raise UsageError("buckets is empty: name at least one, such as 1024x1024")
         for bucket in self.buckets:
-            if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", bucket) or any(side % 8 for side in _sides(bucket)):
+            shape = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", bucket)
+            if not shape or any(int(side) % self.multiple for side in shape.groups()):
                 raise UsageError(
-                    f"bucket {bucket!r} is not WIDTHxHEIGHT in multiples of 8, such as {ASPECT_BUCKETS[1]}"
+                    f"bucket {bucket!r} is not WIDTHxHEIGHT in multiples of {self.multiple}, "
+                    f"such as {ASPECT_BUCKETS[1]}"
                 )
 
     def bucket_of(self, width: int, height: int) -> str:

@@ -31,7 +31,7 @@ class LatentFiles(Dataset[dict[str, Any]]):
     Args:
         root: the output folder.
         encoders: read only these, and take a picture that has them for complete; None: all that are there.
-        scaled: give latents as (z - shift_factor) * scaling_factor, float32; never applied twice.
+        scaled: give latents as (z - shift) * scale, float32; never applied twice.
         require: encoder -> what its contract must say: ``{"flux_vae": {"stored": "posterior_mean"}}``.
         allow_random: take numbers of random weights, which mean nothing.
         records: the records' file name; found by default.

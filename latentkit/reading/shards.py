@@ -42,7 +42,7 @@ class LatentShards(Dataset[Sample]):
 
     Args:
         path: the folder, or its ``manifest.json``.
-        scaled: give (z - shift_factor) * scaling_factor in float32; never applied twice.
+        scaled: give (z - shift) * scale in float32; never applied twice.
         require: what the contract must say, as `Contract.require` takes it: ``{"input__crop": "adm"}``.
         allow_random: take numbers of random weights, which mean nothing.
         flip: of each picture its latent or, with probability 1/2, its mirror's, where these are stored
@@ -171,16 +171,18 @@ class LatentShards(Dataset[Sample]):
         channels = given.shape[1]
         latents = given if given.dtype == np.float32 else np.empty(given.shape, np.float32)
         _convert(stored[:, :channels], latents)
-        shift, factor = self._scale or (0.0, 1.0)
+        shift, scale = self._scale or (0.0, 1.0)
         if self._scale is not None:
             latents -= shift
-            latents *= factor
+            latents *= scale
         if self._moments and self._sample:
             deviation = np.empty(given.shape, np.float32)
             _convert(stored[:, channels:], deviation)
             deviation *= 0.5
             np.exp(deviation, out=deviation)
-            deviation *= normal(draws, math.prod(given.shape[1:]), factor).reshape(given.shape)
+            one, vector = (scale, 1.0) if isinstance(scale, float) else (1.0, scale)
+            deviation *= normal(draws, math.prod(given.shape[1:]), one).reshape(given.shape)
+            deviation *= vector
             latents += deviation
         if latents is not given:
             _convert(latents, given)

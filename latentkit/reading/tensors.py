@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from latentkit.encoders.contract import Contract, ContractError
+from latentkit.encoders.contract import Contract, ContractError, Vector
 from latentkit.stores.samples import declared_fields
 
 Asked = Mapping[str, Mapping[str, Any]]
 """Encoder -> what its contract must say, as `Contract.require` takes it."""
+
+Scale = float | np.ndarray
+"""One number, or float32 [C, 1, 1]."""
 
 _FACTS = {"aspect_bucket": "none", "width": 0, "height": 0}
 """Fields of a record that go into every sample, and what stands for those that are not known."""
@@ -23,7 +26,7 @@ class Tensors:
     ``height`` (of the picture, in pixels) and ``label`` where the record has them, and a tensor a field.
 
     A field is stored as its contract says; a mask is bool. With ``scaled``, latents are float32 and
-    (z - shift_factor) * scaling_factor, applied here unless the contract says that they were stored so.
+    (z - shift) * scale as in `normalisation`, applied here unless the contract says that they were stored so.
 
     Args:
         contracts: encoder -> contract, of those that are read.
@@ -43,7 +46,7 @@ class Tensors:
                 raise ContractError(f"require: there is no {encoder}, there are {', '.join(contracts)}")
             contracts[encoder].require(**asked)
         check_pretrained(contracts, allow_random)
-        self._scales: dict[str, tuple[float, float]] = {}
+        self._scales: dict[str, tuple[Scale, Scale]] = {}
         if scaled:
             for name, contract in contracts.items():
                 if _is_latent(contract):
@@ -58,10 +61,10 @@ class Tensors:
         if "label" in record:
             sample["label"] = record["label"]
         for name, array in arrays.items():
-            tensor = torch.from_numpy(array)
             if name in self._scales:
-                shift, factor = self._scales[name]
-                tensor = tensor.float().sub_(shift).mul_(factor)
+                shift, scale = self._scales[name]
+                array = (array.astype(np.float32) - shift) * scale
+            tensor = torch.from_numpy(array)
             sample[name] = tensor.bool() if name.endswith("_mask") else tensor
         return sample
 
@@ -70,7 +73,7 @@ def _is_latent(contract: Contract) -> bool:
     return contract.scaling_factor is not None or contract.stored.startswith(("posterior_", "moments"))
 
 
-def _scale(contract: Contract) -> tuple[float, float]:
+def _scale(contract: Contract) -> tuple[Scale, Scale]:
     if contract.stored == "moments":
         raise ContractError(
             f"{contract.encoder}: the contract says stored = 'moments', only latents can be scaled: "
@@ -89,8 +92,11 @@ def check_pretrained(contracts: Mapping[str, Contract], allow_random: bool) -> N
         )
 
 
-def scale_of(contract: Contract) -> tuple[float, float]:
-    """(shift, factor) that are still to be applied to latents. Raises ContractError when it has none."""
-    if contract.scaling_factor is None:
-        raise ContractError(f"{contract.encoder}: the contract says scaling_factor = None: give scaled=False")
-    return (0.0, 1.0) if contract.scaled else (contract.shift_factor or 0.0, contract.scaling_factor)
+def scale_of(contract: Contract) -> tuple[Scale, Scale]:
+    """(shift, scale) that are still to be applied to latents. Raises ContractError when it has none."""
+    shift, scale = contract.normalisation
+    return (0.0, 1.0) if contract.scaled else (_by_channel(shift), _by_channel(scale))
+
+
+def _by_channel(value: Vector) -> Scale:
+    return np.array(value, np.float32)[:, None, None] if isinstance(value, tuple) else value

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from latentkit.encoders import VAE, Contract, ContractError, Random
+from latentkit.encoders import Autoencoder, Contract, ContractError, Random
 
 CONTRACT = Contract(
     encoder="sd_vae",
@@ -66,7 +66,7 @@ def test_a_record_that_is_no_contract_is_refused() -> None:
 
 
 def test_an_encoder_s_contract_has_to_know_its_precision() -> None:
-    encoder = VAE(name="sd_vae", model="", latent_channels=4, precision="auto", weights=Random(seed=4))
+    encoder = Autoencoder(name="sd_vae", model="", precision="auto", weights=Random(seed=4))
     with pytest.raises(ValueError, match="precision 'auto' has to be resolved"):
         encoder.contract(orient=False)
     resolved = replace(encoder, precision="tf32").contract(orient=False)

@@ -85,12 +85,12 @@ def hub(flux_folder: Path) -> Iterator[str]:
 def contract(endpoint: str, cache: Path, model: str, *, revision: str = COMMIT, local: bool = False) -> str:
     """The contract's weights as JSON, or the error's line, as another process gets it."""
     code = f"""
-from latentkit.encoders import VAE, Pretrained
+from latentkit.encoders import Autoencoder, Pretrained
 from latentkit.errors import LatentkitError
 import json
 weights = Pretrained(local_files_only={local})
-vae = VAE(name="flux_vae", model={model!r}, revision={revision!r}, subfolder="vae", latent_channels=16,
-          crop="bucket", weights=weights)
+vae = Autoencoder(name="flux_vae", model={model!r}, revision={revision!r}, subfolder="vae",
+                  crop="bucket", weights=weights)
 try:
     made = vae.contract(orient=True)
     print(json.dumps([made.model, made.revision, made.weights]))

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import DINOv3ViTModel
 
-from latentkit.encoders import T5, VAE, DINOv3, Layout, Random
+from latentkit.encoders import T5, Autoencoder, DINOv3, Layout, Random
 from latentkit.errors import LatentkitError, UsageError
 
 
@@ -25,7 +25,7 @@ def folder(dinov3_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(dinov3_folder, tmp_path / "model"))
 
 
-def failure(encoder: DINOv3 | VAE | T5) -> str:
+def failure(encoder: DINOv3 | Autoencoder | T5) -> str:
     """The one line that asking for the contract ends with."""
     with pytest.raises(LatentkitError) as caught:
         encoder.contract(orient=False)
@@ -136,12 +136,12 @@ def test_the_wrong_architecture_is_named(dinov3_folder: Path, sd_folder: Path, t
     assert "model_type = t5, dinov3_vit is needed" in failure(DINOv3(model=str(t5_folder)))
     assert "model_type = dinov3_vit, t5 is needed" in failure(T5(model=str(dinov3_folder)))
     assert "model_type = None, t5 is needed" in failure(T5(model=str(sd_folder)))
-    vae = VAE(name="sd_vae", model=str(dinov3_folder), latent_channels=4)
+    vae = Autoencoder(name="sd_vae", model=str(dinov3_folder))
     assert "_class_name = None, AutoencoderKL is needed" in failure(vae)
 
 
 def test_a_missing_subfolder_is_named(sd_folder: Path) -> None:
-    vae = VAE(name="flux_vae", model=str(sd_folder), subfolder="vae", latent_channels=16)
+    vae = Autoencoder(name="flux_vae", model=str(sd_folder), subfolder="vae")
     assert failure(vae).endswith(
         "there is no folder vae in it; if its weights lie at the top, pass encoders.flux_vae.subfolder=''"
     )
@@ -164,7 +164,7 @@ def test_an_autoencoder_s_missing_weight_and_other_shape_are_errors(sd_folder: P
     copied = Path(shutil.copytree(sd_folder, tmp_path / "vae"))
     saved, name = copied / "diffusion_pytorch_model.safetensors", "encoder.conv_in.weight"
     state = load_file(saved)
-    encoder = VAE(name="sd_vae", model=str(copied), latent_channels=4)
+    encoder = Autoencoder(name="sd_vae", model=str(copied))
     save_file({key: value for key, value in state.items() if key != name}, saved, {"format": "pt"})
     with pytest.raises(LatentkitError, match=f"not a whole AutoencoderKL: {name} is missing"):
         encoder.load()
@@ -175,7 +175,7 @@ def test_an_autoencoder_s_missing_weight_and_other_shape_are_errors(sd_folder: P
 
 def test_loading_says_nothing(folder: Path, sd_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     DINOv3(model=str(folder)).load()
-    VAE(name="sd_vae", model=str(sd_folder), latent_channels=4).load()
+    Autoencoder(name="sd_vae", model=str(sd_folder)).load()
     assert capfd.readouterr() == ("", "")
 
 

@@ -16,9 +16,8 @@ import torch
 from rich.console import Console
 from toy_evaluation import MeanColour, MeanNetwork, ToySet, WeightedMean, photos
 
-from latentkit.encoders import Random
+from latentkit.encoders import LatentDecoder, Random
 from latentkit.errors import LatentkitError
-from latentkit.evaluation import VAEDecoder
 from latentkit.evaluation.metrics import InceptionScore, Reconstruction
 from latentkit.evaluation.picture_set import LatentSpace
 from latentkit.evaluation.run import evaluate_sets
@@ -65,7 +64,7 @@ def main(out: Path, count: int, processes: int, seconds: float) -> int:
                 "reconstruction": Reconstruction(),
             },
             [MeanColour(), Logits(name="logits")],
-            VAEDecoder(model="none", latent_channels=4, weights=Random(), batch_size=4),
+            LatentDecoder(model="none", weights=Random(), batch_size=4),
             make_trainer,
             reference=ToySet(photos(count + 3, first=100), name="reference"),
             images=out / "images",

@@ -6,10 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 
+from latentkit.encoders import LatentDecoder, Random
 from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.sets.space import Decodable
 
-SD = Decodable(channels=4, factors=lambda: (0.18215, 0.5), random=True)
+
+class Published(LatentDecoder):
+    """Weights that pass for published ones."""
+
+    pretrained = True
+
+
+SD = Decodable(LatentDecoder(model="none", weights=Random(), architecture={"shift_factor": 0.5}))
 SCALED, STORED = replace(SD, scaled=True), replace(SD, scaled=False)
 
 

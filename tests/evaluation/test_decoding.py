@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from latentkit.encoders import Pretrained, Random
+from latentkit.encoders import LatentDecoder, Pretrained, Random
+from latentkit.encoders.networks import DecodingNetwork
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.evaluation import VAEDecoder
-from latentkit.evaluation.networks import DecoderNetwork
 
 
-def decoder(folder: Path, **options: object) -> VAEDecoder:
-    return VAEDecoder(model=str(folder), weights=Pretrained(), **options)  # type: ignore[arg-type]
+def decoder(folder: Path, **options: object) -> LatentDecoder:
+    return LatentDecoder(model=str(folder), weights=Pretrained(), **options)  # type: ignore[arg-type]
 
 
 def latents(count: int, channels: int = 4, side: int = 4) -> torch.Tensor:
@@ -47,10 +46,10 @@ def agree(pixels: torch.Tensor, images: np.ndarray) -> None:
 @torch.inference_mode()
 def test_decodes_what_diffusers_decodes(sd_folder: Path, flux_folder: Path) -> None:
     for folder, top, options in (
-        (sd_folder, sd_folder, {"latent_channels": 4}),
-        (flux_folder / "vae", flux_folder, {"latent_channels": 16, "subfolder": "vae"}),
+        (sd_folder, sd_folder, {}),
+        (flux_folder / "vae", flux_folder, {"subfolder": "vae"}),
     ):
-        z = latents(3, int(options["latent_channels"]))
+        z = latents(3, decoder(top, **options).channels)
         pixels, finite = decoder(top, **options).load()(z, 1.0, 0.0)
         assert pixels.dtype == torch.uint8
         assert pixels.shape == (3, 32, 32, 3)
@@ -63,28 +62,24 @@ def test_decodes_what_diffusers_decodes(sd_folder: Path, flux_folder: Path) -> N
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_stored_latents_are_brought_back_to_the_models_scale(sd_folder: Path, dtype: torch.dtype) -> None:
     stored = ((latents(2) - 0.1159) * 0.3611).to(dtype)
-    pixels, _ = decoder(sd_folder, latent_channels=4).load()(stored, 0.3611, 0.1159)
+    pixels, _ = decoder(sd_folder).load()(stored, 0.3611, 0.1159)
     agree(pixels, diffusers_images(sd_folder, stored.float() / 0.3611 + 0.1159))
-    plain, _ = decoder(sd_folder, latent_channels=4).load()(stored, 1.0, 0.0)
+    plain, _ = decoder(sd_folder).load()(stored, 1.0, 0.0)
     assert not torch.equal(plain, pixels)
 
 
 @torch.inference_mode()
 def test_channels_last_changes_the_layout_and_not_the_picture(sd_folder: Path) -> None:
-    plain, _ = decoder(sd_folder, latent_channels=4).load()(latents(3), 1.0, 0.0)
-    last = decoder(sd_folder, latent_channels=4, channels_last=True).load()
-    assert last.decoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    plain, _ = decoder(sd_folder).load()(latents(3), 1.0, 0.0)
+    last = decoder(sd_folder, channels_last=True).load()
+    assert last.decoder[1].conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     pixels, _ = last(latents(3), 1.0, 0.0)
     assert pixels.is_contiguous()
     assert (pixels.int() - plain.int()).abs().max() <= 1
 
 
-def network(rounding: str) -> DecoderNetwork:
-    class Autoencoder(torch.nn.Module):
-        decoder = torch.nn.Identity()
-        post_quant_conv = None
-
-    return DecoderNetwork(Autoencoder(), rounding=rounding, channels_last=False)
+def network(rounding: str) -> DecodingNetwork:
+    return DecodingNetwork(torch.nn.Identity(), rounding=rounding, channels_last=False)
 
 
 def test_rounding_to_the_digit() -> None:
@@ -128,26 +123,26 @@ def test_what_is_not_finite_is_said_of_its_picture_alone(value: float) -> None:
 def test_the_identity_has_all_that_changes_a_picture(sd_folder: Path, tmp_path: Path) -> None:
     import hashlib
 
-    here = decoder(sd_folder, latent_channels=4)
+    here = decoder(sd_folder)
     identity = here.identity()
     weights = (sd_folder / "diffusion_pytorch_model.safetensors").read_bytes()
     assert identity["weights"]["diffusion_pytorch_model.safetensors"] == hashlib.sha256(weights).hexdigest()
     assert identity["pretrained"] is True
     others = [
-        decoder(sd_folder, latent_channels=4, rounding="truncate"),
-        decoder(sd_folder, latent_channels=4, precision="16-mixed"),
-        VAEDecoder(model="none", latent_channels=4, weights=Random(seed=1)),
-        VAEDecoder(model="none", latent_channels=4, weights=Random(seed=2)),
+        decoder(sd_folder, rounding="truncate"),
+        decoder(sd_folder, precision="16-mixed"),
+        LatentDecoder(model="none", weights=Random(seed=1)),
+        LatentDecoder(model="none", weights=Random(seed=2)),
     ]
     identities = [identity, *(other.identity() for other in others)]
     assert len({str(one) for one in identities}) == len(identities)
     assert others[-1].identity()["pretrained"] is False
-    assert decoder(sd_folder, latent_channels=4, batch_size=3, channels_last=True).identity() == identity
+    assert decoder(sd_folder, batch_size=3, channels_last=True).identity() == identity
 
 
-def test_the_factors_are_the_models(sd_folder: Path, flux_folder: Path) -> None:
-    assert decoder(sd_folder, latent_channels=4).factors == (0.18215, 0.0)
-    assert decoder(flux_folder, latent_channels=16, subfolder="vae").factors == (0.3611, 0.1159)
+def test_the_normalisation_is_the_models(sd_folder: Path, flux_folder: Path) -> None:
+    assert decoder(sd_folder).normalisation == (0.0, 0.18215)
+    assert decoder(flux_folder, subfolder="vae").normalisation == (0.1159, 0.3611)
 
 
 @pytest.mark.parametrize(
@@ -156,17 +151,16 @@ def test_the_factors_are_the_models(sd_folder: Path, flux_folder: Path) -> None:
         ({"precision": "16-true"}, ["decoder.precision=16-true", "16-mixed"]),
         ({"rounding": "floor"}, ["decoder.rounding=floor", "truncate"]),
         ({"batch_size": 0}, ["decoder.batch_size=0"]),
-        ({"latent_channels": 5}, ["decoder.latent_channels=5", "4, 16"]),
     ],
 )
 def test_a_wrong_option_is_a_usage_error(options: dict[str, object], words: list[str]) -> None:
     with pytest.raises(UsageError) as told:
-        VAEDecoder(**({"model": "none", "latent_channels": 4} | options))  # type: ignore[arg-type]
+        LatentDecoder(**({"model": "none"} | options))  # type: ignore[arg-type]
     assert all(word in str(told.value) for word in words)
 
 
-def test_a_checkpoint_of_another_shape_is_named(sd_folder: Path) -> None:
-    with pytest.raises(LatentkitError, match=r"^decoder\.model=.*4 latent channels .* 16 "):
-        decoder(sd_folder, latent_channels=16).load()
+def test_a_checkpoint_of_another_architecture_is_named(t5_folder: Path) -> None:
+    with pytest.raises(LatentkitError, match=r"^decoder\.model=.*AutoencoderKL is needed"):
+        decoder(t5_folder).load()
     with pytest.raises(LatentkitError, match=r"^decoder\.model="):
-        decoder(sd_folder, latent_channels=16).identity()
+        decoder(t5_folder).identity()

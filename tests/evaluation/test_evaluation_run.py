@@ -26,16 +26,15 @@ from toy_evaluation import (
     weighted_sum,
 )
 
-from latentkit.encoders import Pretrained, Random
+from latentkit.encoders import LatentDecoder, Pretrained, Random
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.evaluation import VAEDecoder
 from latentkit.evaluation.gallery import SAMPLED, GallerySearch
 from latentkit.evaluation.module import EvaluationModule
 from latentkit.evaluation.picture_set import LatentSpace, PictureBatch
 from latentkit.evaluation.run import EvaluationResult, evaluate_sets
 
 CPU = partial(pl.Trainer, accelerator="cpu", devices=1)
-DECODER = VAEDecoder(model="none", latent_channels=4, weights=Random(), batch_size=4)
+DECODER = LatentDecoder(model="none", weights=Random(), batch_size=4)
 
 
 def evaluate(generated: ToySet, metrics: dict[str, Any], **options: Any) -> EvaluationResult:
@@ -152,7 +151,7 @@ def test_originals_beside_the_pictures_are_a_reference_in_the_same_pass() -> Non
 
 def test_latents_are_decoded_at_the_models_scale_and_metrics_see_the_pictures() -> None:
     stored = latents(6)
-    generated = ToySet(latents=stored, space=LatentSpace(4, factor=0.5, shift=0.25))
+    generated = ToySet(latents=stored, space=LatentSpace(4, scale=0.5, shift=0.25))
     result = evaluate(generated, {"toy": WeightedMean()}, statistics=zero_reference())
     pictures = decoded(stored, 0.5, 0.25)
     assert pictures.std() > 5
@@ -226,7 +225,7 @@ def test_a_picture_that_is_not_finite_in_float32_either_is_named(sd_folder: Path
     with torch.no_grad():
         vae.decoder.conv_out.bias.fill_(float("nan"))
     vae.save_pretrained(tmp_path)
-    decoder = VAEDecoder(model=str(tmp_path), latent_channels=4, weights=Pretrained(), batch_size=4)
+    decoder = LatentDecoder(model=str(tmp_path), weights=Pretrained(), batch_size=4)
     with pytest.raises(
         LatentkitError, match=r"toy: .* not finite, .* float32: k00000, k00001, k00002 and 1 more"
     ):

@@ -13,14 +13,15 @@ import pytest
 from encode_process import encode
 from PIL import Image
 from recipes import photo
-from set_contents import SD, everything, same
+from set_contents import SD, Published, everything, same
 
-from latentkit.encoders import ContractError
+from latentkit.encoders import ContractError, Random
 from latentkit.errors import LatentkitError
 from latentkit.evaluation.picture_set import PictureBatch
 from latentkit.evaluation.sets.first import FirstOf
 from latentkit.evaluation.sets.open import open_own, open_set
 from latentkit.evaluation.sets.paired import Reconstructions
+from latentkit.evaluation.sets.space import Decodable
 from latentkit.sources import FolderSource
 from latentkit.stores.contract_file import read_contract
 
@@ -96,11 +97,11 @@ def _batches(pairs: FirstOf) -> Iterator[PictureBatch]:
 def test_latents_of_another_autoencoder_with_as_many_channels_are_refused(work: Path) -> None:
     """Stable Diffusion XL's latents have 4 channels too; its scaling factor is 0.13025."""
     contract = replace(read_contract(work / "npy/sd_vae/contract.json"), pretrained=True)
-    published = replace(SD, random=False, factors=lambda: (0.18215, 0.0))
+    published = Decodable(Published(model="none", weights=Random()))
     space = published.recorded(contract, "here")
-    assert (space.factor, space.shift) == (1, 0)
+    assert (space.scale, space.shift) == (1, 0)
     of_xl = replace(contract, scaling_factor=0.13025, model="stabilityai/sdxl-vae")
     with pytest.raises(
-        ContractError, match=r"\(0\.13025, 0\.0\), the decoder's are \(0\.18215, 0\.0\).*sdxl-vae"
+        ContractError, match=r"\(0\.0, 0\.13025\), the decoder's are \(0\.0, 0\.18215\).*sdxl-vae"
     ):
         published.recorded(of_xl, "here")

@@ -14,15 +14,16 @@ from encode_process import encode
 from PIL import Image
 from recipes import photo
 from safetensors.numpy import load_file
-from set_contents import SCALED, SD, STORED, everything, same
+from set_contents import SCALED, SD, STORED, Published, everything, same
 from store_run import run
 
-from latentkit.encoders import ContractError
+from latentkit.encoders import ContractError, Random
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.evaluation.sets.first import FirstOf
 from latentkit.evaluation.sets.open import open_own, open_set
 from latentkit.evaluation.sets.paired import Reconstructions
 from latentkit.evaluation.sets.pictures import SourcePictures
+from latentkit.evaluation.sets.space import Decodable
 from latentkit.pixels import AdmCrop, ResizeSquare, decode
 from latentkit.sources import First, FolderSource
 
@@ -68,7 +69,7 @@ def test_shards_by_key_not_by_row(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "vae", tmp_path / "vae/manifest.json"):
         opened = open_set(str(path), SD)
         assert list(opened.keys) == sorted(expected)
-        assert (opened.latents.factor, opened.latents.shift, opened.latents.pretrained) == (1, 0, False)
+        assert (opened.latents.scale, opened.latents.shift, opened.latents.pretrained) == (1, 0, False)
         same(everything(opened, 25), expected)
     some = next(iter(opened.batches(np.array([4, 30, 57]), 9, 0)))
     for position, latent in zip([4, 30, 57], some.latents.numpy(), strict=True):
@@ -190,8 +191,8 @@ def test_one_shard_of_many(work: Path, tmp_path: Path) -> None:
 def test_contracts_of_other_models(work: Path) -> None:
     for path in (work / "shards", work / "shards/sd_vae", work / "npy/sd_vae"):
         with pytest.raises(ContractError, match=r"4 (latent )?channels.*decoder takes 16"):
-            open_set(str(path), replace(SD, channels=16))
+            open_set(str(path), Decodable(replace(SD.decoder, architecture={"latent_channels": 16})))
         with pytest.raises(ContractError, match=r"pretrained = False.*weights=random"):
-            open_set(str(path), replace(SD, random=False))
+            open_set(str(path), Decodable(Published(model="none", weights=Random())))
         with pytest.raises(UsageError, match="holds latents: pictures are needed"):
             open_set(str(path), None)

@@ -49,10 +49,10 @@ KINDS = [".npy", ".npz", ".npz:compressed", ".safetensors", ".pt", ".pth"]
 def test_tensor_files(tmp_path: Path, kind: str) -> None:
     for array in (LATENTS, LATENTS.astype(np.float16), LATENTS.astype(np.float64)):
         opened = open_set(saved(tmp_path, array, kind), SCALED)
-        assert (opened.latents.factor, opened.latents.shift) == (0.18215, 0.5)
+        assert (opened.latents.scale, opened.latents.shift) == (0.18215, 0.5)
         same(everything(opened), {str(row): latent for row, latent in enumerate(array)})
     stored = open_set(saved(tmp_path, LATENTS, kind), STORED)
-    assert (stored.latents.factor, stored.latents.shift) == (1, 0)
+    assert (stored.latents.scale, stored.latents.shift) == (1, 0)
     assert stored.identity() != open_set(saved(tmp_path, LATENTS, kind), SCALED).identity()
     for array in (PIXELS, np.ascontiguousarray(PIXELS.transpose(0, 3, 1, 2))):
         opened = open_set(saved(tmp_path, array, kind, "arr_0"), SD)
@@ -176,9 +176,10 @@ import resource, sys
 import numpy as np
 import torch
 from latentkit.evaluation.sets.open import open_set
+from latentkit.encoders import LatentDecoder
 from latentkit.evaluation.sets.space import Decodable
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-pictures = open_set(sys.argv[1], Decodable(channels=4, factors=lambda: (1.0, 0.0)))
+pictures = open_set(sys.argv[1], Decodable(LatentDecoder(model="none")))
 batches = pictures.batches(np.arange(len(pictures)), 16, 0)
 total = sum(int(batch.pixels[:, 0, 0, 0].sum()) for batch in batches)
 print(total, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)

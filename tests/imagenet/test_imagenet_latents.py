@@ -15,7 +15,7 @@ from miniature_preparation import preparation
 from PIL import Image
 from safetensors.numpy import load_file
 
-from latentkit.encoders import VAE, Random
+from latentkit.encoders import Autoencoder, Random
 from latentkit.imagenet.official import OFFICIAL, Official
 from latentkit.pixels import AdmCrop
 from latentkit.sources.imagenet.index import read_index
@@ -75,7 +75,7 @@ def test_archives_and_tree_give_the_same_bytes(work: Path, miniature: Miniature)
         zip(sorted(WNIDS), range(20), strict=True)
     )
 
-    encoder = VAE(name="sd_vae", model="", latent_channels=4, size=32, weights=Random())
+    encoder = Autoencoder(name="sd_vae", model="", size=32, weights=Random())
     network, crop = encoder.load(), AdmCrop(size=32)
     mirrored = np.concatenate([load_file(path)["latents_flip"] for path in shards])
     for index in (0, 33, 299, 599):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small_runs import Collected, encode, stream, through_module, units
 
-from latentkit.encoders import T5, VAE, DINOv3, Encoder, Random
+from latentkit.encoders import T5, Autoencoder, DINOv3, Encoder, Random
 from latentkit.prediction.module import EncodingModule
 from latentkit.sources import DemoSource
 from latentkit.stores import NpyStore
@@ -17,17 +17,17 @@ from latentkit.stores import NpyStore
 BUCKETS = ["128x128", "96x144", "144x96"]
 ENCODERS: list[Encoder] = [
     DINOv3(weights=Random(), batch_size=4, patches=True),
-    VAE(
+    Autoencoder(
         name="flux_vae",
         model="none",
-        latent_channels=16,
+        architecture={"latent_channels": 16},
         crop="bucket",
         buckets=BUCKETS,
         weights=Random(),
         batch_size=3,
         posterior="sample",
     ),
-    VAE(name="sd_vae", model="none", latent_channels=4, size=64, weights=Random(), batch_size=4),
+    Autoencoder(name="sd_vae", model="none", size=64, weights=Random(), batch_size=4),
     T5(weights=Random(), batch_size=4),
 ]
 PICTURES = 13

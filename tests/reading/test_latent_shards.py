@@ -124,6 +124,22 @@ def test_scale_and_shift_are_applied_once(tmp_path: Path, stored_scaled: bool) -
     np.testing.assert_allclose(latents.numpy(), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("stored", ["posterior_mean", "moments"])
+def test_vectors_scale_each_channel(tmp_path: Path, stored: str) -> None:
+    mean, std = [0.5, -0.25, 0.0, 2.0], [1.0, 2.0, 0.5, 4.0]
+    root = build(tmp_path, stored=stored, latents_mean=mean, latents_std=std)
+    found = LatentShards(root, scaled=True).batch(range(COUNT))[0].numpy()
+    numbers = tensors(root)["latents"].astype(np.float32)
+    scale = SCALE / np.reshape(np.float32(std), (4, 1, 1))
+    expected = (numbers[:, :4] - np.reshape(np.float32(mean), (4, 1, 1))) * scale
+    if stored == "posterior_mean":
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    else:
+        noise = (found - expected) / (scale * np.exp(numbers[:, 4:] / 2))
+        assert abs(noise.mean()) < 5 / noise.size**0.5
+        assert (abs(noise.std(axis=(0, 2, 3)) - 1) < 5 / (2 * noise[:, 0].size) ** 0.5).all()
+
+
 def picked(dataset: LatentShards, expected: dict[str, np.ndarray], epoch: int) -> np.ndarray:
     """For every picture whether its mirror's latent was given; that it is one of the two is checked."""
     dataset.set_epoch(epoch)

@@ -142,6 +142,15 @@ def test_scale_and_shift_are_applied_once(tmp_path: Path, stored_scaled: bool) -
         assert sample["t5"].dtype == torch.float16
 
 
+def test_vectors_scale_each_channel(tmp_path: Path) -> None:
+    vectors = {"latents_mean": [0.5, -0.25, 0.0, 2.0], "latents_std": [1.0, 2.0, 0.5, 4.0]}
+    build(tmp_path / "derived", Captioned(["one"]), **vectors)
+    stored = np.load(tmp_path / "derived" / "vae_latents" / "one.npy").astype(np.float32)
+    mean, std = (np.reshape(np.float32(vector), (4, 1, 1)) for vector in vectors.values())
+    sample = LatentFiles(tmp_path / "derived", scaled=True)[0]
+    np.testing.assert_allclose(sample["flux_vae"].numpy(), (stored - mean) * SCALE / std, rtol=1e-6)
+
+
 def test_latents_of_the_mirrored_picture_are_scaled_too(tmp_path: Path) -> None:
     latents = {"shape": [4, "H/8", "W/8"], "dtype": "float16"}
     build(tmp_path / "derived", Captioned(["one"]), outputs={"latents": latents, "latents_flip": latents})

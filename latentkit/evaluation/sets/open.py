@@ -108,13 +108,13 @@ def _find_latents(place: Path, decodable: Decodable | None) -> EncodedLatents | 
     if not channels:
         return None
     asked = _needed(decodable, place)
-    fitting = [folder for folder, count in channels.items() if count == asked.channels]
+    fitting = [folder for folder, count in channels.items() if count == asked.decoder.channels]
     if len(fitting) == 1:
         return _find_latents(fitting[0], asked)
     told = ", ".join(f"{folder.name} ({count} channels)" for folder, count in channels.items())
     if fitting:
         raise UsageError(f"{place} holds {told}: name the folder of one of them")
-    raise ContractError(f"{place} holds {told}, the decoder takes {asked.channels}: choose another")
+    raise ContractError(f"{place} holds {told}, the decoder takes {asked.decoder.channels}: choose another")
 
 
 def _needed(decodable: Decodable | None, place: Path) -> Decodable:

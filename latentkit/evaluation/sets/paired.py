@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -99,11 +100,13 @@ def recorded_geometry(contract: Contract) -> Geometry:
     """
     have = contract.input
     size, buckets = have.get("size"), have.get("buckets")
-    candidates: list[Geometry] = [CropToMultiple()]
+    candidates: list[Geometry] = []
+    if multiple := re.fullmatch(r"centre, to multiples of (\d+)", str(have.get("crop"))):
+        candidates.append(CropToMultiple(multiple=int(multiple[1])))
     if isinstance(size, int):
         candidates += [AdmCrop(size=size), ResizeSquare(size=size)]
     if isinstance(buckets, list):
-        candidates.append(BucketCrop(buckets=tuple(buckets)))
+        candidates.append(BucketCrop(buckets=tuple(buckets), multiple=1))
     for geometry in candidates:
         if all(have.get(field) == value for field, value in geometry.describe().items()):
             return geometry

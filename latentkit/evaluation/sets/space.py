@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from latentkit.encoders import LatentDecoder
 from latentkit.encoders.contract import Contract, ContractError
 from latentkit.errors import UsageError
 from latentkit.evaluation.picture_set import LatentSpace
@@ -13,23 +13,19 @@ LATENTS = "latents"
 """The output of an encoder that can be decoded."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Decodable:
-    """What is known of a decoder before any latents were opened.
+    """What is known before any latents were opened.
 
     Attributes:
-        channels: C of the latents that it takes.
-        factors: gives (factor, shift) of its training space: z_scaled = (z - shift) * factor. Asked only
-            where that matters, for it may fetch the model's configuration.
-        scaled: whether latents without a contract are in that space, as a diffusion model gives them; None
-            where nobody said.
-        random: whether its weights are random; if so, latents of any weights are taken.
+        decoder: its channels and normalisation are asked for only where they matter, for that may fetch the
+            model. If its weights are random, it takes latents of any weights.
+        scaled: whether latents without a contract are in its training space, as a diffusion model gives
+            them; None where nobody said.
     """
 
-    channels: int
-    factors: Callable[[], tuple[float, float]]
+    decoder: LatentDecoder
     scaled: bool | None = None
-    random: bool = False
 
     def recorded(self, contract: Contract, where: str) -> LatentSpace:
         """The space of latents that have a contract; of moments it is the mean's.
@@ -41,13 +37,13 @@ class Decodable:
             raise ContractError(
                 f"{where}: {contract.encoder} stores {', '.join(contract.outputs)}, no latents"
             )
-        channels = latent_channels(contract)
-        if channels != self.channels:
+        channels, decoder = latent_channels(contract), self.decoder
+        if channels != decoder.channels:
             raise ContractError(
                 f"{where}: the contract of {contract.encoder} says {channels} latent channels, the decoder "
-                f"takes {self.channels}: choose the decoder of its model"
+                f"takes {decoder.channels}: choose the decoder of its model"
             )
-        if not contract.pretrained and not self.random:
+        if not contract.pretrained and decoder.pretrained:
             raise ContractError(
                 f"{where}: the contract says pretrained = False, the weights were random and no decoder fits "
                 "them: give weights=random to see it run all the same"
@@ -56,19 +52,17 @@ class Decodable:
             raise ContractError(
                 f"{where}: the contract says scaled = {contract.scaled}: leave generated_scaled out"
             )
-        if contract.scaling_factor is not None and not self.random:
-            made_for, own = (contract.scaling_factor, contract.shift_factor or 0.0), self.factors()
+        if (contract.scaling_factor is not None or contract.latents_std) and decoder.pretrained:
+            made_for, own = contract.normalisation, decoder.normalisation
             if made_for != own:
                 raise ContractError(
-                    f"{where}: the contract says (scaling_factor, shift_factor) = {made_for}, the decoder's "
-                    f"are {own}: it belongs to another autoencoder; choose the decoder of {contract.model}"
+                    f"{where}: the contract says (shift, scale) = {made_for}, the decoder's are {own}: "
+                    f"it belongs to another autoencoder; choose the decoder of {contract.model}"
                 )
         if not contract.scaled:
             return LatentSpace(channels, pretrained=contract.pretrained)
-        if contract.scaling_factor is None:
-            raise ContractError(f"{where}: the contract says scaled = True and scaling_factor = None")
-        shift = contract.shift_factor or 0.0
-        return LatentSpace(channels, contract.scaling_factor, shift, pretrained=contract.pretrained)
+        shift, scale = contract.normalisation
+        return LatentSpace(channels, scale, shift, pretrained=contract.pretrained)
 
     def told(self, where: str) -> LatentSpace:
         """The space of latents that say nothing of themselves.
@@ -82,9 +76,9 @@ class Decodable:
                 "diffusion model's output in its training space, or false for the autoencoder's own latents"
             )
         if not self.scaled:
-            return LatentSpace(self.channels)
-        factor, shift = self.factors()
-        return LatentSpace(self.channels, factor, shift)
+            return LatentSpace(self.decoder.channels)
+        shift, scale = self.decoder.normalisation
+        return LatentSpace(self.decoder.channels, scale, shift)
 
 
 def latent_channels(contract: Contract) -> int:

@@ -48,7 +48,7 @@ class TensorRows(RowSet):
         where = f"{path}, {self._tensor_name}" if self._tensor_name else str(path)
         self._channels_last = self._tensor.shape[-1:] == (3,)
         self._contract: Contract | None = None
-        if not _are_pictures(self._tensor, decodable.channels if decodable else 0, where):
+        if not _are_pictures(self._tensor, decodable, where):
             if decodable is None:
                 raise UsageError(f"{where} holds latents: pictures are needed here")
             self._contract = _contract_beside(path, opened)
@@ -78,7 +78,7 @@ class TensorRows(RowSet):
         elif self._contract is not None:
             described["contract"] = self._contract.sha256
         else:
-            described |= {"factor": self.latents.factor, "shift": self.latents.shift}
+            described |= {"factor": self.latents.scale, "shift": self.latents.shift}
         return described | {"tensor": self._tensor_name} | file_identity(self._path)
 
 
@@ -110,8 +110,8 @@ def _keys(opened: TensorFile, count: int, path: Path) -> Sequence[str]:
     return keys
 
 
-def _are_pictures(tensor: FileTensor, channels: int, where: str) -> bool:
-    """Whether it holds pictures; False: latents, of which those of a decoder have so many channels.
+def _are_pictures(tensor: FileTensor, decodable: Decodable | None, where: str) -> bool:
+    """Whether it holds pictures; False: latents, where a decoder may take three channels.
 
     Raises:
         LatentkitError: neither can be.
@@ -120,7 +120,10 @@ def _are_pictures(tensor: FileTensor, channels: int, where: str) -> bool:
     described = f"{where} is {tensor.dtype} {list(shape)}"
     if len(shape) == 4:
         colour = 3 in (shape[1], shape[3])
-        if floats and (shape[1] == channels or not colour):
+        if floats and not colour:
+            return False
+        channels = decodable.decoder.channels if floats and decodable else 0
+        if floats and shape[1] == channels:
             return False
         if floats:
             raise LatentkitError(
@@ -154,13 +157,13 @@ def _space(tensor: FileTensor, contract: Contract | None, decodable: Decodable, 
             raise LatentkitError(f"{where} is damaged: {error}") from None
         return space
     channels = tensor.shape[1]
-    if channels == 2 * decodable.channels:
+    asked = decodable.decoder.channels
+    if channels == 2 * asked:
         raise LatentkitError(
-            f"{where} is {list(tensor.shape)}: are these moments? save the mean, [:, :{decodable.channels}]"
+            f"{where} is {list(tensor.shape)}: are these moments? save the mean, [:, :{asked}]"
         )
-    if channels != decodable.channels:
+    if channels != asked:
         raise LatentkitError(
-            f"{where} is {list(tensor.shape)}: the decoder takes {decodable.channels} channels, "
-            f"latents [N, {decodable.channels}, h, w]"
+            f"{where} is {list(tensor.shape)}: the decoder takes {asked} channels, latents [N, {asked}, h, w]"
         )
     return decodable.told(where)

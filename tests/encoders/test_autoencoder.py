@@ -7,36 +7,40 @@ import json
 import math
 import random
 import struct
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from checkpoints import save_perturbed, shipped_architecture, tiny_autoencoder
+from diffusers import AutoencoderKL, StableDiffusionXLImg2ImgPipeline
 from PIL import Image
 from recipes import photo
 from safetensors.torch import load_file, save_file
 
-from latentkit.encoders import VAE, Random
-from latentkit.encoders.vae import posterior_noise
-from latentkit.errors import LatentkitError, UsageError
+from latentkit.encoders import Autoencoder, Contract, ContractError, LatentDecoder, Random
+from latentkit.encoders.autoencoder import posterior_noise
+from latentkit.errors import UsageError
+from latentkit.evaluation.sets.space import Decodable
 from latentkit.pixels import AdmCrop
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
 
 
-def sd(folder: Path, **options: Any) -> VAE:
-    return VAE(name="sd_vae", model=str(folder), latent_channels=4, **options)
+def sd(folder: Path, **options: Any) -> Autoencoder:
+    return Autoencoder(name="sd_vae", model=str(folder), **options)
 
 
-def flux(folder: Path, **options: Any) -> VAE:
-    return VAE(
-        name="flux_vae", model=str(folder), subfolder="vae", latent_channels=16, crop="bucket", **options
-    )
+def flux(folder: Path, **options: Any) -> Autoencoder:
+    return Autoencoder(name="flux_vae", model=str(folder), subfolder="vae", crop="bucket", **options)
 
 
-def encode(encoder: VAE, keys: tuple[str, ...] = ("a", "b"), pixels: np.ndarray = PIXELS) -> torch.Tensor:
+def encode(
+    encoder: Autoencoder, keys: tuple[str, ...] = ("a", "b"), pixels: np.ndarray = PIXELS
+) -> torch.Tensor:
     tensors, _ = encoder.batch(keys, pixels)
     with torch.inference_mode():
         latents = encoder.load()(**tensors)["latents"]
@@ -70,7 +74,7 @@ def test_float32_error_before_rounding_is_below_one_in_a_hundred_thousand(sd_fol
     network = sd(sd_folder).load()
     images = torch.from_numpy(PIXELS.transpose(0, 3, 1, 2) / 127.5 - 1.0).float()
     with torch.inference_mode():
-        ours = network.quant_conv(network.encoder(images))
+        ours = network.encoder(images)
     theirs = plain(sd_folder).parameters
     assert (ours - theirs).norm() / theirs.norm() < 1e-5
 
@@ -202,15 +206,14 @@ def test_contract_of_a_fixed_and_of_a_picture_dependent_size(sd_folder: Path, fl
     assert free.outputs == {"latents": {"shape": [16, "H/8", "W/8"], "dtype": "float16"}}
     assert free.stored == "posterior_mean"
     assert flux(flux_folder, posterior="moments").contract(orient=True).outputs["latents"]["shape"][0] == 32
-    assert free.weights == {
-        name: digest
-        for name, digest in free.weights.items()
-        if name in {"config.json", "diffusion_pytorch_model.safetensors"} and len(digest) == 64
-    }
+    files = ("config.json", "diffusion_pytorch_model.safetensors")
+    digests = {name: hashlib.sha256((flux_folder / "vae" / name).read_bytes()).hexdigest() for name in files}
+    assert free.weights == digests
 
 
 def test_random_flux_latents_of_a_megapixel_have_the_real_shape() -> None:
-    encoder = VAE(name="flux_vae", model="", latent_channels=16, crop="original", weights=Random())
+    flux = shipped_architecture("flux_vae")
+    encoder = Autoencoder(name="flux_vae", model="", architecture=flux, crop="original", weights=Random())
     pixels = np.random.default_rng(0).integers(0, 256, (1, 1024, 1024, 3), dtype=np.uint8)
     latents = encode(encoder, ("a",), pixels)
     assert latents.shape == (1, 16, 128, 128)
@@ -221,11 +224,12 @@ def test_random_flux_latents_of_a_megapixel_have_the_real_shape() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("channels", "millions"), [(4, 83.65), (16, 83.82)])
+@pytest.mark.parametrize(("name", "channels", "millions"), [("sd_vae", 4, 83.65), ("flux_vae", 16, 83.82)])
 def test_the_real_architectures_have_the_published_number_of_parameters(
-    channels: int, millions: float
+    name: str, channels: int, millions: float
 ) -> None:
-    encoder = VAE(name="vae", model="", latent_channels=channels, size=64, weights=Random(size="real"))
+    architecture, weights = shipped_architecture(name), Random(size="real")
+    encoder = Autoencoder(name=name, model="", architecture=architecture, size=64, weights=weights)
     count = sum(parameter.numel() for parameter in encoder.autoencoder().parameters())
     assert count / 1e6 == pytest.approx(millions, abs=0.005)
     latents = encode(encoder, ("a", "b"))
@@ -233,10 +237,83 @@ def test_the_real_architectures_have_the_published_number_of_parameters(
     assert latents.isfinite().all()
 
 
-def test_another_autoencoder_s_latent_is_refused(sd_folder: Path, flux_folder: Path) -> None:
-    encoder = VAE(name="sd_vae", model=str(flux_folder), subfolder="vae", latent_channels=4)
-    with pytest.raises(LatentkitError, match="16 latent channels and 4 blocks, 4 and 4 are needed"):
-        encoder.contract(orient=False)
+def test_channels_and_factor_are_the_model_s(flux_folder: Path, tmp_path: Path) -> None:
+    """Of whatever model is named, such as one with 32 channels and a sixteenth of the side."""
+    other = Autoencoder(name="sd_vae", model=str(flux_folder), subfolder="vae")
+    assert other.contract(orient=False).outputs["latents"]["shape"] == [16, 32, 32]
+    save_perturbed(tiny_autoencoder(5, latent_channels=32, scaling_factor=0.5), tmp_path)
+    encoder = sd(tmp_path, size=64)
+    contract = encoder.contract(orient=False)
+    assert contract.outputs["latents"]["shape"] == [32, 4, 4]
+    ours = encode(encoder)
+    assert ours.shape == (2, 32, 4, 6)
+    assert_close(ours, plain(tmp_path).mean)
+    free = sd(tmp_path, crop="original")
+    assert free.geometry.shape(100, 90) == (80, 96)
+    assert free.outputs["latents"]["shape"] == [32, "H/16", "W/16"]
+    for options, text in (
+        ({"size": 72}, "encoders.sd_vae.size=72: must be a positive multiple of 16"),
+        ({"crop": "bucket", "buckets": ["72x64"]}, "72x64' is not WIDTHxHEIGHT in multiples of 16"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            sd(tmp_path, **options).contract(orient=False)
+    random = Autoencoder(
+        name="vae",
+        model="",
+        weights=Random(),
+        size=64,
+        architecture={"latent_channels": 32, "block_out_channels": [128, 128, 256, 512, 512]},
+    )
+    assert encode(random).shape == (2, 32, 4, 6)
+
+
+@pytest.fixture(scope="module")
+def playground_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An autoencoder whose configuration gives its latents' mean and deviation by channel."""
+    vectors = {"latents_mean": [-1.6574, 1.886, -1.383, 2.5155], "latents_std": [8.4927, 5.9022, 6.5498, 5.3]}
+    vae = tiny_autoencoder(4, latent_channels=4, scaling_factor=0.5, **vectors)
+    return save_perturbed(vae, tmp_path_factory.mktemp("playground"))
+
+
+def test_scaled_by_mean_and_deviation_is_what_diffusers_feeds_the_denoiser(playground_folder: Path) -> None:
+    """Against the image-to-image pipeline's own preparation of latents."""
+    model = AutoencoderKL.from_pretrained(playground_folder).eval()
+    posterior = plain(playground_folder)
+    model.encode = lambda images: SimpleNamespace(latents=posterior.mean)
+    pipeline = SimpleNamespace(vae=model)
+    prepare = StableDiffusionXLImg2ImgPipeline.prepare_latents
+    images = torch.zeros(2, 3, 64, 96)
+    expected = prepare(pipeline, images, None, 2, 1, torch.float32, "cpu", add_noise=False)
+    assert not torch.allclose(expected, posterior.mean * 0.5, atol=0.1)
+    encoder = sd(playground_folder, scaled=True)
+    assert_close(encode(encoder), expected)
+    assert_close(encode(sd(playground_folder)), posterior.mean)
+    contract = encoder.contract(orient=True)
+    assert contract.to_dict()["latents_std"] == [8.4927, 5.9022, 6.5498, 5.3]
+    assert Contract.from_dict(json.loads(json.dumps(contract.to_dict()))).sha256 == contract.sha256
+    unscaled = sd(playground_folder).contract(orient=True)
+    assert [name for name, _, _ in unscaled.difference(contract)] == ["scaled"]
+
+
+def test_scaled_latents_decode_to_the_picture_again(playground_folder: Path) -> None:
+    """By the formula of diffusers' text-to-image pipelines: latents * std / scaling_factor + mean."""
+    contract = sd(playground_folder, scaled=True).contract(orient=True)
+    decoder = LatentDecoder(model=str(playground_folder))
+    space = Decodable(decoder).recorded(contract, "here")
+    stored = encode(sd(playground_folder, scaled=True)).float()
+    model = AutoencoderKL.from_pretrained(playground_folder).eval()
+    mean, std = (
+        torch.tensor(model.config[name]).view(1, 4, 1, 1) for name in ("latents_mean", "latents_std")
+    )
+    with torch.inference_mode():
+        images = model.decode(stored * std / model.config.scaling_factor + mean).sample
+        pixels, _ = decoder.load()(stored, space.scale, space.shift)
+    expected = (127.5 * images + 128).clamp(0, 255).permute(0, 2, 3, 1)
+    assert (pixels.float() + 0.5 - expected).abs().max() <= 1
+    assert expected.std() > 5
+    other = replace(contract, latents_std=[8.4927, 5.9022, 6.5498, 5.4])
+    with pytest.raises(ContractError, match="it belongs to another autoencoder"):
+        Decodable(decoder).recorded(other, "here")
 
 
 @pytest.mark.parametrize(
@@ -244,12 +321,12 @@ def test_another_autoencoder_s_latent_is_refused(sd_folder: Path, flux_folder: P
     [
         ({"crop": "centre"}, "crop=centre: choose one of adm, resize, bucket, original"),
         ({"posterior": "mode"}, "posterior=mode: choose one of mean, sample, moments"),
-        ({"latent_channels": 8}, "latent_channels=8: choose one of 4, 16"),
         ({"size": 250}, "size=250: must be a positive multiple of 8"),
+        ({"size": 0}, "size=0: must be a positive multiple of 8"),
         ({"posterior": "moments", "scaled": True}, "moments are stored unscaled"),
         ({"crop": "bucket", "buckets": ["1024*1024"]}, "1024\\*1024"),
     ],
 )
 def test_wrong_options_are_refused_with_what_is_allowed(options: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
-        VAE(**{"name": "sd_vae", "model": "", "latent_channels": 4, **options})
+        Autoencoder(name="sd_vae", model="", weights=Random(), **options).contract(orient=True)
