@@ -133,6 +133,7 @@ def _main(
     interrupt_at: int | None,
 ) -> None:
     os.chdir(cwd)
+    sys.path.insert(0, cwd)  # as ``python -m`` has it
     for path, number in ((stdout, 1), (stderr, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)

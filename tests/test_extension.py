@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 import textwrap
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from encode_process import run_verb
 from PIL import Image
 from recipes import photo
 
@@ -22,17 +21,9 @@ BLOCKS = dict(re.findall(r"<!-- tested: (.+?) -->\n```\w+\n(.*?)```", README, re
 PICTURES = {"lake": (96, 128), "trees/oak": (200, 50), "trees/elm": (64, 64)}
 
 
-def python(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command in `cwd` with the latentkit that these tests belong to."""
-    path = os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    environment = os.environ | {"PYTHONPATH": path}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, env=environment)
-
-
 def encode(cwd: Path, *arguments: str, expect: int = 0) -> str:
     """What the command says; relative paths and ``import colours`` are those of `cwd`."""
-    command = [sys.executable, "-m", "latentkit.encode", *arguments]
-    ended = python(command, cwd)
+    ended = run_verb("encode", *arguments, cwd=cwd)
     assert ended.returncode == expect, ended.stderr
     return ended.stderr
 
@@ -122,17 +113,20 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def read(place: Path, name: str, checks: str) -> None:
-    """Run a block in a Python of its own, then checks on what it left in its variables."""
-    block = BLOCKS[name].replace("scaled=True, require", "scaled=True, allow_random=True, require")
-    code = f"{block}\n{textwrap.dedent(checks)}"
-    ended = python([sys.executable, "-c", code], place)
-    assert ended.returncode == 0, ended.stderr
+@pytest.fixture
+def read(demo: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Runs a block of the README in the demo's folder, then checks on what it left in its variables."""
+
+    def run(name: str, checks: str) -> None:
+        monkeypatch.chdir(demo)
+        block = BLOCKS[name].replace("scaled=True, require", "scaled=True, allow_random=True, require")
+        exec(compile(f"{block}\n{textwrap.dedent(checks)}", name, "exec"), {})
+
+    return run
 
 
-def test_the_readme_s_reading_code_reads(demo: Path) -> None:
+def test_the_readme_s_reading_code_reads(read: Callable[[str, str], None]) -> None:
     read(
-        demo,
         "reading",
         """
         raw = np.load("outputs/demo/sd_vae/demo_00_discs.npy", allow_pickle=False)
@@ -141,7 +135,6 @@ def test_the_readme_s_reading_code_reads(demo: Path) -> None:
         """,
     )
     read(
-        demo,
         "reading shards",
         """
         import numpy as np
@@ -153,9 +146,8 @@ def test_the_readme_s_reading_code_reads(demo: Path) -> None:
     )
 
 
-def test_the_readme_s_training_code_reads_scaled_latents(demo: Path) -> None:
+def test_the_readme_s_training_code_reads_scaled_latents(read: Callable[[str, str], None]) -> None:
     read(
-        demo,
         "training on shards",
         """
         import numpy as np
@@ -167,9 +159,8 @@ def test_the_readme_s_training_code_reads_scaled_latents(demo: Path) -> None:
     )
 
 
-def test_the_readme_s_requirement_passes_and_a_wrong_one_does_not(demo: Path) -> None:
+def test_the_readme_s_requirement_passes_and_a_wrong_one_does_not(read: Callable[[str, str], None]) -> None:
     read(
-        demo,
         "requiring",
         """
         from latentkit.encoders import ContractError

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from encode_process import run_verb
 from PIL import Image
 from recipes import photo
 
@@ -38,18 +36,9 @@ def means(folder: Path) -> np.ndarray:
 
 
 def test_a_metric_and_an_extractor_from_outside_the_package(place: Path) -> None:
-    path = os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    command = [sys.executable, "-m", "latentkit.evaluate", "--config-dir", "conf", "workers=0"]
-    command += [
-        "generated=left",
-        "reference=right",
-        "metric=shift",
-        "extractor=colours",
-        "metrics.shift.scale=100",
-    ]
-    ended = subprocess.run(
-        command, capture_output=True, text=True, cwd=place, timeout=300, env=os.environ | {"PYTHONPATH": path}
-    )
+    arguments = ["--config-dir", "conf", "workers=0", "generated=left", "reference=right", "metric=shift"]
+    arguments += ["extractor=colours", "metrics.shift.scale=100"]
+    ended = run_verb("evaluate", *arguments, cwd=place)
     assert ended.returncode == 0, ended.stderr
     report = json.loads((place / "outputs/evaluations/left@right/report.json").read_text())
     expected = np.linalg.norm(means(place / "left") - means(place / "right")) / 100
