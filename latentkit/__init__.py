@@ -1,3 +1,37 @@
-"""latentkit: picture collections to latents and embeddings, with a written contract on every output."""
+"""latentkit: picture collections to latents and embeddings, with a written contract on every output.
+
+Every verb is a command, ``python -m latentkit.encode dataset=folder``, and a function,
+``latentkit.encode("dataset=folder")``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from latentkit.jobs.command import Verb
+
+    caption: Verb
+    encode: Verb
+    evaluate: Verb
+    migrate: Verb
+    prepare: Verb
+    prune: Verb
+    shard: Verb
+    sync: Verb
+    verify: Verb
 
 __version__ = "0.1.0"
+
+VERBS = ("encode", "evaluate", "sync", "caption", "migrate", "prepare", "verify", "prune", "shard")
+
+
+def __getattr__(name: str) -> Any:
+    if name in VERBS:
+        return importlib.import_module(f"latentkit.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *VERBS})

@@ -12,32 +12,9 @@
 Exit status: 0 done; 1 failed; 2 wrong usage; 3 done, with pictures in quarantine; 130 interrupted.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from latentkit.jobs.command import command
-from latentkit.runtime.exit_status import INTERRUPTED
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-
-@command("encode")
-def main(cfg: DictConfig) -> int:
-    """Compose, caption, plan, encode, summarise; the exit status."""
-    from latentkit.jobs.encoding import EncodingJob
-
-    job = EncodingJob.from_config(cfg)
-    with job.output_lock():
-        if not job.caption():
-            return INTERRUPTED
-        plan = job.plan()
-        job.announce(plan)
-        if job.dry_run:
-            return 0
-        return job.summarise(plan, job.run(plan))
-
+main = command("encode", "latentkit.jobs.encoding.encode")
 
 if __name__ == "__main__":
     main()

@@ -11,48 +11,10 @@
 Exit status: 0 done; 1 failed; 2 wrong usage; 130 interrupted.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from latentkit.jobs.command import command
+from latentkit.jobs.evaluate import with_weights
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-
-_NOTHING = ("", "null", "''", '""')
-
-
-def with_weights(arguments: list[str]) -> list[str]:
-    """Add ``weights=pretrained`` to ``generated=PATH``, unless a word that decides on weights was typed too.
-
-    The demo is the dataset then only because none was named, and its random weights were not meant.
-    """
-    words = [word.partition("=")[::2] for word in arguments if "=" in word]
-    typed = {key.lstrip("+"): value for key, value in words}
-    if typed.get("generated", "").lower() in _NOTHING or typed.keys() & {"weights", "dataset", "experiment"}:
-        return arguments
-    place = [word.lstrip("+").startswith("generated=") for word in arguments].index(True)
-    return [*arguments[:place], "weights=pretrained", *arguments[place:]]
-
-
-@command("evaluate", complete=with_weights)
-def main(cfg: DictConfig) -> int:
-    """Encode what is missing if asked, open both sides, decode and compare, report; the exit status."""
-    from latentkit.jobs.validation import validate
-
-    validate(cfg)
-    from latentkit.jobs.evaluation import EvaluationJob
-    from latentkit.jobs.missing_latents import encode_missing
-
-    if status := encode_missing(cfg):
-        return status
-    job = EvaluationJob.from_config(cfg)
-    job.announce()
-    with job.lock():
-        return job.report(job.run())
-
+main = command("evaluate", "latentkit.jobs.evaluate.evaluate", with_weights)
 
 if __name__ == "__main__":
     main()

@@ -9,33 +9,9 @@ The old records stay beside the new ones as ``<records>.stage1``. A second run c
 Exit status: 0 done; 1 failed; 2 wrong usage; 3 done, with records, lines or arrays left out; 130 interrupted.
 """
 
-from __future__ import annotations
-
-from contextlib import nullcontext
-from typing import TYPE_CHECKING
-
 from latentkit.jobs.command import command
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-
-@command("migrate")
-def main(cfg: DictConfig) -> int:
-    """Compose, migrate, say what was done; the exit status."""
-    from rich.console import Console
-
-    from latentkit.crawlr.migration import migrate, require_records
-    from latentkit.jobs.collection import build_npy_store
-    from latentkit.stores import OutputLock
-
-    store, console = build_npy_store(cfg), Console(stderr=True)
-    require_records(store)
-    with nullcontext() if cfg.dry_run else OutputLock(cfg.output_dir):
-        migrated = migrate(store, console, dry_run=cfg.dry_run)
-    migrated.say(console, dry_run=cfg.dry_run)
-    return migrated.status
-
+main = command("migrate", "latentkit.jobs.migration.migrate")
 
 if __name__ == "__main__":
     main()

@@ -11,25 +11,9 @@ Exit status: 0 done; 1 the list could not be read whole, or downloads failed; 2 
 photos, names or conflicts in quarantine.jsonl; 130 interrupted. The same command goes on.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from latentkit.jobs.command import command
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-
-@command("sync")
-def main(cfg: DictConfig) -> int:
-    """Compose, sync, summarise, prune; the exit status."""
-    from latentkit.jobs.sync import SyncJob
-
-    job = SyncJob.from_config(cfg)
-    with job.locks():
-        return job.run()
-
+main = command("sync", "latentkit.jobs.sync.sync")
 
 if __name__ == "__main__":
     main()

@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from latentkit.jobs.command import call
+from latentkit.jobs.command import as_overrides, run
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Shard; the exit status of `latentkit.shard`."""
-    parser = argparse.ArgumentParser(description="Pack the photo library into WebDataset tars.")
+    parser = argparse.ArgumentParser(
+        description="Pack the photo library into WebDataset tars.", argument_default=argparse.SUPPRESS
+    )
     parser.add_argument("--output-dir", metavar="DIR", help="the derived data (data/derived)")
     parser.add_argument("--shards-dir", metavar="DIR", help="where the tars go (data/shards)")
     parser.add_argument("--shard-size", type=int, metavar="N", help="pictures a tar (1000)")
@@ -22,17 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shuffle", action="store_true", help="in an order drawn from the seed")
     parser.add_argument("--seed", type=int, metavar="N", help="of the order (0)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be written, touch nothing")
-    chosen = parser.parse_args(arguments)
-    keys = {
-        "output_dir": chosen.output_dir,
-        "shards_dir": chosen.shards_dir,
-        "shard_size": chosen.shard_size,
-        "bucket": chosen.bucket,
-        "shuffle": chosen.shuffle or None,
-        "seed": chosen.seed,
-        "dry_run": chosen.dry_run or None,
-    }
-    return call("shard", keys)
+    return run("shard", as_overrides(vars(parser.parse_args(arguments))))
 
 
 if __name__ == "__main__":

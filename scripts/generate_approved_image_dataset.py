@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from latentkit.jobs.command import call
+from latentkit.jobs.command import as_overrides, run
 from latentkit.runtime.exit_status import DONE, QUARANTINED
 
 ENCODERS = {"dinov3": "dinov3", "vae": "flux_vae", "t5": "t5"}
@@ -33,9 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.only == "migrate" and chosen.limit is not None:
         parser.error("--pass migrate takes all records: leave out --limit")
-    everywhere = {"output_dir": chosen.output_dir, "dataset.root": chosen.approved}
+    everywhere = _given({"output_dir": chosen.output_dir, "dataset.root": chosen.approved})
     if chosen.only == "migrate":
-        status = call("migrate", everywhere | {"dry_run": chosen.dry_run or None})
+        status = run("migrate", everywhere + _given({"dry_run": chosen.dry_run}))
     else:
         keys = {
             "dataset": "crawlr",
@@ -44,13 +44,18 @@ def main(arguments: list[str] | None = None) -> int:
             "limit": chosen.limit,
             "vram": chosen.vram,
             "caption": chosen.caption,
-            "adopt": chosen.adopt or None,
-            "dry_run": chosen.dry_run or None,
+            "adopt": chosen.adopt,
+            "dry_run": chosen.dry_run,
         }
-        status = call("encode", keys | everywhere)
+        status = run("encode", _given(keys) + everywhere)
     if chosen.verify and not chosen.dry_run and status in (DONE, QUARANTINED):
-        status = call("verify", everywhere) or status
+        status = run("verify", everywhere) or status
     return status
+
+
+def _given(keys: dict[str, object]) -> list[str]:
+    """Overrides for what was given; the rest stays at its default."""
+    return as_overrides({key: value for key, value in keys.items() if value is not None})
 
 
 if __name__ == "__main__":

@@ -10,28 +10,21 @@ from __future__ import annotations
 import argparse
 import sys
 
-from latentkit.jobs.command import call
+from latentkit.jobs.command import as_overrides, run
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Prune; the exit status of `latentkit.prune`."""
-    parser = argparse.ArgumentParser(description="Prune the photo library's derived data.")
+    parser = argparse.ArgumentParser(
+        description="Prune the photo library's derived data.", argument_default=argparse.SUPPRESS
+    )
     parser.add_argument("--output-dir", metavar="DIR", help="the derived data (data/derived)")
-    parser.add_argument("--approved", metavar="DIR", help="the links (data/approved)")
+    parser.add_argument("--approved", dest="dataset.root", metavar="DIR", help="the links (data/approved)")
     parser.add_argument("--max-share", type=float, metavar="S", help="refuse to remove a larger share (0.2)")
     parser.add_argument("--restore", action="store_true", help="put back what the last prune removed")
     parser.add_argument("--dry-run", action="store_true", help="say what would be removed, touch nothing")
     parser.add_argument("--verbose", action="store_true", help="a line for each thing that is removed")
-    chosen = parser.parse_args(arguments)
-    keys = {
-        "output_dir": chosen.output_dir,
-        "dataset.root": chosen.approved,
-        "max_share": chosen.max_share,
-        "restore": chosen.restore or None,
-        "dry_run": chosen.dry_run or None,
-        "verbose": chosen.verbose or None,
-    }
-    return call("prune", keys)
+    return run("prune", as_overrides(vars(parser.parse_args(arguments))))
 
 
 if __name__ == "__main__":

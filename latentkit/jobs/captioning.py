@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,14 +19,32 @@ from latentkit.jobs.collection import Collection
 from latentkit.jobs.config import build
 from latentkit.prediction.failures import FailureLimit
 from latentkit.prediction.plan import Comparison
-from latentkit.runtime.exit_status import DONE, INTERRUPTED, QUARANTINED
+from latentkit.runtime.exit_status import DONE, INTERRUPTED, QUARANTINED, Outcome
 from latentkit.runtime.quiet import quiet_libraries
 from latentkit.runtime.readable import readable_count
 from latentkit.sources import Captions, Fingerprint, Source
+from latentkit.stores import OutputLock
 from latentkit.stores.captions import fold_captions
 from latentkit.stores.publish import remove_temporaries
 from latentkit.stores.quarantine import Held, Quarantine, fold_quarantine, quarantine, release
 from latentkit.stores.store import LEDGERS
+
+
+def caption(cfg: DictConfig) -> Outcome:
+    """Plan, caption, sum up; the counts.
+
+    Raises:
+        UsageError, LatentkitError: one line.
+    """
+    job = CaptionJob.from_config(cfg)
+    with nullcontext() if job.dry_run else OutputLock(job.root):
+        if not job.dry_run:
+            job = CaptionJob.from_config(cfg)  # with what another run wrote until now
+        plan = job.plan()
+        job.announce(plan)
+        if job.dry_run:
+            return Outcome(DONE, plan.counts())
+        return job.summarise(plan, job.run(plan))
 
 
 def build_captioner(cfg: DictConfig) -> Captioner | None:
@@ -57,6 +76,16 @@ class CaptionPlan:
     others: int = 0
     held: set[str] = field(default_factory=set)
     settled: set[str] = field(default_factory=set)
+
+    def counts(self, written: int = 0, failed: int = 0) -> dict[str, int]:
+        """What is so once some of it is written and some has failed, in pictures."""
+        return {
+            "written": written,
+            "skipped": self.written,
+            "own": self.own,
+            "quarantined": len(self.held) + failed,
+            "left": len(self.todo) - written - failed,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,20 +255,20 @@ class CaptionJob:
         self._announce(plan)
         if self.dry_run or not (plan.todo or plan.settled):
             return True
-        return self.summarise(plan, self.run(plan)) != INTERRUPTED
+        return self.summarise(plan, self.run(plan)).status != INTERRUPTED
 
-    def summarise(self, plan: CaptionPlan, result: CaptionResult) -> int:
-        """Print the table; the exit status."""
-        bad = len(plan.held) + result.failed
-        left = len(plan.todo) - result.written - result.failed
+    def summarise(self, plan: CaptionPlan, result: CaptionResult) -> Outcome:
+        """Print the table."""
+        counts = plan.counts(result.written, result.failed)
+        bad, left = counts["quarantined"], counts["left"]
         state = "interrupted" if result.interrupted else "done"
         table = Table(title=f"{self.dataset}: {state}", title_justify="left", title_style="bold")
-        counts = {"written": result.written, "skipped": plan.written, "own": plan.own, "bad": bad}
-        counts |= {"left": left} if left else {}
         table.add_column("captions by", no_wrap=True)
-        for heading in counts:
+        headings = ["written", "skipped", "own", "bad", *["left"] * bool(left)]
+        for heading in headings:
             table.add_column(heading, justify="right", no_wrap=True)
-        table.add_row(self.captioner.name, *(f"{count:,}" for count in counts.values()))
+        cells = [f"{count:,}" for count in counts.values()][: len(headings)]
+        table.add_row(self.captioner.name, *cells)
         self.console.print(table)
         if len(self.captions):
             self._say(f"in {self.captions.path}")
@@ -247,8 +276,8 @@ class CaptionJob:
             self._say(f"quarantined: {bad:,} in quarantine.jsonl (retry_quarantined=true tries them again)")
         if result.interrupted:
             self._say(f"interrupted with {left:,} left; the same command goes on from here")
-            return INTERRUPTED
-        return QUARANTINED if bad else DONE
+            return Outcome(INTERRUPTED, counts)
+        return Outcome(QUARANTINED if bad else DONE, counts)
 
     def _say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig
+from hydra.utils import get_method
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.jobs.config import conf_dir, register
-from latentkit.runtime.exit_status import DONE, FAILED, INTERRUPTED, WRONG_USAGE
+from latentkit.runtime.exit_status import DONE, FAILED, INTERRUPTED, WRONG_USAGE, Outcome
+
+if TYPE_CHECKING:
+    from latentkit.jobs.command import Command
 
 _FLAGS = (
     *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun"),
@@ -51,12 +58,13 @@ class _Ended(int):
         return self.brought, (int(self),)
 
 
-def compose_and_run(
-    verb: Callable[[DictConfig], int], config_name: str, complete: Callable[[list[str]], list[str]]
-) -> int:
-    """Compose ``conf/<config_name>`` from the completed command line and run the verb; the worst exit status.
+def compose_and_run(command: Command, arguments: list[str]) -> int:
+    """Compose the command's YAML from its arguments and do its job, once for each run of a sweep.
 
     Expected errors print one line and no traceback; ``HYDRA_FULL_ERROR=1`` shows the traceback.
+
+    Returns:
+        The worst exit status.
 
     Raises:
         KeyboardInterrupt: something was interrupted that did not say so itself.
@@ -66,12 +74,11 @@ def compose_and_run(
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them
     statuses: list[int] = []
 
-    @functools.wraps(verb)
     def job(cfg: DictConfig) -> _Ended:
         if not wants_traceback:
-            del os.environ["HYDRA_FULL_ERROR"]  # nor do processes that the verb starts inherit it
+            del os.environ["HYDRA_FULL_ERROR"]  # nor do processes that the job starts inherit it
         try:
-            statuses.append(verb(cfg))
+            statuses.append(get_method(command.job)(cfg).status)
             sys.stdout.flush()
         except BrokenPipeError:
             raise
@@ -86,14 +93,17 @@ def compose_and_run(
         return _Ended(statuses[-1])
 
     _Ended.elsewhere.clear()
+    typed = sys.argv[1:]
     try:
-        _check_order(sys.argv[1:])
-        sys.argv[1:] = complete(sys.argv[1:])
-        register()
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
+        _check_order(arguments)
+        sys.argv[1:] = command.complete(arguments)
+        with _own_hydra():
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command.name)(job)()
     except KeyboardInterrupt:
         if INTERRUPTED not in statuses:
             raise
+    except SystemExit as end:  # Hydra's own, after --help
+        statuses.append(int(end.code or DONE))
     except BrokenPipeError:  # whoever read our lines has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         statuses.append(FAILED)
@@ -102,10 +112,54 @@ def compose_and_run(
             raise
         statuses.append(_report(error))
     finally:
+        sys.argv[1:] = typed
         if not wants_traceback:
             del os.environ["HYDRA_FULL_ERROR"]
     sys.stdout.flush()
     return max([*statuses, *_Ended.elsewhere], default=DONE)
+
+
+def call(command: Command, overrides: list[str], config_dir: str | Path | None) -> dict[str, Any]:
+    """Compose the command's YAML from overrides and do its job once; what came of it.
+
+    Hydra's state is afterwards what it was before: the caller may use Hydra as well.
+
+    Raises:
+        UsageError, LatentkitError, KeyboardInterrupt: as `Verb.__call__`.
+    """
+    flags = [word for word in overrides if word.startswith("-")]
+    if flags:
+        raise UsageError(f"{flags[0]}: flags are for the command line; a sweep is a loop here")
+    overrides = command.complete(overrides)
+    if config_dir is not None:
+        overrides.append(f"hydra.searchpath=['file://{Path(config_dir).resolve()}']")
+    try:
+        _check_order(overrides)
+        with _own_hydra(), hydra.initialize_config_dir(str(conf_dir()), command.name, "1.3"):
+            cfg = hydra.compose(command.name, overrides, return_hydra_config=True)
+            HydraConfig.instance().set_config(cfg)
+            with open_dict(cfg):
+                del cfg["hydra"]
+            outcome: Outcome = get_method(command.job)(cfg)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(_clear(error)) from error
+    except OSError as error:
+        raise LatentkitError(_clear(error)) from error
+    if outcome.status == INTERRUPTED:
+        raise KeyboardInterrupt
+    return outcome.result
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Hydra as nobody has used it yet, but for our schemas and resolvers; afterwards as it was before."""
+    register()
+    before = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:  # Hydra replaces its instance on the way
+        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = before
 
 
 def _report(error: Exception) -> int:

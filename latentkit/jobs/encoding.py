@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -19,7 +19,7 @@ from latentkit.errors import LatentkitError, UsageError
 from latentkit.jobs.captioning import CaptionJob
 from latentkit.jobs.collection import Collection
 from latentkit.jobs.config import build
-from latentkit.prediction.plan import Plan, check_room, make_plan
+from latentkit.prediction.plan import EncoderPlan, Plan, check_room, make_plan
 from latentkit.report.account import run_summary
 from latentkit.report.preview import contact_sheet
 from latentkit.report.rates import publish_rates, read_rates
@@ -34,7 +34,7 @@ from latentkit.runtime.device import (
     launched_externally,
     process_rank,
 )
-from latentkit.runtime.exit_status import DONE, INTERRUPTED, QUARANTINED
+from latentkit.runtime.exit_status import DONE, INTERRUPTED, QUARANTINED, Outcome
 from latentkit.runtime.provenance import provenance
 from latentkit.runtime.quiet import quiet_libraries
 from latentkit.runtime.readable import readable_bytes, readable_count, readable_seconds
@@ -46,6 +46,23 @@ from latentkit.upkeep.adopt import adopt
 
 if TYPE_CHECKING:
     from latentkit.prediction.run import RunResult
+
+
+def encode(cfg: DictConfig) -> Outcome:
+    """Caption, plan, encode, summarise; what summary.json says.
+
+    Raises:
+        UsageError, LatentkitError: one line.
+    """
+    job = EncodingJob.from_config(cfg)
+    with job.output_lock():
+        if not job.caption():
+            return Outcome(INTERRUPTED, {})
+        plan = job.plan()
+        job.announce(plan)
+        if job.dry_run:
+            return Outcome(DONE, {"status": "dry run", "encoders": [_counts(part) for part in plan.encoders]})
+        return job.summarise(plan, job.run(plan))
 
 
 @dataclasses.dataclass
@@ -218,18 +235,19 @@ class EncodingJob:
             publish_rates(self.cfg.output_dir, result.rates)
         return result
 
-    def summarise(self, plan: Plan, result: RunResult | None) -> int:
-        """Write summary.json and preview.png, print the table; the exit status.
+    def summarise(self, plan: Plan, result: RunResult | None) -> Outcome:
+        """Write summary.json and preview.png, print the table.
 
-        It is 0 in all processes but the first: their launcher would take anything else for a crash and kill
-        the first before it has finished.
+        The exit status is 0 in all processes but the first: their launcher would take anything else for a
+        crash and kill the first before it has finished.
         """
         if self.rank > 0:
-            return DONE
+            return Outcome(DONE, {})
         interrupted = result is not None and result.interrupted
         summary = self._summary(plan, result)
         root = Path(self.cfg.output_dir)
-        publish_json(root / "summary.json", summary.to_dict())
+        content = summary.to_dict()
+        publish_json(root / "summary.json", content)
         if result is not None or not (root / "preview.png").exists():
             self._publish_preview(root / "preview.png", random=summary.random)
         print_summary(summary, self.console)
@@ -237,8 +255,8 @@ class EncodingJob:
             left = sum(encoder.left for encoder in summary.encoders)
             self.console.print(f"interrupted with {left:,} left; the same command goes on from here")
         if summary.quarantine and not interrupted:
-            return QUARANTINED
-        return INTERRUPTED if interrupted else DONE
+            return Outcome(QUARANTINED, content)
+        return Outcome(INTERRUPTED if interrupted else DONE, content)
 
     def _note_run(self) -> None:
         notes = Path(self.cfg.output_dir, ".latentkit")
@@ -268,6 +286,17 @@ class EncodingJob:
         sheet = contact_sheet(self.source, self.encoders, self.store.read, note)
         if sheet is not None:
             publish(path, lambda file: file.write(sheet))
+
+
+def _counts(part: EncoderPlan) -> dict[str, Any]:
+    return {
+        "encoder": part.encoder,
+        "todo": part.todo,
+        "skipped": part.done,
+        "quarantined": part.held,
+        "captionless": part.captionless,
+        "bytes": part.bytes,
+    }
 
 
 def _check_limit(store: Store, encoders: Iterable[str], limit: int) -> None:

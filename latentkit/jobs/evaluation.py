@@ -34,7 +34,7 @@ from latentkit.runtime.device import (
     fit_network,
     process_rank,
 )
-from latentkit.runtime.exit_status import DONE, FAILED, INTERRUPTED
+from latentkit.runtime.exit_status import DONE, FAILED, INTERRUPTED, Outcome
 from latentkit.runtime.quiet import quiet_libraries
 from latentkit.runtime.readable import readable_count
 from latentkit.stores import OutputLock
@@ -177,16 +177,16 @@ class EvaluationJob:
             console=self.console,
         )
 
-    def report(self, result: EvaluationResult) -> int:
-        """Write report.json and reconstructions.png, print the table; the exit status.
+    def report(self, result: EvaluationResult) -> Outcome:
+        """Write report.json and reconstructions.png, print the table.
 
-        It is 0 in all processes but the first, as when encoding.
+        The exit status is 0 in all processes but the first, as when encoding.
         """
         if self.rank > 0:
-            return DONE
+            return Outcome(DONE, {})
         if result.interrupted:
             self.console.print("interrupted: no number came of it")
-            return INTERRUPTED
+            return Outcome(INTERRUPTED, {})
         report = describe(self, result)
         sheet = None
         if result.gallery:
@@ -194,7 +194,8 @@ class EvaluationJob:
             sheet = reconstruction_sheet(
                 result.gallery, note + "; RANDOM WEIGHTS: the pictures mean nothing" * bool(self.random)
             )
-        there = self.folder.publish(report.to_dict(), sheet, save_images=self.cfg.save_images)
+        content = report.to_dict()
+        there = self.folder.publish(content, sheet, save_images=self.cfg.save_images)
         print_report(report, self.console)
         self.console.print(there, highlight=False, markup=False, soft_wrap=True)
         if self.cfg.save_reference and self.reference:
@@ -205,7 +206,7 @@ class EvaluationJob:
                 markup=False,
                 soft_wrap=True,
             )
-        return FAILED if result.failures else DONE
+        return Outcome(FAILED if result.failures else DONE, content)
 
     @property
     def random(self) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ def encode_missing(cfg: DictConfig) -> int:
         if not plan.todo:
             return DONE
         job.announce(plan)
-        status = job.summarise(plan, job.run(plan))
+        status = job.summarise(plan, job.run(plan)).status
     return DONE if status == QUARANTINED else status
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -21,7 +22,7 @@ from latentkit.downloading.client import Client
 from latentkit.downloading.watchdog import Stop
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.jobs.collection import build_library, build_npy_store
-from latentkit.runtime.exit_status import DONE, FAILED, INTERRUPTED, QUARANTINED
+from latentkit.runtime.exit_status import DONE, FAILED, INTERRUPTED, QUARANTINED, Outcome
 from latentkit.runtime.interrupt import Interrupts
 from latentkit.runtime.progress import ProgressReport
 from latentkit.sources.files import printable
@@ -32,6 +33,17 @@ from latentkit.upkeep.prune import check_max_share, prune
 
 _WAITING = 4
 """Threads for each connection: photos that wait for their next attempt hold up no other."""
+
+
+def sync(cfg: DictConfig) -> Outcome:
+    """Sync, summarise, prune; what summary.json says.
+
+    Raises:
+        UsageError, LatentkitError: one line.
+    """
+    job = SyncJob.from_config(cfg)
+    with job.locks():
+        return job.run()
 
 
 @dataclass
@@ -84,8 +96,8 @@ class SyncJob:
                 stack.enter_context(OutputLock(home))
             yield
 
-    def run(self) -> int:
-        """Sync, summarise, prune; the exit status.
+    def run(self) -> Outcome:
+        """Sync, summarise, prune; what summary.json says.
 
         Raises:
             LatentkitError: pruning was refused, or failed.
@@ -113,35 +125,35 @@ class SyncJob:
             again = read_list(client, cfg.base_url) if cfg.prune else None
             sync.run(read_list(client, cfg.base_url), cfg.limit, again)
         interrupted = bool(stop) and sync.error is None
-        error = self._summarise(
-            sync, time.monotonic() - began, "interrupted" if interrupted else _status(sync)
-        )
+        status = "interrupted" if interrupted else _status(sync)
+        seconds = round(time.monotonic() - began, 3)
+        summary = {"status": status, "base_url": cfg.base_url, "seconds": seconds, **sync.tally.to_dict()}
+        error = self._summarise(sync, summary)
         if cfg.prune and (interrupted or error):
             self._say("nothing was pruned: that needs a sync that comes to its end")
         if error:
             raise error
         if interrupted:
             self._say(f"interrupted after {sync.tally.processed:,} entries; the same command goes on")
-            return INTERRUPTED
+            return Outcome(INTERRUPTED, summary)
         if cfg.prune:
             self._prune(keeper.withdrawn)
         if sync.tally.failures:
-            return FAILED
-        return QUARANTINED if keeper.reasons() else DONE
+            return Outcome(FAILED, summary)
+        return Outcome(QUARANTINED if keeper.reasons() else DONE, summary)
 
-    def _summarise(self, sync: Sync, seconds: float, status: str) -> LatentkitError | None:
+    def _summarise(self, sync: Sync, summary: dict[str, Any]) -> LatentkitError | None:
         """Print the table and publish summary.json; what ended the sync, or else kept this from the disk."""
         tally, dry_run = sync.tally, bool(self.cfg.dry_run)
-        title = "sync: dry run, nothing was touched" if dry_run else f"sync: {status}"
+        title = "sync: dry run, nothing was touched" if dry_run else f"sync: {summary['status']}"
         tally.print(self.console, title, dry_run=dry_run)
         print_reasons(self.console, "in quarantine.jsonl", sync.keeper.reasons())
         print_reasons(self.console, "entries of the list that cannot be read", tally.bad_entries)
         print_reasons(self.console, "failed, to be tried again by the next sync", tally.failures)
         if dry_run:
             return sync.error
-        head = {"status": status, "base_url": self.cfg.base_url, "seconds": round(seconds, 3)}
         try:
-            publish_json(self.library.home / "summary.json", head | tally.to_dict())
+            publish_json(self.library.home / "summary.json", summary)
         except LatentkitError as error:
             return sync.error or error
         return sync.error

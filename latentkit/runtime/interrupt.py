@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 
@@ -11,6 +12,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 class Interrupts:
     """While inside, the first SIGINT or SIGTERM calls `stop`; the next raises KeyboardInterrupt.
+
+    Python gives signals to the main thread alone: in any other this does nothing.
 
     Args:
         stop: asks the run to end.
@@ -24,13 +27,14 @@ class Interrupts:
         self._asked = False
 
     def __enter__(self) -> Interrupts:
-        self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+        heard = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        self._before = {number: signal.getsignal(number) for number in heard}
         self.install()
         return self
 
     def install(self) -> None:
         """Take the signals, also from whoever took them in the meantime."""
-        for number in _SIGNALS:
+        for number in self._before:
             signal.signal(number, self._handle)
 
     def __exit__(

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from recipes import photo
 
-from latentkit.jobs.command import call
+from latentkit.jobs.command import as_overrides, run
 
 OPTIONS: dict[str, Any] = {"weights": "random", "workers": 0, "generated": "few", "report_dir": "out"}
 
@@ -31,7 +31,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def evaluate(status: int = 0, **values: Any) -> dict[str, Any]:
     """The report."""
-    assert call("evaluate", OPTIONS | values) == status
+    assert run("evaluate", as_overrides(OPTIONS | values)) == status
     return json.loads(Path("out/report.json").read_text()) if status == 0 else {}
 
 

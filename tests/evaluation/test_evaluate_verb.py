@@ -13,7 +13,7 @@ from PIL import Image
 from recipes import photo
 from safetensors.numpy import load_file, save_file
 
-from latentkit.jobs.command import call
+from latentkit.jobs.command import as_overrides, run
 from latentkit.pixels import ResizeSquare
 
 SMALL: dict[str, Any] = {"dataset.pictures": 12, "workers": 0}
@@ -21,7 +21,7 @@ SMALL: dict[str, Any] = {"dataset.pictures": 12, "workers": 0}
 
 
 def evaluate(**values: Any) -> int:
-    return call("evaluate", values)
+    return run("evaluate", as_overrides({key: value for key, value in values.items() if value is not None}))
 
 
 def report(name: str) -> dict[str, Any]:

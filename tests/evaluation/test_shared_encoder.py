@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from recipes import photo
 
-from latentkit.jobs.command import call
+from latentkit.jobs.command import as_overrides, run
 
 
 @pytest.mark.slow
@@ -41,13 +41,13 @@ def test_the_second_decoder_takes_the_latents_of_the_first(
     options |= {"encode": True, "size": 32, "crop": "adm", "output_dir": "latents", "workers": 0}
     values = []
     for name in ("mse", "ema", "mse"):
-        model = {"decoder.model": name, "decoder.revision": None}
-        assert call("evaluate", options | model | {"report_dir": f"reports/{name}"}) == 0
+        model = {"decoder.model": name}
+        assert run("evaluate", as_overrides(options | model | {"report_dir": f"reports/{name}"})) == 0
         values.append(json.loads(Path(f"reports/{name}/report.json").read_text())["results"]["psnr"])
         assert ("to encode" in capfd.readouterr().err) == (len(values) == 1)
     assert values[0] == values[2] != values[1]
     Image.fromarray(photo(9, 40, 48)).save("photos/1.png")  # a limit is no reason to leave a change
-    assert call("evaluate", options | {"decoder.model": "ema", "decoder.revision": None, "limit": 2}) == 1
+    assert run("evaluate", as_overrides(options | {"decoder.model": "ema", "limit": 2})) == 1
     assert "holds other numbers" in capfd.readouterr().err  # the encoder's name is the other model's
-    assert call("evaluate", options | {"decoder.model": "mse", "decoder.revision": None, "limit": 3}) == 0
+    assert run("evaluate", as_overrides(options | {"decoder.model": "mse", "limit": 3})) == 0
     assert "1 to encode" in capfd.readouterr().err

@@ -1,0 +1,49 @@
+"""One preparation of ImageNet: its archives read, indexed, and extracted if that is asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from latentkit.imagenet.extract import extract
+from latentkit.imagenet.find import find_archives
+from latentkit.imagenet.job import Preparation
+from latentkit.imagenet.official import OFFICIAL, ROLES
+from latentkit.imagenet.provenance import index_path, provenance_path
+from latentkit.report.preparing import announce, summarise
+from latentkit.runtime.exit_status import DONE, INTERRUPTED, Outcome
+from latentkit.sources import ImageNetArchive
+from latentkit.stores import OutputLock
+
+
+def prepare(cfg: DictConfig) -> Outcome:
+    """Find, read, index, extract; the provenance of the archives.
+
+    Raises:
+        UsageError, LatentkitError: one line.
+    """
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    given = {role: cfg.archives[role] for role in ROLES}
+    archives = find_archives(Path(cfg.archives.folder).expanduser(), given, OFFICIAL)
+    output_dir, extract_dir = Path(cfg.output_dir).expanduser(), Path(cfg.extract_dir).expanduser()
+    job = Preparation(archives, output_dir, cfg.allow_variant, console, overwrite=cfg.overwrite)
+    announce(job, console)
+    if cfg.dry_run:
+        console.print("dry_run=true: nothing was touched")
+        return Outcome(DONE, {"archives": [{"role": role, "path": str(archives[role])} for role in archives]})
+    with OutputLock(output_dir):
+        summarise(job.run(), output_dir, console)
+        noted = json.loads(provenance_path(output_dir).read_bytes())
+        if not cfg.extract:
+            return Outcome(DONE, noted)
+        sources = [
+            ImageNetArchive(index=str(index_path(output_dir, split)), split=split) for split in job.splits
+        ]
+        with OutputLock(extract_dir):
+            whole = extract(sources, extract_dir, console)
+    if not whole:
+        console.print("interrupted; the same command goes on from here")
+    return Outcome(DONE if whole else INTERRUPTED, noted)

@@ -1,0 +1,46 @@
+"""One verification: an output held against its pictures, and mended if that is asked for."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from latentkit.errors import UsageError
+from latentkit.jobs.collection import Collection, build_library
+from latentkit.report.findings import as_json, print_findings
+from latentkit.runtime.exit_status import DONE, FAILED, Outcome
+from latentkit.stores import OutputLock
+from latentkit.stores.publish import publish_json
+from latentkit.upkeep.outputs import check_mode, open_output
+
+
+def verify(cfg: DictConfig) -> Outcome:
+    """Look, show, mend if asked; the findings.
+
+    Raises:
+        UsageError, LatentkitError: one line.
+    """
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    if cfg.report and not Path(cfg.report).parent.is_dir():
+        raise UsageError(f"report={cfg.report}: there is no folder {Path(cfg.report).parent}: make it first")
+    check_mode(cfg.mode)
+    collection = Collection.from_config(cfg)  # mistakes show before a lock makes folders
+    mended = None
+    with OutputLock(collection.store.root) if cfg.fix else nullcontext():
+        if cfg.fix:
+            collection = Collection.from_config(cfg)  # with what another run wrote until now
+        output = open_output(collection.store, collection.source, build_library(cfg), cfg.mode, cfg.seed)
+        verified = output.verify(console)
+        print_findings(verified, console)
+        left = verified.findings
+        if cfg.fix and left:
+            mended = output.mend(verified)
+            left = output.left(verified, console)
+            console.print(f"set aside for the next encode: {mended:,}; {len(left):,} findings are left")
+    result = as_json(verified, mended)
+    if cfg.report:
+        publish_json(Path(cfg.report), result)
+    return Outcome(FAILED if left else DONE, result)
