@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from latentkit.encoders import T5, Autoencoder, DINOv3, Encoder, Random
+from latentkit.runtime.forward import Forward
 from latentkit.runtime.precision import precision_plugin
 
 PRECISIONS = ("32-true", "tf32", "16-mixed", "bf16-mixed")
@@ -111,19 +112,18 @@ def measure(
     if encoder.name == "t5" and precision == "16-mixed":
         return [precision, "", "", "", "overflows", ""]
     torch.compiler.reset()
-    encoder = dataclasses.replace(encoder, compile=compiled, channels_last=compiled)
-    network = encoder.load().to(device)
+    network = dataclasses.replace(encoder, channels_last=compiled).load()
+    forward = Forward(network, precision, compiled=compiled, shapes_vary=encoder.shapes_vary).to(device)
     tensors = inputs(encoder, batch, rng, device)
     with precision_plugin("32-true", device).forward_context():
         exact = next(iter(network.forward(**{k: v[:8] for k, v in tensors.items()}).values())).double()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    with precision_plugin(precision, device).forward_context():
-        began = time.perf_counter()
-        outputs = next(iter(network(**tensors).values()))
-        error = float((outputs[:8].double() - exact).norm() / exact.norm())
-        first = time.perf_counter() - began
-        rate = batch / seconds_a_batch(lambda: network(**tensors), repeats)
+    began = time.perf_counter()
+    outputs = next(iter(forward(tensors).result().outputs.values()))
+    error = float((outputs[:8].double() - exact).norm() / exact.norm())
+    first = time.perf_counter() - began
+    rate = batch / seconds_a_batch(lambda: forward(tensors), repeats)
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
     return [precision, f"{batch}", f"{rate:,.0f}", f"{peak:.1f}", f"{error:.2%}", f"{first:.0f}"]
 

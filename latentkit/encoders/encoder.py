@@ -36,7 +36,7 @@ class Encoder(ABC):
         batch_size: inputs of one forward pass.
         precision: arithmetic of the forward pass, applied by the caller. ``auto`` has to be replaced
             (`dataclasses.replace`) by what it stands for before `contract` is asked for.
-        compile: whether the network goes through `torch.compile`.
+        compile: whether the network goes through `torch.compile`, applied by the caller.
         channels_last: whether convolutions run in the NHWC memory format.
     """
 
@@ -107,6 +107,11 @@ class Encoder(ABC):
         model = f"{type(self).__module__}.{type(self).__qualname__}"
         return {"model": model, "revision": None, "weights": "none", "pretrained": True}
 
+    @property
+    def shapes_vary(self) -> bool:
+        """Whether inputs come in as many shapes as there are pictures."""
+        return self.geometry is not None and self.geometry.largest() is None
+
     def contract(self, *, orient: bool) -> Contract:
         """All that changes the numbers. Builds no network; fetches and hashes weights.
 
@@ -129,8 +134,8 @@ class Encoder(ABC):
     def load(self) -> torch.nn.Module:
         """The network: on the CPU, float32, in eval mode, without gradients.
 
-        ``forward(**tensors)`` gives output name -> tensor [B, ...] in the stored dtype. Compilation, when it
-        is asked for, happens at the first call.
+        ``forward(**tensors)`` gives output name -> tensor [B, ...] in the stored dtype. `Forward` compiles it
+        where ``compile`` asks for that.
 
         Raises:
             LatentkitError: the weights do not fit the architecture (a key is missing or has another shape).
@@ -140,10 +145,6 @@ class Encoder(ABC):
         network = self.build().eval().requires_grad_(False)
         if self.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.compile:
-            # One graph a shape, where shapes are few: they run faster than one graph for all of them.
-            endless = self.geometry is not None and self.geometry.largest() is None
-            network.compile(dynamic=None if endless else False)
         return network
 
     def batch(

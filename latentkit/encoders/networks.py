@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from latentkit.encoders.contract import Vector
+from latentkit.runtime.forward import FINITE
 
 
 def _nchw(pixels: Tensor, channels_last: bool) -> Tensor:
@@ -128,8 +129,8 @@ class DecodingNetwork(nn.Module):
         self.decoder, self.rounding = half, rounding
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
-    def forward(self, latents: Tensor, scale: Vector, shift: Vector) -> tuple[Tensor, Tensor]:
-        """Pictures [B, f h, f w, 3] uint8, and whether each was finite before it was rounded, [B] bool.
+    def forward(self, latents: Tensor, scale: Vector, shift: Vector) -> dict[str, Tensor]:
+        """``pixels`` [B, f h, f w, 3] uint8, and whether each was `FINITE` before it was rounded, [B] bool.
 
         Args:
             latents: [B, C, h, w] of any float type; z = latents / scale + shift is decoded.
@@ -138,7 +139,7 @@ class DecodingNetwork(nn.Module):
         z = stored / _by_channel(scale, stored) + _by_channel(shift, stored)
         images: Tensor = self.decoder(z.contiguous(memory_format=self.memory_format)).float()
         finite = torch.isfinite(images).flatten(1).all(1)
-        return self.to_uint8(images).permute(0, 2, 3, 1).contiguous(), finite
+        return {"pixels": self.to_uint8(images).permute(0, 2, 3, 1).contiguous(), FINITE: finite}
 
     def to_uint8(self, images: Tensor) -> Tensor:
         """From [-1, 1], float32, clamped and cut to integers once."""

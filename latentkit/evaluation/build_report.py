@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from latentkit.evaluation.comparability import Circumstances, Size, reasons_against
 from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.references import Reference
-from latentkit.evaluation.run import EvaluationResult
 from latentkit.evaluation.sets.first import FirstOf
+from latentkit.evaluation.sink import EvaluationResult
 from latentkit.report.evaluation import Compared, Report
 from latentkit.runtime.provenance import provenance
 from latentkit.runtime.readable import readable_count
@@ -49,7 +49,7 @@ def describe(job: EvaluationJob, result: EvaluationResult) -> Report:
     reasons = reasons_against(circumstances)
     unpublished = {name: why for name, metric in job.metrics.items() if (why := metric.nonstandard_reason())}
     done = result.passes["generated"]
-    pictures = sum(passed.pictures for passed in result.passes.values())
+    pictures = sum(passed.pictures.total() for passed in result.passes.values())
     seconds = sum(passed.seconds for passed in result.passes.values())
     return Report(
         name=job.folder.path.name,
@@ -60,7 +60,7 @@ def describe(job: EvaluationJob, result: EvaluationResult) -> Report:
         unpublished=unpublished,
         warnings=_warnings(job),
         generated=Compared(
-            job.generated.name, done.pictures, sizes.get("generated"), job.generated.identity()
+            job.generated.name, done.pictures.total(), sizes.get("generated"), job.generated.identity()
         ),
         reference=Compared(reference.name, _count(reference), sizes.get("reference"), reference.identity)
         if reference
@@ -71,7 +71,7 @@ def describe(job: EvaluationJob, result: EvaluationResult) -> Report:
         extractors={extractor.name: extractor.identity() for extractor in job.extractors},
         seconds=round(time.monotonic() - job.began, 3),
         pictures_per_second=round(pictures / seconds, 3) if seconds else None,
-        device=result.device,
+        device=done.device,
         peak_device_bytes=done.peak_bytes,
         job=typed,
         provenance=provenance(),

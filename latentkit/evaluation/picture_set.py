@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from latentkit.encoders.contract import Vector
+from latentkit.errors import LatentkitError
 
-if TYPE_CHECKING:
-    import torch
-
-
-@dataclass(frozen=True)
-class PictureBatch:
-    """Some pictures of a set, of equal size, on the host.
-
-    Attributes:
-        positions: int64 [B], places in the set's ``keys``.
-        pixels: uint8 [B, H, W, 3]; None for a set of latents.
-        latents: [B, C, h, w] as they are stored, of any float type (where moments are, the mean); None for a
-            set of pictures.
-        originals: uint8 [B, H, W, 3], the pictures that the latents were made from; None where they are not
-            known.
-    """
-
-    positions: np.ndarray
-    pixels: torch.Tensor | None = None
-    latents: torch.Tensor | None = None
-    originals: torch.Tensor | None = None
+NAMED = 3
+"""How many of the pictures that something is wrong with a message names."""
 
 
 @dataclass(frozen=True)
@@ -59,31 +42,32 @@ class PictureSet(ABC):
         keys: of the pictures, ascending, each once. A picture's position in it is its number in every
             protocol that counts or shuffles, so that no result depends on the order of files.
         latents: how to decode; None for a set of pictures.
-        paired: whether batches have originals.
+        originals: the pictures that latents were made from, at the same positions; None where they are not
+            known.
     """
 
     name: str
     keys: Sequence[str]
     latents: LatentSpace | None = None
-    paired: bool = False
+    originals: PictureSet | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
     @abstractmethod
-    def batches(self, positions: np.ndarray, batch_size: int, workers: int) -> Iterator[PictureBatch]:
-        """The pictures at these positions (int64, ascending), each once, in batches of at most `batch_size`.
+    def rows(self, positions: np.ndarray, workers: int) -> Iterator[np.ndarray]:
+        """At each position, in their order: uint8 [H, W, 3], or the latent, floats [C, h, w].
+
+        Latents come as they are stored, of any float type; where moments are, the mean. An array may be a
+        view of memory that is used again for the next.
 
         Args:
+            positions: int64 [B], ascending, at least one.
             workers: processes that decode picture files.
 
         Raises:
-            LatentkitError: names the picture that cannot be read, or the latent that is not finite.
+            LatentkitError: names the picture that cannot be read.
         """
-
-    def unpaired(self) -> PictureSet:
-        """The same set without originals, which then are not read."""
-        return self
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -93,3 +77,20 @@ class PictureSet(ABC):
         place with others of the same size and mtime. It is hashed to name cached statistics, and stands in
         the report.
         """
+
+
+def named(keys: Sequence[str], positions: Iterable[int]) -> str:
+    """The first few keys, and how many there are besides."""
+    chosen = [keys[position] for position in positions]
+    more = f" and {len(chosen) - NAMED:,} more" if len(chosen) > NAMED else ""
+    return ", ".join(chosen[:NAMED]) + more
+
+
+def ordered(keys: Sequence[str], name: str) -> tuple[list[str], np.ndarray]:
+    """Keys ascending, and each one's row, int64 [N]. Raises LatentkitError for one that is there twice."""
+    rows = sorted(range(len(keys)), key=keys.__getitem__)
+    ascending = [keys[row] for row in rows]
+    for first, second in pairwise(ascending):
+        if first == second:
+            raise LatentkitError(f"{name} has the key {first!r} twice")
+    return ascending, np.array(rows, np.int64)

@@ -6,76 +6,27 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-from lightning.pytorch.accelerators import CUDAAccelerator
 from rich.console import Console
 
 from latentkit.encoders import LatentDecoder
 from latentkit.errors import UsageError
-from latentkit.evaluation.collector import Collector
-from latentkit.evaluation.comparability import Size
+from latentkit.evaluation.batches import PictureBatches
 from latentkit.evaluation.extractors.extractor import Extractor
-from latentkit.evaluation.gallery import GallerySearch
-from latentkit.evaluation.metrics.metric import ORIGINALS, EvaluationMetric, Side
-from latentkit.evaluation.module import EvaluationModule
+from latentkit.evaluation.metrics.metric import ORIGINALS, PIXELS, EvaluationMetric, Side
 from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.saving import PictureFolder
-from latentkit.evaluation.stream import PictureStream
-from latentkit.prediction.decoding import worker_deaths_told
-from latentkit.prediction.processes import free_device_memory, pass_title, predict, stop
-from latentkit.report.reconstructions import Reconstruction
-from latentkit.runtime.interrupt import Interrupts
-from latentkit.runtime.progress import ProgressReport
+from latentkit.evaluation.sink import EvaluationResult, MetricSink
+from latentkit.evaluation.step import EvaluationStep
+from latentkit.prediction.loop import DIFFERENT_FILES, Loop, Pass
 
-SHOWN = 6
-"""Pictures a row of the gallery."""
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One way through a set.
-
-    Attributes:
-        pictures: over all processes.
-        seconds: loading and compiling the networks included.
-        batch_size: that fits in memory, in this process.
-        peak_bytes: device memory at its fullest, in this process; None on a CPU.
-    """
-
-    pictures: int
-    seconds: float
-    batch_size: int
-    peak_bytes: int | None
-
-
-@dataclass
-class EvaluationResult:
-    """What came out. Values, statistics and the gallery are known to process 0 alone.
-
-    Attributes:
-        interrupted: whether some process was asked to stop before the end; there are no values then.
-        values: metric -> name -> value.
-        failures: metric -> why it could not be computed.
-        gallery: ``worst``, ``median`` and ``best`` -> reconstructions, the lowest PSNR first; empty when no
-            metric compares pictures with their originals.
-        passes: side -> what its pass took; no ``reference`` when nothing had to be looked at.
-        sizes: of each side that was seen the size of its pictures, None where there are several.
-        device: the device's name.
-    """
-
-    interrupted: bool = False
-    values: dict[str, dict[str, float]] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-    gallery: dict[str, list[Reconstruction]] = field(default_factory=dict)
-    passes: dict[Side, Pass] = field(default_factory=dict)
-    sizes: dict[Side, Size | None] = field(default_factory=dict)
-    device: str = "cpu"
+_CHANGED_STATISTICS = (
+    "another evaluation has kept statistics of the reference while this run's processes were starting: "
+    "give the same command again"
+)
 
 
 def evaluate_sets(
@@ -118,90 +69,81 @@ def evaluate_sets(
         UsageError: a metric lacks its reference, its originals, or an extractor.
         LatentkitError: one line that names the pictures, or the side, that something is wrong with.
     """
-    module = EvaluationModule(metrics, extractors, decoder)
-    collector = Collector()
-    trainer = make_trainer(
-        callbacks=[collector],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        use_distributed_sampler=False,
-    )
-    rank, processes = trainer.global_rank, trainer.world_size
     unserved = [name for name, metric in metrics.items() if not metric.load_reference(statistics or {})]
-    if rank > 0:
+    _check(generated, metrics, extractors, unserved, reference)
+    step = EvaluationStep(extractors, decoder)
+    loop = Loop(
+        make_trainer,
+        advice="give the same command again",
+        workers=workers,
+        console=console,
+        progress_every=progress_every,
+    )
+    if loop.rank > 0:
         for metric in metrics.values():
             metric.reset()  # the reference is process 0's to count
-    _check(generated, metrics, unserved, reference)
-    todo: list[tuple[Side, PictureSet, list[str]]] = [("generated", generated, list(metrics))]
+    todo: list[tuple[Side, PictureSet, Mapping[str, EvaluationMetric]]] = [("generated", generated, metrics)]
     if reference is not None and unserved and not by_originals:
-        todo.insert(0, ("reference", reference, unserved))
+        todo.insert(0, ("reference", reference, {name: metrics[name] for name in unserved}))
     result = EvaluationResult()
     with ExitStack() as stack:
-        folder = None
-        if images is not None:
-            folder = stack.enter_context(PictureFolder(images))
+        folder = stack.enter_context(PictureFolder(images)) if images is not None else None
         for side, pictures, active in todo:
             size = batch_size if pictures.latents is None or decoder is None else decoder.batch_size
-            positions = np.arange(len(pictures), dtype=np.int64)[rank::processes]
-            shown = unserved if by_originals else ()
-            module.begin_pass(pictures, side, active, size, by_originals=shown)
-            stream = PictureStream(
+            taps = {tap for metric in active.values() for tap in metric.taps}
+            batches = PictureBatches(
                 pictures,
-                positions,
+                np.arange(len(pictures), dtype=np.int64)[loop.rank :: loop.processes],
                 size,
-                originals=bool(shown) or any(ORIGINALS in metrics[name].taps for name in active),
+                originals=ORIGINALS in taps or (by_originals and bool(unserved)),
                 workers=workers,
-                pin=isinstance(trainer.accelerator, CUDAAccelerator),
+                pin=loop.pin,
             )
-            title = pass_title(f"{side}, {pictures.name}", trainer)
-            with (
-                ProgressReport(title, len(positions), console, every=progress_every) as progress,
-                Interrupts(partial(stop, stream, trainer), patient=rank > 0) as interrupts,
-                worker_deaths_told(workers),
-            ):
-                collector.begin_pass(
-                    side,
-                    stream,
-                    progress,
-                    interrupts,
-                    by_originals=by_originals,
-                    total=len(pictures),
-                    digest=_digest(pictures, side),
-                    unserved=unserved,
-                    folder=folder if side == "generated" else None,
-                    search=GallerySearch(len(pictures), SHOWN) if side == "generated" else None,
-                    keep_statistics=keep_statistics,
+            step.begin_pass(pictures, size, taps, by_originals=by_originals and bool(unserved))
+            sink = MetricSink(
+                result,
+                batches,
+                step,
+                side,
+                active,
+                of_reference=unserved if by_originals or side == "reference" else [],
+                keep_statistics=keep_statistics,
+                first=loop.rank == 0,
+                folder=folder if side == "generated" else None,
+            )
+            agreed = [side, len(pictures), pictures.identity()]
+            digest = hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()
+            result.passes[side] = loop.run(
+                Pass(
+                    title=f"{side}, {pictures.name}",
+                    total=len(batches.positions),
+                    batches=batches,
+                    step=step,
+                    sink=sink,
+                    agreed={DIFFERENT_FILES: digest, _CHANGED_STATISTICS: unserved},
                 )
-                predict(trainer, module, stream, advice="give the same command again")
-            result.passes[side] = Pass(
-                collector.pictures, progress.seconds, module.batch_size, module.peak_bytes
             )
-            result.interrupted, result.device = collector.interrupted, module.device_name
+            result.batch_sizes[side] = step.batch_size
             if result.interrupted:
                 break
-        result.values, result.failures = collector.values, collector.failures
-        result.gallery, result.sizes = collector.gallery, collector.sizes
-    del module
-    free_device_memory()
     return result
 
 
 def _check(
     generated: PictureSet,
     metrics: Mapping[str, EvaluationMetric],
+    extractors: Sequence[Extractor],
     unserved: Sequence[str],
     reference: PictureSet | None,
 ) -> None:
+    """Raise UsageError when a metric lacks its reference, its originals, or an extractor."""
+    given = [tap for extractor in extractors for tap in extractor.taps]
+    for name, metric in metrics.items():
+        for tap in sorted({*metric.taps} - {PIXELS, ORIGINALS, *given}):
+            there = ", ".join(given) or "none"
+            raise UsageError(f"metric={name} reads {tap}, which no extractor gives (there are: {there})")
     if unserved and reference is None:
         raise UsageError(f"{', '.join(unserved)}: no reference, or its statistics lack what these need")
     pairs = [name for name, metric in metrics.items() if ORIGINALS in metric.taps]
-    if pairs and not generated.paired:
+    if pairs and generated.originals is None:
         raise UsageError(f"{', '.join(pairs)}: {generated.name} has no originals beside its pictures")
-
-
-def _digest(pictures: PictureSet, side: Side) -> str:
-    """Of what the processes of a run have to agree on."""
-    agreed: list[Any] = [side, len(pictures), pictures.identity()]
-    return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()

@@ -29,11 +29,10 @@ class PictureFolder(BackgroundThread[Pictures]):
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__("latentkit-pictures")
+        super().__init__("latentkit-pictures", self._publish)
         self._folder = folder
 
-    def hand_over(self, results: Sequence[Pictures]) -> None:
-        """Encoded by the threads that write."""
+    def _publish(self, results: Sequence[Pictures]) -> None:
         publish_many(
             [
                 _publication(keyed_path(self._folder, key, SUFFIX), picture)

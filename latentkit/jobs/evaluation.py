@@ -21,7 +21,8 @@ from latentkit.evaluation.metrics.metric import ORIGINALS, PIXELS, EvaluationMet
 from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.references import Reference, open_reference
 from latentkit.evaluation.report_folder import ReportFolder
-from latentkit.evaluation.run import EvaluationResult, evaluate_sets
+from latentkit.evaluation.run import evaluate_sets
+from latentkit.evaluation.sink import EvaluationResult
 from latentkit.jobs.collection import chosen
 from latentkit.jobs.config import build
 from latentkit.jobs.inputs import open_generated, open_reference_side, reference_geometry
@@ -232,7 +233,7 @@ def _not_allowed(
     """Metric -> why the generated side, or the want of another, does not allow it."""
     found = {}
     for name, metric in metrics.items():
-        if ORIGINALS in metric.taps and not generated.paired:
+        if ORIGINALS in metric.taps and generated.originals is None:
             found[name] = f"{generated.name} has no originals"
         elif metric.compares and not referenced:
             found[name] = "there is no reference: give reference=PATH or dataset=NAME"

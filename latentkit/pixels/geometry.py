@@ -58,6 +58,10 @@ class Geometry(ABC):
         """What a picture's record says of how this geometry treats it."""
         return {}
 
+    def notes(self, width: int, height: int) -> tuple[str, ...]:
+        """What is to be counted of a picture of this size, in a word or two each."""
+        return ()
+
 
 @dataclass(frozen=True)
 class _Square(Geometry):
@@ -187,12 +191,6 @@ class BucketCrop(Geometry):
 
         return min(self.buckets, key=distance)
 
-    @staticmethod
-    def unusual(width: int, height: int) -> bool:
-        """Whether the picture's ratio lies outside `USUAL_RATIOS`."""
-        low, high = USUAL_RATIOS
-        return not low * height <= width <= high * height
-
     def __call__(self, image: Image.Image) -> np.ndarray:
         wide, high = _sides(self.bucket_of(*image.size))
         scale = max(wide / image.width, high / image.height)
@@ -217,6 +215,10 @@ class BucketCrop(Geometry):
 
     def facts(self, width: int, height: int) -> dict[str, Any]:
         return {"aspect_bucket": self.bucket_of(width, height)}
+
+    def notes(self, width: int, height: int) -> tuple[str, ...]:
+        low, high = USUAL_RATIOS
+        return () if low * height <= width <= high * height else ("unusual aspect",)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -15,22 +14,23 @@ BATCHES_IN_FLIGHT = 8
 _T = TypeVar("_T")
 
 
-class BackgroundThread(ABC, Generic[_T]):
+class BackgroundThread(Generic[_T]):
     """Takes results in their order, in a thread of its own. A context manager.
 
     All that are waiting are handed over at once: syncing many files takes hardly longer than one. The queue
     is bounded: when the disk is slower than the device, the loop waits instead of filling memory. `put`,
     `flush` and leaving the context raise what `hand_over` raised.
+
+    Args:
+        name: the thread's.
+        hand_over: called in the thread with at least one result.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, hand_over: Callable[[Sequence[_T]], object]) -> None:
+        self._hand_over = hand_over
         self._queue: queue.Queue[_T | None] = queue.Queue(BATCHES_IN_FLIGHT)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-
-    @abstractmethod
-    def hand_over(self, results: Sequence[_T]) -> None:
-        """Write these, at least one; in the thread."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -70,7 +70,7 @@ class BackgroundThread(ABC, Generic[_T]):
             try:
                 # After an error the queue is still emptied, so that the loop never blocks on a dead writer.
                 if results and self._error is None:
-                    self.hand_over(results)
+                    self._hand_over(results)
             except BaseException as error:
                 self._error = error
             finally:

@@ -1,31 +1,23 @@
 """Decoded pictures and captions to full batches of one encoder and one shape.
 
-The last batch of a unit is padded by repeating its last picture, so that every forward pass of an encoder
-and shape runs the same kernels, and a picture's numbers do not depend on how a run was interrupted.
+Batches never cross units; those of a unit's end may be smaller.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
 from latentkit.encoders.encoder import Encoder
-from latentkit.pixels import BucketCrop
+from latentkit.prediction.batcher import Batcher, Filled
 from latentkit.prediction.decoding import ChunkDecoder, Row, decoded_rows
 from latentkit.prediction.plan import Unit, caption_fingerprint
-from latentkit.prediction.processes import Stoppable
 from latentkit.prediction.results import Failure
 from latentkit.sources.source import Fingerprint, Source
-
-_T = TypeVar("_T")
-
-OPEN_BATCHES = 32
-"""Batches that fill up at one time. Where pictures come in more shapes, the oldest goes before it is full."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +26,8 @@ class Batch:
 
     Attributes:
         encoder: its name.
-        indices, keys, facts, sources: of the real pictures, in order; the padding is not among them.
-        tensors: the network's keyword arguments; first dimension the encoder's batch size.
+        indices, keys, facts, sources: of the B pictures, in order; B is at most the encoder's batch size.
+        tensors: the network's keyword arguments, [B, ...] each.
     """
 
     encoder: str
@@ -46,8 +38,8 @@ class Batch:
     tensors: dict[str, torch.Tensor]
 
 
-class BatchStream(Stoppable):
-    """The prediction dataloader: an iterable of full batches, unit by unit.
+class BatchStream:
+    """The batches of a pass of encoders, unit by unit.
 
     Args:
         source: where the pictures are.
@@ -81,8 +73,8 @@ class BatchStream(Stoppable):
     def __iter__(self) -> Iterator[Batch]:
         readers = [encoder for encoder in self._encoders if encoder.geometry is None]
         viewers = [encoder for encoder in self._encoders if encoder.geometry is not None]
-        batches = itertools.chain(self._captions(readers), self._pictures(viewers))
-        return itertools.takewhile(lambda _: not self.stopped, batches)
+        yield from self._captions(readers)
+        yield from self._pictures(viewers)
 
     def _captions(self, encoders: Sequence[Encoder]) -> Iterator[Batch]:
         for encoder in encoders:
@@ -94,7 +86,7 @@ class BatchStream(Stoppable):
                     yield self._batch(
                         encoder,
                         indices,
-                        _padded(captions, encoder.batch_size),
+                        captions,
                         [{} for _ in items],
                         [caption_fingerprint(caption) for caption in captions],
                     )
@@ -110,7 +102,7 @@ class BatchStream(Stoppable):
             wanted |= (takers >> bit & 1) << view
         rows = decoded_rows(ChunkDecoder(self._source, indices, wanted, geometries), self._workers)
         unit_ends = np.append(units[1:] != units[:-1], True)
-        filling: dict[tuple[int, torch.Size], _Pixels] = {}
+        batchers = [Batcher[Row](encoder.batch_size, pin=self._pin) for encoder in encoders]
         for (row, pixels), mask, unit_ends_here in zip(
             rows, takers.tolist(), unit_ends.tolist(), strict=True
         ):
@@ -120,36 +112,25 @@ class BatchStream(Stoppable):
             else:
                 self._notice(row.notes)
                 for bit in bits:
-                    picture = pixels[views[bit]]
-                    if (bit, picture.shape) not in filling:
-                        if len(filling) == OPEN_BATCHES:
-                            oldest = next(iter(filling))
-                            yield self._picture_batch(encoders[oldest[0]], filling.pop(oldest))
-                        empty = _Pixels(picture, encoders[bit].batch_size, self._pin)
-                        filling[bit, picture.shape] = empty
-                    batch = filling[bit, picture.shape]
-                    batch.append(row, picture)
-                    if batch.full:
-                        yield self._picture_batch(encoders[bit], filling.pop((bit, picture.shape)))
+                    for filled in batchers[bit].add(row, pixels[views[bit]]):
+                        yield self._picture_batch(encoders[bit], filled)
             if unit_ends_here:
-                for (bit, _), batch in filling.items():
-                    yield self._picture_batch(encoders[bit], batch)
-                filling.clear()
+                for encoder, batcher in zip(encoders, batchers, strict=True):
+                    for filled in batcher.rest():
+                        yield self._picture_batch(encoder, filled)
 
     def _report(self, row: Row, encoders: tuple[str, ...]) -> None:
         key = self._source[row.index].key
         self._fail(Failure(row.index, key, row.stage, row.reason, encoders, row.source))
 
-    def _picture_batch(self, encoder: Encoder, batch: _Pixels) -> Batch:
-        rows = batch.rows
-        facts: list[dict[str, Any]] = [{"width": row.width, "height": row.height} for row in rows]
-        if isinstance(encoder.geometry, BucketCrop):
-            unusual = [row for row in rows if BucketCrop.unusual(row.width, row.height)]
-            self._notice(("unusual aspect",) * len(unusual))
-        if encoder.geometry is not None:
-            facts = [fact | encoder.geometry.facts(fact["width"], fact["height"]) for fact in facts]
-        sources = [row.source for row in rows if row.source is not None]
-        return self._batch(encoder, [row.index for row in rows], batch.padded(), facts, sources)
+    def _picture_batch(self, encoder: Encoder, filled: Filled[Row]) -> Batch:
+        assert encoder.geometry is not None
+        facts = [
+            {"width": row.width, "height": row.height, **encoder.geometry.facts(row.width, row.height)}
+            for row in filled.rows
+        ]
+        sources = [row.source for row in filled.rows if row.source is not None]
+        return self._batch(encoder, [row.index for row in filled.rows], filled.tensors[0], facts, sources)
 
     def _batch(
         self,
@@ -160,49 +141,14 @@ class BatchStream(Stoppable):
         sources: list[Fingerprint],
     ) -> Batch:
         keys = [self._source[index].key for index in indices]
-        tensors, told = encoder.batch(_padded(keys, encoder.batch_size), inputs)
+        tensors, told = encoder.batch(keys, inputs)
         if self._pin:
             tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
-        facts = [fact | more for fact, more in zip(facts, told, strict=False)]
+        facts = [fact | more for fact, more in zip(facts, told, strict=True)]
         for fact in facts:
             if fact.get("cut"):
                 self._notice(("caption cut",))
         return Batch(encoder.name, indices, keys, facts, sources, tensors)
-
-
-class _Pixels:
-    """A batch that fills up: pictures of one shape, each copied once, to where the device reads them.
-
-    Copies are numpy's, in this thread alone: torch would split each among threads, and these would wait for
-    the processors that the decoding processes keep busy (87 in place of 316 pictures/s with 16 of them).
-
-    Args:
-        like: a picture, [H, W, C].
-        size: pictures a batch.
-        pin: whether to lie in pinned memory.
-    """
-
-    def __init__(self, like: torch.Tensor, size: int, pin: bool) -> None:
-        self.rows: list[Row] = []
-        self._tensor = torch.empty((size, *like.shape), dtype=like.dtype, pin_memory=pin)
-        self._array = self._tensor.numpy()
-
-    @property
-    def full(self) -> bool:
-        return len(self.rows) == len(self._array)
-
-    def append(self, row: Row, pixels: torch.Tensor) -> None:
-        self._array[len(self.rows)] = pixels.numpy()
-        self.rows.append(row)
-
-    def padded(self) -> torch.Tensor:
-        """[size, H, W, C], what is left filled with the last picture."""
-        self._array[len(self.rows) :] = self._array[len(self.rows) - 1]
-        return self._tensor
-
-
-def _padded(values: list[_T], size: int) -> list[_T]:
-    return values + values[-1:] * (size - len(values))
 
 
 def _schedule(units: Sequence[Sequence[Unit]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -108,6 +108,8 @@ class ChunkDecoder(Dataset[Chunk]):
             return Row(index, fingerprint, stage="decode", reason=str(error) or type(error).__name__), {}
         width, height = picture.image.size
         notes = picture.notes + _misnamed(picture.format, self._source[index].location)
+        for position in arrays:
+            notes += self._geometries[position].notes(width, height)
         return Row(index, fingerprint, width, height, notes), arrays
 
 
@@ -120,10 +122,10 @@ def _misnamed(kind: str, location: str) -> tuple[str, ...]:
 
 def decoded_rows(
     decoder: ChunkDecoder, workers: int
-) -> Generator[tuple[Row, dict[int, torch.Tensor]], None, None]:
+) -> Generator[tuple[Row, dict[int, np.ndarray]], None, None]:
     """Every picture of the decoder in its order, with geometry's position -> [H, W, C].
 
-    The pixels are views of memory shared with the `workers` processes: clone what is to be kept. The loop
+    The pixels are views of memory shared with the `workers` processes: copy what is to be kept. The loop
     around it belongs into `worker_deaths_told`.
     """
     workers = min(workers, len(decoder))
@@ -136,10 +138,10 @@ def decoded_rows(
         worker_init_fn=_leave_signals_to_the_parent,
     )
     for chunk in loader:
-        pixels: list[dict[int, torch.Tensor]] = [{} for _ in chunk.rows]
+        pixels: list[dict[int, np.ndarray]] = [{} for _ in chunk.rows]
         for position, members, stack in chunk.stacks:
-            for place, member in enumerate(members):
-                pixels[member][position] = stack[place]
+            for member, picture in zip(members, stack.numpy(), strict=True):
+                pixels[member][position] = picture
         yield from zip(chunk.rows, pixels, strict=True)
 
 

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import lightning.pytorch as pl
-from lightning.pytorch.accelerators import CUDAAccelerator
 from rich.console import Console
 
 from latentkit.encoders.encoder import Encoder
 from latentkit.prediction.batches import BatchStream
-from latentkit.prediction.decoding import worker_deaths_told
+from latentkit.prediction.encoding import EncodingStep, Outlet, StoreSink
 from latentkit.prediction.failures import FailureLimit
-from latentkit.prediction.module import EncodingModule
+from latentkit.prediction.loop import DIFFERENT_FILES, Loop, Pass, PassResult
 from latentkit.prediction.plan import Plan, Unit
-from latentkit.prediction.processes import free_device_memory, pass_title, predict, stop
-from latentkit.prediction.progress import PassProgress
-from latentkit.prediction.writer import Sink, StoreWriter, Tally, WriterThread
-from latentkit.runtime.interrupt import Interrupts
 from latentkit.sources.source import Source
 
 _ADVICE = "what is done is kept, the same command goes on from here"
@@ -50,23 +44,23 @@ class RunResult:
     device: str = "cpu"
     peak_bytes: dict[str, int | None] = field(default_factory=dict)
 
-    def add(self, module: EncodingModule, tally: Tally, seconds: float) -> None:
+    def add(self, ended: PassResult, batch_sizes: Mapping[str, int]) -> None:
         """Take in a pass that has ended."""
-        self.interrupted = tally.stopped
-        self.notes |= tally.notes  # passes see the same pictures
-        self.batch_sizes |= module.batch_sizes
-        self.encoded += tally.encoded
-        self.seconds += seconds
-        self.rates |= {name: round(tally.encoded[name] / seconds, 3) for name in module.batch_sizes}
-        self.device = module.device_name
-        self.peak_bytes |= dict.fromkeys(module.batch_sizes, module.peak_bytes)
+        self.interrupted = ended.interrupted
+        self.notes |= ended.notes  # passes see the same pictures
+        self.batch_sizes |= batch_sizes
+        self.encoded += ended.pictures
+        self.seconds += ended.seconds
+        self.rates |= {name: round(ended.pictures[name] / ended.seconds, 3) for name in batch_sizes}
+        self.device = ended.device
+        self.peak_bytes |= dict.fromkeys(batch_sizes, ended.peak_bytes)
 
 
 def run_plan(
     plan: Plan,
     source: Source,
     encoders: Sequence[Encoder],
-    sink: Sink,
+    store: Outlet,
     make_trainer: Callable[..., pl.Trainer],
     *,
     resident: str,
@@ -79,7 +73,7 @@ def run_plan(
 
     Args:
         plan: the same on every process of the run.
-        sink: takes results and failures, in plan order.
+        store: takes results and failures, in plan order.
         make_trainer: keyword arguments of ours -> Trainer.
         resident: ``one`` encoder in device memory at a time, each with a pass of its own, or ``all`` in one
             pass that decodes every picture once.
@@ -95,46 +89,40 @@ def run_plan(
     busy = [encoder for encoder in encoders if work[encoder.name].todo]
     passes = [busy] if resident == "all" and busy else [[encoder] for encoder in busy]
     result = RunResult()
-    with WriterThread(sink) as thread:
-        writer = StoreWriter(thread, plan.digest())
-        trainer = make_trainer(
-            callbacks=[writer],
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-            use_distributed_sampler=False,
+    with StoreSink(store) as sink:
+        loop = Loop(
+            make_trainer, advice=_ADVICE, workers=workers, console=console, progress_every=progress_every
         )
         already = {key for part in plan.encoders for key in part.quarantined}
-        limit = FailureLimit(thread.put, len(source), max_failures, already)
-        shares = {
-            name: _share(part.units, trainer.global_rank, trainer.world_size) for name, part in work.items()
-        }
+        limit = FailureLimit(sink.put, len(source), max_failures, already)
+        shares = {name: _share(part.units, loop.rank, loop.processes) for name, part in work.items()}
         for name, share in shares.items():
-            sink.begin(name, share, source)
+            store.begin(name, share, source)
         for together in passes:
             units = {encoder.name: shares[encoder.name] for encoder in together}
-            total = sum(len(unit.indices) for of_encoder in units.values() for unit in of_encoder)
-            title = pass_title(" + ".join(encoder.name for encoder in together), trainer)
-            with PassProgress(title, total, len(together), console, progress_every) as progress:
-                module = EncodingModule(together, limit)
-                stream = BatchStream(
-                    source,
-                    together,
-                    units,
-                    fail=limit,
-                    notice=progress.note,
-                    workers=workers,
-                    pin=isinstance(trainer.accelerator, CUDAAccelerator),
+            notes: Counter[str] = Counter()
+            step = EncodingStep(together, limit)
+            ended = loop.run(
+                Pass(
+                    title=" + ".join(units),
+                    total=sum(len(unit.indices) for of_encoder in units.values() for unit in of_encoder),
+                    batches=BatchStream(
+                        source,
+                        together,
+                        units,
+                        fail=limit,
+                        notice=notes.update,
+                        workers=workers,
+                        pin=loop.pin,
+                    ),
+                    step=step,
+                    sink=sink,
+                    agreed={DIFFERENT_FILES: plan.digest()},
+                    repeats=len(together),
+                    notes=notes,
                 )
-                stop_all = partial(stop, stream, trainer)
-                with Interrupts(stop_all, patient=trainer.global_rank > 0) as interrupts:
-                    writer.begin_pass(stream, progress, interrupts)
-                    with worker_deaths_told(workers):
-                        predict(trainer, module, stream, advice=_ADVICE)
-            result.add(module, writer.tally, progress.seconds)
-            del module
-            free_device_memory()
+            )
+            result.add(ended, step.batch_sizes)
             if result.interrupted:
                 break
     return result

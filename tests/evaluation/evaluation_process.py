@@ -53,7 +53,7 @@ def main(out: Path, count: int, processes: int, seconds: float) -> int:
         latents=np.random.default_rng(5).standard_normal((count, 4, 2, 2)).astype(np.float16),
         space=LatentSpace(4),
         originals=photos(count),
-        seconds=seconds,
+        seconds=seconds / 4,
     )
     try:
         result = evaluate_sets(
@@ -77,7 +77,7 @@ def main(out: Path, count: int, processes: int, seconds: float) -> int:
         return 1
     if result.values or result.interrupted:  # process 0
         gallery = {name: [(shown.key, shown.psnr) for shown in row] for name, row in result.gallery.items()}
-        pictures = {side: took.pictures for side, took in result.passes.items()}
+        pictures = {side: took.pictures.total() for side, took in result.passes.items()}
         found = {"values": result.values, "gallery": gallery, "pictures": pictures}
         (out / "result.json").write_text(json.dumps(found))
     return 130 if result.interrupted and result.values == {} else 0

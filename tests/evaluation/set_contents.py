@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from latentkit.encoders import LatentDecoder, Random
+from latentkit.evaluation.batches import PictureBatches
 from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.sets.space import Decodable
 
@@ -24,13 +25,11 @@ SCALED, STORED = replace(SD, scaled=True), replace(SD, scaled=False)
 def everything(opened: PictureSet, batch_size: int = 3, workers: int = 0) -> dict[str, np.ndarray]:
     """Key -> latent or pixels; every position once, no batch too large, all of the set's description kept."""
     found = {}
-    for batch in opened.batches(np.arange(len(opened)), batch_size, workers):
+    for batch in PictureBatches(opened, np.arange(len(opened)), batch_size, workers=workers):
         assert batch.positions.dtype == np.int64
         assert 0 < len(batch.positions) <= batch_size
-        tensor = batch.latents if opened.latents else batch.pixels
-        assert (batch.pixels is None) == (opened.latents is not None)
-        assert (batch.originals is not None) == opened.paired
-        for position, row in zip(batch.positions.tolist(), tensor.numpy(), strict=True):
+        assert batch.originals is None  # they were not asked for
+        for position, row in zip(batch.positions.tolist(), batch.stored.numpy(), strict=True):
             assert opened.keys[position] not in found
             found[opened.keys[position]] = row
     assert sorted(found) == list(opened.keys)

@@ -50,7 +50,8 @@ def test_decodes_what_diffusers_decodes(sd_folder: Path, flux_folder: Path) -> N
         (flux_folder / "vae", flux_folder, {"subfolder": "vae"}),
     ):
         z = latents(3, decoder(top, **options).channels)
-        pixels, finite = decoder(top, **options).load()(z, 1.0, 0.0)
+        decoded = decoder(top, **options).load()(z, 1.0, 0.0)
+        pixels, finite = decoded["pixels"], decoded["finite"]
         assert pixels.dtype == torch.uint8
         assert pixels.shape == (3, 32, 32, 3)
         assert pixels.is_contiguous()
@@ -62,18 +63,18 @@ def test_decodes_what_diffusers_decodes(sd_folder: Path, flux_folder: Path) -> N
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_stored_latents_are_brought_back_to_the_models_scale(sd_folder: Path, dtype: torch.dtype) -> None:
     stored = ((latents(2) - 0.1159) * 0.3611).to(dtype)
-    pixels, _ = decoder(sd_folder).load()(stored, 0.3611, 0.1159)
+    pixels = decoder(sd_folder).load()(stored, 0.3611, 0.1159)["pixels"]
     agree(pixels, diffusers_images(sd_folder, stored.float() / 0.3611 + 0.1159))
-    plain, _ = decoder(sd_folder).load()(stored, 1.0, 0.0)
+    plain = decoder(sd_folder).load()(stored, 1.0, 0.0)["pixels"]
     assert not torch.equal(plain, pixels)
 
 
 @torch.inference_mode()
 def test_channels_last_changes_the_layout_and_not_the_picture(sd_folder: Path) -> None:
-    plain, _ = decoder(sd_folder).load()(latents(3), 1.0, 0.0)
+    plain = decoder(sd_folder).load()(latents(3), 1.0, 0.0)["pixels"]
     last = decoder(sd_folder, channels_last=True).load()
     assert last.decoder[1].conv_in.weight.is_contiguous(memory_format=torch.channels_last)
-    pixels, _ = last(latents(3), 1.0, 0.0)
+    pixels = last(latents(3), 1.0, 0.0)["pixels"]
     assert pixels.is_contiguous()
     assert (pixels.int() - plain.int()).abs().max() <= 1
 
@@ -92,12 +93,13 @@ def test_rounding_to_the_digit() -> None:
         below, above = borders - 1e-5, borders + 1e-5
         values = torch.cat([below, above, torch.tensor([-1e6, -1.0, 1e6])]).float()
         values = torch.cat([values, values[:1]])[:513].reshape(1, 3, 9, 19)
-        pixels, finite = network(rounding)(values, 1.0, 0.0)
+        decoded = network(rounding)(values, 1.0, 0.0)
+        pixels, finite = decoded["pixels"], decoded["finite"]
         exact = code(values.double().numpy())
         assert np.array_equal(pixels.permute(0, 3, 1, 2).numpy(), np.floor(exact).astype(np.uint8))
         assert bool(finite.all())
     exact_levels = (levels / 127.5 - 1).float().reshape(1, 1, 16, 16).expand(1, 3, 16, 16)
-    pixels, _ = network("round")(exact_levels, 1.0, 0.0)
+    pixels = network("round")(exact_levels, 1.0, 0.0)["pixels"]
     assert torch.equal(pixels[0, :, :, 0].flatten().double(), levels)  # a picture's own levels come back
 
 
@@ -105,9 +107,9 @@ def test_truncation_is_what_latent_diffusions_scripts_do() -> None:
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     clamped = torch.clamp((images + 1.0) / 2.0, min=0.0, max=1.0)
     theirs = (255.0 * clamped.numpy().transpose(0, 2, 3, 1)).astype(np.uint8)
-    ours, _ = network("truncate")(images, 1.0, 0.0)
+    ours = network("truncate")(images, 1.0, 0.0)["pixels"]
     assert np.array_equal(ours.numpy(), theirs)
-    other, _ = network("round")(images, 1.0, 0.0)
+    other = network("round")(images, 1.0, 0.0)["pixels"]
     inside = (theirs > 0) & (theirs < 255)
     assert 0.4 < (other.numpy().astype(int) - theirs)[inside].mean() < 0.6
 
@@ -116,7 +118,7 @@ def test_truncation_is_what_latent_diffusions_scripts_do() -> None:
 def test_what_is_not_finite_is_said_of_its_picture_alone(value: float) -> None:
     images = torch.zeros(3, 3, 8, 8)
     images[1, 2, 7, 0] = value
-    _, finite = network("round")(images, 1.0, 0.0)
+    finite = network("round")(images, 1.0, 0.0)["finite"]
     assert finite.tolist() == [True, False, True]
 
 

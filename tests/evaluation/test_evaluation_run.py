@@ -28,10 +28,12 @@ from toy_evaluation import (
 
 from latentkit.encoders import LatentDecoder, Pretrained, Random
 from latentkit.errors import LatentkitError, UsageError
+from latentkit.evaluation.batches import PictureBatch, PictureBatches
 from latentkit.evaluation.gallery import SAMPLED, GallerySearch
-from latentkit.evaluation.module import EvaluationModule
-from latentkit.evaluation.picture_set import LatentSpace, PictureBatch
-from latentkit.evaluation.run import EvaluationResult, evaluate_sets
+from latentkit.evaluation.picture_set import LatentSpace
+from latentkit.evaluation.run import evaluate_sets
+from latentkit.evaluation.sink import EvaluationResult
+from latentkit.evaluation.step import EvaluationStep
 
 CPU = partial(pl.Trainer, accelerator="cpu", devices=1)
 DECODER = LatentDecoder(model="none", weights=Random(), batch_size=4)
@@ -52,7 +54,9 @@ def decoded(stored: np.ndarray, factor: float = 1.0, shift: float = 0.0) -> np.n
     """uint8, one at a time, by the network alone."""
     network = DECODER.load()
     with torch.inference_mode():
-        return np.concatenate([network(torch.from_numpy(z[None]), factor, shift)[0].numpy() for z in stored])
+        return np.concatenate(
+            [network(torch.from_numpy(z[None]), factor, shift)["pixels"].numpy() for z in stored]
+        )
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 64])
@@ -63,8 +67,11 @@ def test_every_picture_of_both_sides_counts_once(batch_size: int) -> None:
     expected = np.linalg.norm(weighted_sum(ours) - weighted_sum(theirs))
     assert result.values["toy"]["distance"] == pytest.approx(expected, rel=1e-6)
     assert (result.values["toy"]["generated"], result.values["toy"]["reference"]) == (11, 7)
-    assert np.concatenate(generated.calls).tolist() == list(range(11))
-    assert {side: took.pictures for side, took in result.passes.items()} == {"reference": 7, "generated": 11}
+    assert generated.calls == list(range(11))
+    assert {side: took.pictures.total() for side, took in result.passes.items()} == {
+        "reference": 7,
+        "generated": 11,
+    }
     assert not result.interrupted
 
 
@@ -103,16 +110,19 @@ def test_one_metric_that_fails_does_not_take_the_others_with_it() -> None:
 
 
 class OfSeveralSizes(ToySet):
-    """Its last batch has smaller pictures, or is not there."""
+    """Its last picture is smaller than the others."""
 
-    lacking = False
+    def rows(self, positions: np.ndarray, workers: int) -> Iterator[np.ndarray]:
+        *whole, last = super().rows(positions, workers)
+        yield from [*whole, last[:8]]
 
-    def batches(self, positions: np.ndarray, batch_size: int, workers: int) -> Iterator[PictureBatch]:
-        *whole, last = super().batches(positions, batch_size, workers)
-        assert last.pixels is not None
-        yield from whole
-        if not self.lacking:
-            yield PictureBatch(last.positions, pixels=last.pixels[:, :8])
+
+class LackingBatches(PictureBatches):
+    """The last batch of the reference does not come."""
+
+    def __iter__(self) -> Iterator[PictureBatch]:
+        *whole, last = super().__iter__()
+        yield from whole if self.pictures.name == "reference" else [*whole, last]
 
 
 def test_a_reference_of_several_sizes_has_none() -> None:
@@ -124,9 +134,9 @@ def test_a_reference_of_several_sizes_has_none() -> None:
     assert kept[0]["picture_size"].tolist() == [0, 0]
 
 
-def test_statistics_of_a_part_are_not_kept() -> None:
-    reference = OfSeveralSizes(photos(9), name="reference")
-    reference.lacking = True
+def test_statistics_of_a_part_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentkit.evaluation.run.PictureBatches", LackingBatches)
+    reference = ToySet(photos(9), name="reference")
     kept: list[dict[str, np.ndarray]] = []
     options: dict[str, Any] = {"reference": reference, "keep_statistics": kept.append}
     with pytest.raises(LatentkitError, match="8 pictures came of 9"):
@@ -146,7 +156,7 @@ def test_originals_beside_the_pictures_are_a_reference_in_the_same_pass() -> Non
     assert kept[0]["toy_sum"] == pytest.approx(weighted_sum(originals), rel=1e-6)
     assert kept[0]["picture_size"].tolist() == [16, 16]
     assert never.calls == []
-    assert np.concatenate(generated.calls[:3]).tolist() == list(range(11))
+    assert generated.calls == list(range(11))
 
 
 def test_latents_are_decoded_at_the_models_scale_and_metrics_see_the_pictures() -> None:
@@ -157,23 +167,46 @@ def test_latents_are_decoded_at_the_models_scale_and_metrics_see_the_pictures() 
     assert pictures.std() > 5
     expected = np.linalg.norm(weighted_sum(pictures))
     assert result.values["toy"]["distance"] == pytest.approx(expected, rel=1e-4)
-    assert result.passes["generated"].batch_size == 4
+    assert result.batch_sizes["generated"] == 4
 
 
 def zero_reference() -> dict[str, np.ndarray]:
     return {"toy_sum": np.zeros(3), "toy_count": np.array(1)}
 
 
-def test_a_network_runs_once_a_batch_for_all_metrics() -> None:
-    module = EvaluationModule(
-        {"one": WeightedMean(), "two": WeightedMean()}, [MeanColour(), MeanColour(name="other")], None
-    )
+def test_a_network_runs_once_a_batch_and_only_where_a_feature_is_wanted() -> None:
+    step = EvaluationStep([MeanColour(), Unwanted(name="other")], None)
     pictures = ToySet(photos(8))
-    module.begin_pass(pictures, "generated", ["one", "two"], 4)
-    module.setup("predict")
-    for number, batch in enumerate(pictures.batches(np.arange(8), 4, 0)):
-        module.predict_step(batch, number)
-    assert [network.seen for network in module.networks.values()] == [[4, 4]]
+    step.begin_pass(pictures, 4, {"mean", "pixels"})
+    step.load()
+    for batch in PictureBatches(pictures, np.arange(8), 4):
+        step(batch)
+    assert {name: forward.network.seen for name, forward in step.networks.items()} == {"mean": [4, 4]}
+
+
+class Unwanted(MeanColour):
+    """Gives a feature that no metric reads."""
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return ("unwanted",)
+
+
+def test_latents_run_in_whole_batches_and_padding_never_counts() -> None:
+    pictures = ToySet(latents=latents(6), space=LatentSpace(4), originals=photos(6))
+    step = EvaluationStep([MeanColour()], DECODER)
+    step.begin_pass(pictures, 4, {"mean"}, by_originals=True)
+    step.load()
+    with torch.inference_mode():
+        results = [step(batch) for batch in PictureBatches(pictures, np.arange(6), 4, originals=True)]
+    assert [result.positions.tolist() for result in results] == [[0, 1, 2, 3], [4, 5]]
+    assert step.networks["mean"].network.seen == [4] * 4
+    for result in results:
+        count = len(result.positions)
+        tensors = [*result.features.values(), *result.of_originals.values()]
+        assert [len(tensor) for tensor in tensors] == [count] * 4
+    pixels = torch.cat([result.features["pixels"] for result in results]).numpy()
+    assert np.abs(pixels.astype(int) - decoded(latents(6))).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -189,7 +222,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(of_latents: bool, fits
         statistics=zero_reference(),
         extractors=[MeanColour(fits=fits)],
     )
-    assert halved.passes["generated"].batch_size == found
+    assert halved.batch_sizes["generated"] == found
     assert halved.values["toy"]["generated"] == 10
     assert halved.values["toy"]["distance"] == pytest.approx(whole.values["toy"]["distance"], rel=1e-4)
 
@@ -214,7 +247,7 @@ def test_an_overflow_in_half_precision_is_computed_again_in_float32() -> None:
         statistics=zero_reference(),
         extractors=[MeanColour(precision="16-mixed", gain=393.0)],  # 98,250 does not fit into float16
     )
-    expected = 393 * np.linalg.norm(weighted_sum(next(generated.batches(np.arange(5), 5, 0)).pixels.numpy()))
+    expected = 393 * np.linalg.norm(weighted_sum(np.stack([*generated.rows(np.arange(5), 0)])))
     assert result.values["toy"]["distance"] == pytest.approx(expected, rel=1e-3)
 
 
@@ -319,10 +352,10 @@ def test_a_full_disk_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_after_the_batch_in_hand_with_nothing_computed() -> None:
-    generated = ToySet(photos(400), seconds=0.02)
+    generated = ToySet(photos(400), seconds=0.005)
 
     def interrupt() -> None:
-        while len(generated.calls) < 3:
+        while len(generated.calls) < 12:
             pass
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -332,12 +365,12 @@ def test_ctrl_c_ends_after_the_batch_in_hand_with_nothing_computed() -> None:
     thread.join()
     assert result.interrupted
     assert result.values == {}
-    assert 0 < result.passes["generated"].pictures < 400
+    assert 0 < result.passes["generated"].pictures["generated"] < 400
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_an_interruption_in_the_references_pass_keeps_no_statistics() -> None:
-    reference = ToySet(photos(400), seconds=0.02, name="reference")
+    reference = ToySet(photos(400), seconds=0.005, name="reference")
     generated = ToySet(photos(5))
     kept: list[dict[str, np.ndarray]] = []
     threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
@@ -346,8 +379,23 @@ def test_an_interruption_in_the_references_pass_keeps_no_statistics() -> None:
     assert generated.calls == kept == []
 
 
-def test_the_decoder_of_the_batch_size_is_of_the_run() -> None:
+def test_the_decoders_batch_size_is_the_runs() -> None:
     generated = ToySet(latents=latents(5), space=LatentSpace(4))
     decoder = dataclasses.replace(DECODER, batch_size=2)
+    network = CountingDecoder(DECODER.load())
+    object.__setattr__(decoder, "load", lambda: network)
     evaluate(generated, {"toy": WeightedMean()}, statistics=zero_reference(), decoder=decoder)
-    assert generated.calls == [[0, 1], [2, 3], [4]]
+    assert network.seen == [2, 2, 2]
+    assert generated.calls == [0, 1, 2, 3, 4]
+
+
+class CountingDecoder(torch.nn.Module):
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.seen: list[int] = []
+
+    def forward(self, latents: torch.Tensor, **settings: float) -> dict[str, torch.Tensor]:
+        self.seen.append(len(latents))
+        decoded: dict[str, torch.Tensor] = self.network(latents, **settings)
+        return decoded

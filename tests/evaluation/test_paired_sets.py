@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from set_contents import SD, Published, everything, same
 
 from latentkit.encoders import ContractError, Random
 from latentkit.errors import LatentkitError
-from latentkit.evaluation.picture_set import PictureBatch
+from latentkit.evaluation.batches import PictureBatches
 from latentkit.evaluation.sets.first import FirstOf
 from latentkit.evaluation.sets.open import open_own, open_set
 from latentkit.evaluation.sets.paired import Reconstructions
@@ -76,22 +75,16 @@ def test_without_ledgers_nobody_knows(work: Path, store: str) -> None:
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_unpaired_latents_do_not_read_pictures(work: Path, store: str) -> None:
+def test_pictures_are_read_only_where_originals_are_wanted(work: Path, store: str) -> None:
     pairs = FirstOf(opened(work, store), 4)
     for path in (work / "photos").iterdir():
         path.write_bytes(b"")
-    alone = pairs.unpaired()
-    assert not alone.paired
-    assert list(alone.keys) == list(pairs.keys) == ["p0", "p1", "p2", "p3"]
+    assert list(pairs.keys) == ["p0", "p1", "p2", "p3"]
     whole = everything(open_set(str(work / store), SD))
     del whole["p4"]
-    same(everything(alone), whole)
+    same(everything(pairs), whole)
     with pytest.raises(LatentkitError, match="unreadable pictures"):
-        next(_batches(pairs))
-
-
-def _batches(pairs: FirstOf) -> Iterator[PictureBatch]:
-    return pairs.batches(np.arange(len(pairs)), 2, 0)
+        next(iter(PictureBatches(pairs, np.arange(4), 2, originals=True)))
 
 
 def test_latents_of_another_autoencoder_with_as_many_channels_are_refused(work: Path) -> None:

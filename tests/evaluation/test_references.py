@@ -17,6 +17,7 @@ from store_run import kill_at
 
 from latentkit.encoders import ContractError
 from latentkit.errors import UsageError
+from latentkit.evaluation.batches import PictureBatches
 from latentkit.evaluation.references import Reference, cache_path, open_reference
 from latentkit.evaluation.statistics import is_statistics, publish_statistics, read_statistics
 from latentkit.pixels import AdmCrop, ResizeSquare
@@ -270,8 +271,8 @@ def test_files_of_other_evaluators(tmp_path: Path) -> None:
     same(found.statistics, adm)
     assert "does not record which network" in found.warnings[0]
     assert not found.recorded
-    (batch,) = found.pictures.batches(np.arange(5), 8, 0)
-    np.testing.assert_array_equal(batch.pixels.numpy(), pixels)
+    (batch,) = PictureBatches(found.pictures, np.arange(5), 8)
+    np.testing.assert_array_equal(batch.stored.numpy(), pixels)
     found = opened(tmp_path / "pytorch_fid.npz", tmp_path)
     same(found.statistics, moments(2))
     assert found.pictures is None

@@ -19,6 +19,7 @@ from store_run import run
 
 from latentkit.encoders import ContractError, Random
 from latentkit.errors import LatentkitError, UsageError
+from latentkit.evaluation.batches import PictureBatches
 from latentkit.evaluation.sets.first import FirstOf
 from latentkit.evaluation.sets.open import open_own, open_set
 from latentkit.evaluation.sets.paired import Reconstructions
@@ -71,8 +72,8 @@ def test_shards_by_key_not_by_row(tmp_path: Path) -> None:
         assert list(opened.keys) == sorted(expected)
         assert (opened.latents.scale, opened.latents.shift, opened.latents.pretrained) == (1, 0, False)
         same(everything(opened, 25), expected)
-    some = next(iter(opened.batches(np.array([4, 30, 57]), 9, 0)))
-    for position, latent in zip([4, 30, 57], some.latents.numpy(), strict=True):
+    (some,) = PictureBatches(opened, np.array([4, 30, 57]), 9)
+    for position, latent in zip([4, 30, 57], some.stored.numpy(), strict=True):
         np.testing.assert_array_equal(latent, expected[opened.keys[position]])
 
 
@@ -114,9 +115,8 @@ def test_reconstructions_beside_their_pictures(
     latents = everything(open_set(str(work / store), SD))
     assert opened.left_out == 1
     same(everything(opened.pictures), {key: cropped(work, key) for key in latents})
-    assert opened.paired
     same(everything(opened, workers=workers), latents)
-    for batch in opened.batches(np.array([1, 2, 6]), 2, workers):
+    for batch in PictureBatches(opened, np.array([1, 2, 6]), 2, originals=True, workers=workers):
         for position, original in zip(batch.positions.tolist(), batch.originals.numpy(), strict=True):
             np.testing.assert_array_equal(original, cropped(work, opened.keys[position]))
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from set_contents import SCALED, SD, STORED, everything, same
 
 from latentkit.errors import LatentkitError
-from latentkit.evaluation.picture_set import PictureBatch
+from latentkit.evaluation.batches import PictureBatches
 from latentkit.evaluation.sets.open import open_set
 
 LATENTS = np.random.default_rng(0).standard_normal((7, 4, 3, 2)).astype(np.float32)
@@ -57,9 +57,8 @@ def test_tensor_files(tmp_path: Path, kind: str) -> None:
     for array in (PIXELS, np.ascontiguousarray(PIXELS.transpose(0, 3, 1, 2))):
         opened = open_set(saved(tmp_path, array, kind, "arr_0"), SD)
         same(everything(opened), {str(row): pixels for row, pixels in enumerate(PIXELS)})
-    (batch,) = opened.batches(np.array([2, 3, 6]), 4, 0)
-    assert isinstance(batch, PictureBatch)
-    np.testing.assert_array_equal(batch.pixels.numpy(), PIXELS[[2, 3, 6]])
+    (batch,) = PictureBatches(opened, np.array([2, 3, 6]), 4)
+    np.testing.assert_array_equal(batch.stored.numpy(), PIXELS[[2, 3, 6]])
 
 
 def test_keys_and_types_of_tensor_files(tmp_path: Path) -> None:
@@ -175,13 +174,14 @@ READ = """
 import resource, sys
 import numpy as np
 import torch
+from latentkit.evaluation.batches import PictureBatches
 from latentkit.evaluation.sets.open import open_set
 from latentkit.encoders import LatentDecoder
 from latentkit.evaluation.sets.space import Decodable
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 pictures = open_set(sys.argv[1], Decodable(LatentDecoder(model="none")))
-batches = pictures.batches(np.arange(len(pictures)), 16, 0)
-total = sum(int(batch.pixels[:, 0, 0, 0].sum()) for batch in batches)
+batches = PictureBatches(pictures, np.arange(len(pictures)), 16)
+total = sum(int(batch.stored[:, 0, 0, 0].sum()) for batch in batches)
 print(total, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 

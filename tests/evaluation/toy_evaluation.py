@@ -13,7 +13,7 @@ from recipes import photo
 
 from latentkit.evaluation.extractors.extractor import Extractor
 from latentkit.evaluation.metrics.metric import ORIGINALS, PIXELS, EvaluationMetric, Side
-from latentkit.evaluation.picture_set import LatentSpace, PictureBatch, PictureSet
+from latentkit.evaluation.picture_set import LatentSpace, PictureSet
 
 
 def photos(count: int, size: int = 16, first: int = 0) -> np.ndarray:
@@ -25,8 +25,8 @@ class ToySet(PictureSet):
     """Pictures or latents in memory.
 
     Attributes:
-        calls: the positions that each batch had.
-        seconds: what a batch takes.
+        calls: the positions that were asked for, in the order in which they were given.
+        seconds: what a picture takes.
     """
 
     def __init__(
@@ -39,25 +39,21 @@ class ToySet(PictureSet):
         name: str = "toy",
         seconds: float = 0.0,
     ) -> None:
-        self.name, self.latents, self.paired = name, space, originals is not None
-        self._arrays = {"pixels": pixels, "latents": latents, "originals": originals}
-        count = len(next(array for array in self._arrays.values() if array is not None))
-        self.keys = [f"k{number:05d}" for number in range(count)]
-        self.calls: list[list[int]] = []
+        self.name, self.latents = name, space
+        self.originals = None if originals is None else ToySet(originals, name="originals")
+        stored = latents if pixels is None else pixels
+        assert stored is not None
+        self._stored = stored
+        self.keys = [f"k{number:05d}" for number in range(len(stored))]
+        self.calls: list[int] = []
         self.seconds = seconds
 
-    def batches(self, positions: np.ndarray, batch_size: int, workers: int) -> Iterator[PictureBatch]:
+    def rows(self, positions: np.ndarray, workers: int) -> Iterator[np.ndarray]:
         assert len(positions)
-        for start in range(0, len(positions), batch_size):
-            part = positions[start : start + batch_size]
-            self.calls.append(part.tolist())
+        for position in positions.tolist():
+            self.calls.append(position)
             time.sleep(self.seconds)
-            chosen = {
-                name: torch.from_numpy(array[part])
-                for name, array in self._arrays.items()
-                if array is not None
-            }
-            yield PictureBatch(part, **chosen)
+            yield self._stored[position]
 
     def identity(self) -> dict[str, Any]:
         return {"name": self.name}

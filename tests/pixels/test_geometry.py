@@ -120,10 +120,10 @@ def test_bucket_crop_covers_and_takes_the_middle() -> None:
 
 
 def test_unusual_ratios() -> None:
-    assert not BucketCrop.unusual(1000, 400)
-    assert not BucketCrop.unusual(400, 1000)
-    assert BucketCrop.unusual(1001, 400)
-    assert BucketCrop.unusual(399, 1000)
+    assert BucketCrop().notes(1000, 400) == ()
+    assert BucketCrop().notes(400, 1000) == ()
+    assert BucketCrop().notes(1001, 400) == ("unusual aspect",)
+    assert BucketCrop().notes(399, 1000) == ("unusual aspect",)
 
 
 def test_round_down_takes_the_centre_of_the_original_pixels() -> None:

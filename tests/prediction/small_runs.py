@@ -21,11 +21,10 @@ from rich.console import Console
 import latentkit
 from latentkit.encoders import Encoder
 from latentkit.prediction.batches import Batch, BatchStream
-from latentkit.prediction.module import EncodingModule
+from latentkit.prediction.encoding import EncodingStep, Outlet
 from latentkit.prediction.plan import Plan, Unit, make_plan
 from latentkit.prediction.results import Encoded, Failure
 from latentkit.prediction.run import RunResult, run_plan
-from latentkit.prediction.writer import Sink
 from latentkit.sources.source import Fingerprint, Source
 from latentkit.stores import NpyStore, Quarantine, Store
 
@@ -35,7 +34,7 @@ CPU = partial(pl.Trainer, accelerator="cpu", devices=1)
 
 
 class Collected:
-    """A sink that keeps what it is given."""
+    """A store that keeps what it is given."""
 
     def __init__(self) -> None:
         self.encoded: list[Encoded] = []
@@ -94,15 +93,15 @@ def stream(
     )
 
 
-def through_module(module: EncodingModule, batches: Sequence[Batch] | BatchStream, sink: Collected) -> None:
-    """Every batch through the module's steps, as the loop does it."""
-    if not module.networks:
-        module.setup("predict")
+def through_step(step: EncodingStep, batches: Sequence[Batch] | BatchStream, sink: Collected) -> None:
+    """Every batch through the step, as the loop does it."""
+    if not step.networks:
+        step.load()
     with torch.inference_mode():
-        for number, batch in enumerate(batches):
-            if (encoded := module.predict_step(batch, number)) is not None:
+        for batch in batches:
+            if (encoded := step(batch)) is not None:
                 sink.write(encoded)
-        if (encoded := module.drain()) is not None:
+        if (encoded := step.drain()) is not None:
             sink.write(encoded)
 
 
@@ -121,7 +120,7 @@ def plan_of(root: Path, source: Source, encoders: Sequence[Encoder], store: Stor
 
 
 def run_into(
-    sink: Sink, source: Source, encoders: Sequence[Encoder], plan: Plan, **options: object
+    sink: Outlet, source: Source, encoders: Sequence[Encoder], plan: Plan, **options: object
 ) -> RunResult:
     """`run_plan` on a CPU, one process."""
     settings: dict[str, object] = {"resident": "all", "max_failures": 0.5, "workers": 0}

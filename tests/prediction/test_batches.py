@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import Collected, run_into, stream, through_module, units, whole_plan
+from small_runs import Collected, run_into, stream, through_step, units, whole_plan
 from toy_encoders import CaptionBytes, CountedFolder, MeanColour, WorkerKiller, expected_mean, paint
 
 from latentkit.errors import LatentkitError
 from latentkit.pixels import BucketCrop
-from latentkit.prediction.module import EncodingModule
+from latentkit.prediction.encoding import EncodingStep
+from latentkit.prediction.loop import Stoppable
 from latentkit.prediction.results import Failure
 from latentkit.sources import FolderSource
 
@@ -72,23 +73,23 @@ def test_a_batch_says_of_each_picture_what_it_is_and_what_its_bytes_were(folder:
             assert np.array_equal(mean, expected_mean(path, encoder))
 
 
-def test_the_last_batch_of_a_unit_is_full_and_repeats_its_last_picture(folder: Path) -> None:
+def test_the_networks_batches_are_whole_also_at_the_end_of_a_unit(folder: Path) -> None:
     source = FolderSource(root=str(folder))
-    batches = list(stream(source, [(MeanColour(batch_size=4), units(range(5), range(5, 7)))]))
+    encoder = MeanColour(batch_size=4)
+    batches = list(stream(source, [(encoder, units(range(5), range(5, 7)))]))
     assert [len(batch.keys) for batch in batches] == [4, 1, 2]
-    for batch in batches:
-        pixels, count = batch.tensors["pixels"], len(batch.keys)
-        assert len(pixels) == 4
-        assert all(torch.equal(extra, pixels[count - 1]) for extra in pixels[count:])
-    assert not torch.equal(batches[0].tensors["pixels"][2], batches[0].tensors["pixels"][3])
+    assert [len(batch.tensors["pixels"]) for batch in batches] == [4, 1, 2]
+    step = EncodingStep([encoder], Collected().fail)
+    through_step(step, batches, Collected())
+    assert step.networks["mean"].network.seen == [4, 4, 4]
 
 
 def test_padding_never_reaches_the_results(folder: Path) -> None:
     source = FolderSource(root=str(folder))
     encoder = MeanColour(batch_size=8)
     sink = Collected()
-    module = EncodingModule([encoder], sink.fail)
-    through_module(module, stream(source, [(encoder, units(range(11), [12]))]), sink)
+    step = EncodingStep([encoder], sink.fail)
+    through_step(step, stream(source, [(encoder, units(range(11), [12]))]), sink)
     assert sink.keys("mean") == [f"p{index:03d}" for index in [*range(11), 12]]
     assert all(len(part.arrays["mean"]) == len(part.keys) for part in sink.encoded)
     for key, arrays in sink.arrays("mean").items():
@@ -120,7 +121,7 @@ def test_pictures_of_several_shapes_go_to_batches_of_one_shape(tmp_path: Path, w
                 if tuple(batch.tensors["pixels"].shape[1:3]) == shape and batch.indices[0] in part
             ]
             assert mine == [wanted[start : start + 3] for start in range(0, len(wanted), 3)], (number, shape)
-    assert all(len(batch.tensors["pixels"]) == 3 for batch in found)
+    assert all(len(batch.tensors["pixels"]) == len(batch.keys) for batch in found)
     assert sorted(index for batch in found for index in batch.indices) == list(range(30))
     facts = {index: fact for batch in found for index, fact in zip(batch.indices, batch.facts, strict=True)}
     assert {index: fact["aspect_bucket"] for index, fact in facts.items()} == {
@@ -224,7 +225,7 @@ def test_conversions_and_cut_captions_are_noticed_once_a_picture(tmp_path: Path)
 
 def test_stop_ends_the_stream_and_its_workers(folder: Path, tmp_path: Path) -> None:
     source = counted(folder, tmp_path, seconds=0.02)
-    batches = stream(source, [(MeanColour(batch_size=2), units(range(40)))], workers=2)
+    batches = Stoppable(stream(source, [(MeanColour(batch_size=2), units(range(40)))], workers=2))
     seen = []
     for batch in batches:
         seen.append(batch.indices)

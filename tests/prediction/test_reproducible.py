@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_runs import Collected, encode, stream, through_module, units
+from small_runs import Collected, encode, stream, through_step, units
 
 from latentkit.encoders import T5, Autoencoder, DINOv3, Encoder, Random
-from latentkit.prediction.module import EncodingModule
+from latentkit.prediction.encoding import EncodingStep
 from latentkit.sources import DemoSource
 from latentkit.stores import NpyStore
 
@@ -40,11 +40,11 @@ def name_of(encoder: Encoder) -> str:
 @pytest.mark.parametrize("encoder", ENCODERS, ids=name_of)
 def test_outputs_do_not_depend_on_which_pictures_share_a_batch(encoder: Encoder) -> None:
     source = DemoSource(pictures=PICTURES)
-    module = EncodingModule([encoder], Collected().fail)
+    step = EncodingStep([encoder], Collected().fail)
 
     def encoded(*parts: list[int]) -> dict[str, dict[str, np.ndarray]]:
         sink = Collected()
-        through_module(module, stream(source, [(encoder, units(*parts))]), sink)
+        through_step(step, stream(source, [(encoder, units(*parts))]), sink)
         return sink.arrays(encoder.name)
 
     together = encoded(list(range(PICTURES)))

@@ -12,8 +12,8 @@ from small_runs import Collected, run_into, whole_plan
 from toy_encoders import MeanColour, paint
 
 from latentkit.prediction.background import BATCHES_IN_FLIGHT
+from latentkit.prediction.encoding import StoreSink
 from latentkit.prediction.results import Encoded, Failure
-from latentkit.prediction.writer import WriterThread
 from latentkit.sources import FolderSource
 from latentkit.sources.source import Fingerprint
 
@@ -63,7 +63,7 @@ def test_results_and_failures_reach_the_sink_in_their_order() -> None:
         def fail(self, failure: Failure) -> None:
             order.append(failure.key)
 
-    with WriterThread(Ordered()) as thread:
+    with StoreSink(Ordered()) as thread:
         for number in range(30):
             thread.put(Failure(number, f"k{number}", "decode", "bad", ("mean",), None))
             thread.put(result(100 + number))
@@ -75,7 +75,7 @@ def test_an_error_of_the_sink_surfaces_at_the_next_put_and_again_at_the_end() ->
     puts: list[int] = []
 
     def loop() -> None:
-        with WriterThread(sink) as thread:
+        with StoreSink(sink) as thread:
             for number in range(1000):
                 thread.put(result(number))
                 puts.append(number)
@@ -91,7 +91,7 @@ def test_an_error_of_the_last_write_surfaces_at_flush() -> None:
     flushed: list[bool] = []
 
     def loop() -> None:
-        with WriterThread(DiskFullAt(1)) as thread:
+        with StoreSink(DiskFullAt(1)) as thread:
             thread.put(result(0))
             thread.flush()
             flushed.append(True)
@@ -102,13 +102,13 @@ def test_an_error_of_the_last_write_surfaces_at_flush() -> None:
 
 
 def test_an_error_of_the_last_write_surfaces_at_the_end_also_without_flush() -> None:
-    with pytest.raises(OSError, match="No space left"), WriterThread(DiskFullAt(1)) as thread:
+    with pytest.raises(OSError, match="No space left"), StoreSink(DiskFullAt(1)) as thread:
         thread.put(result(0))
 
 
 def test_a_full_queue_makes_the_loop_wait() -> None:
     sink = Gated()
-    with WriterThread(sink) as thread:
+    with StoreSink(sink) as thread:
         put: list[int] = []
 
         def loop() -> None:
@@ -134,7 +134,7 @@ def test_flush_waits_until_all_is_written() -> None:
             return super().write(*batches)
 
     sink = Slow()
-    with WriterThread(sink) as thread:
+    with StoreSink(sink) as thread:
         for number in range(5):
             thread.put(result(number))
         thread.flush()
@@ -145,7 +145,7 @@ def test_what_was_put_before_an_error_of_the_loop_is_written() -> None:
     sink = Collected()
 
     def loop() -> None:
-        with WriterThread(sink) as thread:
+        with StoreSink(sink) as thread:
             for number in range(5):
                 thread.put(result(number))
             raise KeyboardInterrupt

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from latentkit.errors import UsageError
-from latentkit.evaluation.picture_set import PictureBatch, PictureSet
+from latentkit.evaluation.picture_set import PictureSet
 
 
 class FirstOf(PictureSet):
@@ -29,15 +29,12 @@ class FirstOf(PictureSet):
         if n < 2:
             raise UsageError(f"limit={n}: an evaluation needs at least 2 pictures; null takes all")
         self._whole = whole
-        self.name, self.latents, self.paired = whole.name, whole.latents, whole.paired
+        self.name, self.latents, self.originals = whole.name, whole.latents, whole.originals
         self.keys = whole.keys[:n]
         self.cut = len(self.keys) < len(whole)
 
-    def batches(self, positions: np.ndarray, batch_size: int, workers: int) -> Iterator[PictureBatch]:
-        return self._whole.batches(positions, batch_size, workers)
-
-    def unpaired(self) -> PictureSet:
-        return FirstOf(self._whole.unpaired(), len(self)) if self.paired else self
+    def rows(self, positions: np.ndarray, workers: int) -> Iterator[np.ndarray]:
+        return self._whole.rows(positions, workers)
 
     def identity(self) -> dict[str, Any]:
         return self._whole.identity() | {"first": len(self)}

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from latentkit.errors import LatentkitError
-from latentkit.evaluation.sets.rows import RowSet, ordered
+from latentkit.evaluation.picture_set import PictureSet, ordered
 from latentkit.evaluation.sets.space import LATENTS, Decodable
 from latentkit.stores.output import open_output
 
 _ROWS = 64
 
 
-class EncodedLatents(RowSet):
+class EncodedLatents(PictureSet):
     """The latents of an encoder's folder; of moments the mean.
 
     Args:

@@ -10,10 +10,9 @@ import numpy as np
 
 from latentkit.encoders.contract import Contract, ContractError
 from latentkit.errors import LatentkitError
-from latentkit.evaluation.picture_set import PictureBatch, PictureSet
+from latentkit.evaluation.picture_set import PictureSet, named
 from latentkit.evaluation.sets.latents import EncodedLatents
 from latentkit.evaluation.sets.pictures import SourcePictures
-from latentkit.evaluation.sets.rows import check_latents, named, stacked
 from latentkit.pixels.geometry import AdmCrop, BucketCrop, CropToMultiple, Geometry, ResizeSquare
 from latentkit.prediction.plan import Comparison
 from latentkit.sources.source import Fingerprint
@@ -37,8 +36,6 @@ class Reconstructions(PictureSet):
         LatentkitError: there are latents of pictures that the dataset lacks, or that have changed since.
     """
 
-    paired = True
-
     def __init__(
         self,
         latents: EncodedLatents,
@@ -56,21 +53,12 @@ class Reconstructions(PictureSet):
                 f"{latents.name} has latents of {len(lacking):,} pictures that {pictures.name} lacks: "
                 f"{named(self.keys, lacking)}: give the dataset that was encoded, whole"
             )
-        self.pictures = pictures.only(self.keys)
+        self.originals = self.pictures = pictures.only(self.keys)
         self.left_out = len(pictures) - len(self)
         self.unrecorded = len(self) - self._check_unchanged(made_from)
 
-    def batches(self, positions: np.ndarray, batch_size: int, workers: int) -> Iterator[PictureBatch]:
-        import torch
-
-        latents = self._latents.rows(positions, workers)
-        pictures = self.pictures.rows(positions, workers)
-        for places, (stack, originals) in stacked(positions, zip(latents, pictures, strict=True), batch_size):
-            check_latents(self, places, stack)
-            yield PictureBatch(places, latents=torch.from_numpy(stack), originals=torch.from_numpy(originals))
-
-    def unpaired(self) -> PictureSet:
-        return self._latents
+    def rows(self, positions: np.ndarray, workers: int) -> Iterator[np.ndarray]:
+        return self._latents.rows(positions, workers)
 
     def identity(self) -> dict[str, Any]:
         return self._latents.identity() | {"originals": self.pictures.identity()}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentkit.errors import LatentkitError
-from latentkit.evaluation.sets.rows import NAMED, RowSet, ordered
+from latentkit.evaluation.picture_set import NAMED, PictureSet, ordered
 from latentkit.pixels.geometry import CropToMultiple, Geometry
 from latentkit.sources.source import Source
 from latentkit.stores.output import listing_sha256
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 _LOOKED_ON = 256
 
 
-class SourcePictures(RowSet):
+class SourcePictures(PictureSet):
     """A source's pictures, each in a geometry or as it is.
 
-    Pictures of several sizes come in batches of one size. A loop over `batches` with workers belongs into
-    `latentkit.prediction.decoding.worker_deaths_told`. One that cannot be read ends it; so that several need
-    not be found run by run, up to three among the next 256 are named.
+    A loop over `rows` with workers belongs into `latentkit.prediction.decoding.worker_deaths_told`. A picture
+    that cannot be read ends it; so that several need not be found run by run, up to three among the next 256
+    are named.
 
     Args:
         source: where they are.
@@ -61,8 +61,6 @@ class SourcePictures(RowSet):
     def rows(self, positions: np.ndarray, workers: int) -> Iterator[np.ndarray]:
         from latentkit.prediction.decoding import ChunkDecoder, decoded_rows
 
-        if not len(positions):
-            return
         seen = [self.geometry or CropToMultiple(multiple=1)]
         indices = self.indices[positions]
         decoder = ChunkDecoder(self.source, indices, np.ones_like(indices), seen)
@@ -71,7 +69,7 @@ class SourcePictures(RowSet):
                 if row.stage:
                     further = (later for later, _ in islice(rows, _LOOKED_ON) if later.stage)
                     raise LatentkitError(self._unreadable([row, *islice(further, NAMED - 1)]))
-                yield pixels[0].numpy()
+                yield pixels[0]
 
     def identity(self) -> dict[str, Any]:
         """Count, geometry, orientation, the pictures' place, and a hash over every key, size and mtime.

@@ -12,9 +12,8 @@ import numpy as np
 
 from latentkit.encoders.contract import Contract, ContractError
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.evaluation.picture_set import LatentSpace
+from latentkit.evaluation.picture_set import LatentSpace, PictureSet, ordered
 from latentkit.evaluation.sets.identity import file_identity
-from latentkit.evaluation.sets.rows import RowSet, ordered
 from latentkit.evaluation.sets.space import LATENTS, Decodable
 from latentkit.evaluation.sets.tensor_files import FileTensor, TensorFile, read_tensor_file
 from latentkit.stores.arrays import match
@@ -24,7 +23,7 @@ PREFERRED = (LATENTS, "samples", "arr_0")
 """What the tensor is called that counts, where a file has several."""
 
 
-class TensorRows(RowSet):
+class TensorRows(PictureSet):
     """A tensor file's latents, floats [N, C, h, w], or pictures, uint8 [N, H, W, 3] or [N, 3, H, W].
 
     Its keys are those in a safetensors file's metadata (a JSON list under ``keys``), else the numbers of the

@@ -1,4 +1,4 @@
-"""The module: out of memory and non-finite numbers cost pictures, never the run, and nothing gets lost."""
+"""The step: out of memory and non-finite numbers cost pictures, never the run, and nothing gets lost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_runs import Collected, encode, run_into, stream, through_module, todo, units, whole_plan
+from small_runs import Collected, encode, run_into, stream, through_step, todo, units, whole_plan
 from toy_encoders import (
     Brightness,
     LogColour,
@@ -19,17 +19,18 @@ from toy_encoders import (
 )
 
 from latentkit.encoders import Encoder
-from latentkit.prediction.module import EncodingModule
+from latentkit.prediction.encoding import EncodingStep
+from latentkit.runtime.forward import Forward
 from latentkit.sources import FolderSource
 from latentkit.stores import Quarantine
 
 
-def encoded(folder: Path, encoder: Encoder, indices: range) -> tuple[Collected, EncodingModule]:
-    """One pass of the module over some pictures of a folder."""
+def encoded(folder: Path, encoder: Encoder, indices: range) -> tuple[Collected, EncodingStep]:
+    """One pass of the step over some pictures of a folder."""
     sink = Collected()
-    module = EncodingModule([encoder], sink.fail)
-    through_module(module, stream(FolderSource(root=str(folder)), [(encoder, units(indices))]), sink)
-    return sink, module
+    step = EncodingStep([encoder], sink.fail)
+    through_step(step, stream(FolderSource(root=str(folder)), [(encoder, units(indices))]), sink)
+    return sink, step
 
 
 @pytest.mark.parametrize(
@@ -40,13 +41,13 @@ def test_out_of_memory_halves_the_batch_and_remembers_what_fits(
 ) -> None:
     folder = paint(tmp_path / "in", 19)
     encoder = SmallMemory(batch_size=batch_size, fits=fits)
-    sink, module = encoded(folder, encoder, range(19))
+    sink, step = encoded(folder, encoder, range(19))
     assert sink.failures == []
     assert sink.keys("mean") == [f"p{index:03d}" for index in range(19)]
     for key, arrays in sink.arrays("mean").items():
         assert np.array_equal(arrays["mean"], expected_mean(folder / f"{key}.png", encoder))
-    assert module.batch_sizes == {"mean": found}
-    seen = module.networks["mean"].seen
+    assert step.batch_sizes == {"mean": found}
+    seen = step.networks["mean"].network.seen
     failed = [size for size in seen if size > fits]
     assert seen[: len(failed)] == failed  # it is not tried again
     assert set(seen[len(failed) :]) == {found}  # one size, so the same kernels for every picture
@@ -69,7 +70,7 @@ def test_a_picture_that_does_not_fit_alone_is_quarantined_and_no_other(
     for index in black:
         paint_plain(folder / f"p{index:03d}.png", 0)
     encoder = SmallMemory(batch_size=4, fits=4)
-    sink, module = encoded(folder, encoder, range(13))
+    sink, step = encoded(folder, encoder, range(13))
     assert [(failure.index, failure.stage, failure.encoders) for failure in sink.failures] == [
         (index, "encode", ("mean",)) for index in black
     ]
@@ -77,7 +78,7 @@ def test_a_picture_that_does_not_fit_alone_is_quarantined_and_no_other(
     assert sink.keys("mean") == [f"p{index:03d}" for index in range(13) if index not in black]
     for key, arrays in sink.arrays("mean").items():
         assert np.array_equal(arrays["mean"], expected_mean(folder / f"{key}.png", encoder))
-    assert module.batch_sizes == {"mean": 1}
+    assert step.batch_sizes == {"mean": 1}
 
 
 def test_other_errors_of_a_network_end_the_run(tmp_path: Path) -> None:
@@ -87,10 +88,10 @@ def test_other_errors_of_a_network_end_the_run(tmp_path: Path) -> None:
 
     folder = paint(tmp_path / "in", 3)
     sink = Collected()
-    module = EncodingModule([MeanColour()], sink.fail)
-    module.networks["mean"] = Wrong()
+    step = EncodingStep([MeanColour()], sink.fail)
+    step.networks["mean"] = Forward(Wrong(), "32-true")
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        through_module(module, stream(FolderSource(root=str(folder)), [(MeanColour(), units([0]))]), sink)
+        through_step(step, stream(FolderSource(root=str(folder)), [(MeanColour(), units([0]))]), sink)
     assert sink.failures == []
 
 
@@ -146,14 +147,14 @@ def test_a_picture_bad_for_one_encoder_is_good_for_another(tmp_path: Path) -> No
 def test_the_step_that_lags_behind_loses_nothing(tmp_path: Path, pictures: int) -> None:
     source = FolderSource(root=str(paint(tmp_path / "in", pictures)))
     encoder = MeanColour(batch_size=4)
-    module = EncodingModule([encoder], Collected().fail)
-    module.setup("predict")
+    step = EncodingStep([encoder], Collected().fail)
+    step.load()
     batches = list(stream(source, [(encoder, units(range(pictures)))]))
-    steps = [module.predict_step(batch, number) for number, batch in enumerate(batches)]
-    rest = module.drain()
-    assert steps[0] is None
-    assert [step.keys for step in [*steps[1:], rest] if step] == [batch.keys for batch in batches]
-    assert module.drain() is None
+    results = [step(batch) for batch in batches]
+    rest = step.drain()
+    assert results[0] is None
+    assert [result.keys for result in [*results[1:], rest] if result] == [batch.keys for batch in batches]
+    assert step.drain() is None
 
 
 @pytest.mark.parametrize("resident", ["one", "all"])

@@ -1,0 +1,175 @@
+"""The one way to run a network on a batch: device, precision, compilation, memory, float32 again, NaN."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latentkit.runtime.precision import precision_plugin
+
+FINITE = "finite"
+"""An output [B] bool of a network that rounds: which rows were finite before. It is not among the results."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A batch that has been through a network.
+
+    Attributes:
+        outputs: name -> [B, ...]; of the rows below the values are undefined. Empty when no row fits.
+        lost: rows that do not fit into memory even alone.
+        unfinite: rows that are not finite, also when computed in float32.
+    """
+
+    outputs: dict[str, Tensor]
+    lost: list[int]
+    unfinite: list[int]
+
+
+class Forward(nn.Module):
+    """Runs a network on batches; the module moves to a device as any other, and its inputs follow it.
+
+    A batch that does not fit into memory is run in halves, as often as needed, and no later batch is tried
+    larger. All pieces are equally long, so that they run the same kernels: the last begins early and repeats
+    some. A row whose outputs are not finite is computed once more, alone, in float32 and not compiled.
+
+    Args:
+        network: called with a batch's tensors as keyword arguments; gives name -> [B, ...].
+        precision: ``32-true``, ``tf32``, ``16-mixed`` or ``bf16-mixed``.
+        compiled: whether the network goes through `torch.compile`, at its first call.
+        shapes_vary: whether inputs come in too many shapes for a graph each.
+        to_host: whether outputs are copied to the host; from a GPU without waiting, into pinned memory.
+
+    Attributes:
+        fits: the largest batch that may still fit into memory.
+    """
+
+    _place: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        precision: str,
+        *,
+        compiled: bool = False,
+        shapes_vary: bool = False,
+        to_host: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network, self.precision, self.to_host = network, precision, to_host
+        self.fits = sys.maxsize
+        self.register_buffer("_place", torch.empty(0), persistent=False)
+        if compiled:
+            # One graph a shape runs faster than one for all of them.
+            network.compile(dynamic=None if shapes_vary else False)
+
+    def forward(self, tensors: Mapping[str, Tensor], pad_to: int = 0, **settings: Any) -> Launched:
+        """Start a batch.
+
+        Args:
+            tensors: [B, ...] each, B at least 1; from pinned memory they move without waiting.
+            pad_to: rows to which a smaller batch is filled up, by repeating its last one, so that it runs
+                the kernels of a whole batch. The outputs have B rows all the same.
+            settings: further arguments of the network, the same for all rows.
+        """
+        device = self._place.device
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+        count = len(next(iter(moved.values())))
+        padded = {name: _padded(tensor, pad_to) for name, tensor in moved.items()}
+        total = max(count, pad_to)
+        outputs: dict[str, Tensor] = {}
+        lost: list[int] = []
+        start = 0
+        while start < count:
+            length = min(self.fits, total)
+            begin = min(start, total - length)
+            piece = {name: tensor[begin : begin + length] for name, tensor in padded.items()}
+            found = self._run(self.network, self.precision, piece, settings)
+            if found is None:
+                torch.cuda.empty_cache()
+                self.fits = max(1, length // 2)
+                if length > 1:
+                    continue
+                lost.append(start)
+            for name, output in (found or {}).items():
+                if name not in outputs:
+                    outputs[name] = self._room(output, count)
+                rows = output[start - begin : count - begin]
+                outputs[name][start : start + len(rows)].copy_(rows, non_blocking=True)
+            start = begin + length
+        arrived = None
+        if self.to_host and device.type == "cuda":
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrived.record()
+
+        def again(row: int) -> dict[str, Tensor] | None:
+            alone = {name: tensor[row : row + 1] for name, tensor in moved.items()}
+            return self._run(self.network.forward, "32-true", alone, settings)
+
+        return Launched(outputs, lost, again, arrived)
+
+    def _run(
+        self,
+        network: Callable[..., dict[str, Tensor]],
+        precision: str,
+        tensors: Mapping[str, Tensor],
+        settings: Mapping[str, Any],
+    ) -> dict[str, Tensor] | None:
+        """Its outputs, and which rows are `FINITE`; None when memory ran out."""
+        try:
+            with precision_plugin(precision, self._place.device).forward_context():
+                outputs = dict(network(**tensors, **settings))
+            told = outputs.pop(FINITE, None)
+            finite = [output.isfinite().reshape(len(output), -1).all(1) for output in outputs.values()]
+            return outputs | {FINITE: torch.stack(finite if told is None else [*finite, told]).all(0)}
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                return None
+            raise
+
+    def _room(self, like: Tensor, count: int) -> Tensor:
+        pin = self.to_host and like.is_cuda
+        device = torch.device("cpu") if self.to_host else like.device
+        return torch.empty((count, *like.shape[1:]), dtype=like.dtype, device=device, pin_memory=pin)
+
+
+class Launched:
+    """A batch on its way through a network."""
+
+    def __init__(
+        self,
+        outputs: dict[str, Tensor],
+        lost: list[int],
+        again: Callable[[int], dict[str, Tensor] | None],
+        arrived: torch.cuda.Event | None,
+    ) -> None:
+        self._outputs, self._lost, self._again, self._arrived = outputs, lost, again, arrived
+
+    def result(self) -> Outcome:
+        """Wait for it. To be asked for once."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        outputs, unfinite = self._outputs, []
+        finite = outputs.pop(FINITE, torch.ones(0, dtype=torch.bool))
+        for row in torch.nonzero(~finite).flatten().tolist():
+            if row in self._lost:
+                continue
+            found = self._again(row)
+            if found is None or not found.pop(FINITE):
+                unfinite.append(row)
+                continue
+            for name, output in found.items():
+                outputs[name][row] = output[0]
+        return Outcome(outputs, self._lost, unfinite)
+
+
+def _padded(tensor: Tensor, size: int) -> Tensor:
+    missing = size - len(tensor)
+    if missing <= 0:
+        return tensor
+    return torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])])
