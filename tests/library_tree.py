@@ -19,10 +19,12 @@ from latentkit.stores import NpyStore, OutputLock
 
 ENCODERS = ("vae", "text", "dino")
 FOLDERS = {"vae": "vae_latents", "text": "t5_hidden"}
+COPIES = {"t5_attention_mask": "text", "aspect_bucket": "vae"}
 STORE = (
     "store=npy",
     "store.records=approved_image_dataset.jsonl",
     *(f"+store.folders.{encoder}={folder}" for encoder, folder in FOLDERS.items()),
+    *(f"store.record_fields.{field}={encoder}" for field, encoder in COPIES.items()),
 )
 """`store` on a command line."""
 
@@ -58,7 +60,12 @@ def library(data: Path) -> Library:
 
 
 def store(data: Path) -> NpyStore:
-    return NpyStore(root=str(data / "derived"), folders=FOLDERS, records="approved_image_dataset.jsonl")
+    return NpyStore(
+        root=str(data / "derived"),
+        folders=FOLDERS,
+        records="approved_image_dataset.jsonl",
+        record_fields=COPIES,
+    )
 
 
 def encode(data: Path, broken: tuple[int, ...] = (5,)) -> None:

@@ -23,6 +23,7 @@ from latentkit.sources.source import Fingerprint, Item, Source, SourceError, Sta
 from latentkit.stores import NpyStore, OutputLock, Quarantine, ShardStore, Store
 
 BATCH = 8
+COPIES = {"t5_attention_mask": "text", "aspect_bucket": "vae"}
 
 
 class Pictures(Source):
@@ -122,7 +123,7 @@ def failure(source: Pictures, index: int, *encoders: str) -> Failure:
 
 def make(kind: str, root: Path) -> Store:
     if kind == "npy":
-        return NpyStore(root=str(root), folders={"vae": "vae_latents"})
+        return NpyStore(root=str(root), folders={"vae": "vae_latents"}, record_fields=COPIES)
     return ShardStore(root=str(root), shard_size=16, dataset="example", split="val")
 
 

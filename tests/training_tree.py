@@ -18,6 +18,7 @@ from latentkit.stores import NpyStore, OutputLock
 TOKENS = 7
 BUCKETS = ("64x64", "48x80", "80x48")
 FOLDERS = {"flux_vae": "vae_latents", "t5": "t5_hidden"}
+COPIES = {"t5_attention_mask": "t5", "aspect_bucket": "flux_vae"}
 RECORDS = "approved_image_dataset.jsonl"
 ODD_KEYS = ("a.b", "tom/kitten.v2", "50%", "naïve", "x" * 150, "__meta__", "two words")
 KEYS = (*ODD_KEYS, *(f"p{number:02d}" for number in range(16)))
@@ -84,10 +85,10 @@ def array(source: Captioned, index: int, encoder: str, output: str, shape: Seque
     return rng.standard_normal([sides.get(side, side) for side in shape]).astype(dtype)
 
 
-def build(root: Path, source: Captioned | None = None, **changes: Any) -> NpyStore:
+def build(root: Path, source: Captioned | None = None, *, buckets: bool = True, **changes: Any) -> NpyStore:
     """Encode every picture of the source (again); t5 those with a caption. Returns the store."""
     source = source or Captioned()
-    store = NpyStore(root=str(root), folders=FOLDERS, records=RECORDS)
+    store = NpyStore(root=str(root), folders=FOLDERS, records=RECORDS, record_fields=COPIES)
     with OutputLock(root):
         store.open(contracts(**changes))
         for encoder, contract in contracts(**changes).items():
@@ -98,7 +99,7 @@ def build(root: Path, source: Captioned | None = None, **changes: Any) -> NpySto
                 content, stat = source.read(index)
                 made_from = Fingerprint(hashlib.sha256(content).hexdigest(), stat)
                 facts: dict[str, Any] = {"width": 640, "height": 480}
-                if encoder == "flux_vae":
+                if encoder == "flux_vae" and buckets:
                     facts["aspect_bucket"] = bucket_of(key)
                 if encoder == "t5":
                     made_from = caption_fingerprint(source[index].caption or "")

@@ -41,8 +41,9 @@ from latentkit.runtime.interrupt import Interrupts
 from latentkit.runtime.progress import ProgressReport
 from latentkit.stores.lock import OutputLock
 from latentkit.stores.npy import NpyStore
+from latentkit.stores.output import npy_outputs
 from latentkit.stores.publish import remove_many, remove_temporaries
-from latentkit.stores.samples import Field, Sample, fields_of, find_samples, read_sample
+from latentkit.stores.samples import Sample, declared_fields, find_samples, read_sample
 from latentkit.stores.store import LEDGERS
 
 _T = TypeVar("_T")
@@ -92,6 +93,8 @@ class TarJob:
         if not self.shards_dir or Path(self.shards_dir).resolve() == Path(self.store.root).resolve():
             raise UsageError(f"shards_dir={self.shards_dir}: give a folder other than output_dir")
         self._folder = Path(self.shards_dir)
+        self._outputs = npy_outputs(self.store.root, self.store.folders.values())
+        self._records = Path(self.store.root, self.store.records)
         if not self.contracts:
             raise UsageError(f"{self.store.root} holds no encoder's contract.json: encode first")
         names = [*self.member_names.values(), RECORD]
@@ -102,20 +105,16 @@ class TarJob:
     @cached_property
     def contracts(self) -> dict[str, Contract]:
         """Encoder -> contract, of all that goes into the tars."""
-        return self.store.encoders()
-
-    @cached_property
-    def fields(self) -> dict[str, Field]:
-        """Field name -> field of every sample."""
-        return fields_of(self.store, self.contracts)
+        return {name: output.contract for name, output in self._outputs.items()}
 
     @cached_property
     def member_names(self) -> dict[str, str]:
         """Field name -> member name."""
         names: dict[str, str] = {}
-        for name, part in self.fields.items():
-            encoder = self.members.get(part.encoder, part.encoder)
-            names[name] = self.members.get(name, encoder + name.removeprefix(part.encoder))
+        for encoder, contract in self.contracts.items():
+            short = self.members.get(encoder, encoder)
+            for name in declared_fields({encoder: contract}):
+                names[name] = self.members.get(name, short + name.removeprefix(encoder))
         return names
 
     @contextmanager
@@ -131,10 +130,7 @@ class TarJob:
             UsageError: no such bucket, or other buckets' tars that could not lie beside these.
             LatentkitError: no complete record, or no room.
         """
-        found = find_samples(self.store, self.contracts)
-        if not found.complete:
-            lacking = ", ".join(f"{count:,} lack {name}" for name, count in found.lacking.items())
-            raise LatentkitError(f"{self.store.root} has no complete record ({lacking}): encode first")
+        found = find_samples(self._outputs, self._records)
         grouped: dict[str, list[Sample]] = {}
         for sample in found.complete:
             grouped.setdefault(sample.bucket, []).append(sample)
@@ -165,7 +161,7 @@ class TarJob:
             )
             todo += [tar for tar in tars if tar.path not in manifest.shards]
         stale = self._stale({*manifest.shards, *(tar.path for tar in todo)}, chosen)
-        most = [most_bytes(tar, len(self.fields)) for tar in todo]
+        most = [most_bytes(tar, len(self.member_names)) for tar in todo]
         check_room(self._folder, peak_bytes(self._folder, todo, most, stale))
         return TarPlan(found, manifest, todo, stale, sum(most))
 
@@ -233,10 +229,10 @@ class TarJob:
         self, samples: Sequence[Sample], left_out: dict[str, str]
     ) -> Iterator[tuple[str, bytes, dict[str, np.ndarray]]]:
         """(key, line, member name -> array) of those that are sound; the others go into ``left_out``."""
-        with Path(self.store.root, self.store.records).open("rb") as records:
+        with self._records.open("rb") as records:
             for sample in samples:
                 try:
-                    line, _, arrays = read_sample(records, sample, self.fields)
+                    line, _, arrays = read_sample(records, sample, self._outputs)
                     for name, array in arrays.items():
                         if not np.isfinite(array).all():
                             raise LatentkitError(f"{name} of {sample.key} is not finite: encode it again")

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ from latentkit.runtime.quiet import quiet_libraries
 from latentkit.runtime.readable import readable_bytes, readable_count, readable_seconds
 from latentkit.sources import Source
 from latentkit.stores import NpyStore, OutputLock, ShardStore, Store
+from latentkit.stores.output import open_output
 from latentkit.stores.publish import publish, publish_json
 from latentkit.stores.quarantine import Quarantine
 from latentkit.upkeep.adopt import adopt
@@ -283,7 +284,8 @@ class EncodingJob:
         hashes = ", ".join(f"{name} {contract.sha256[:12]}" for name, contract in self.contracts.items())
         note = f"{self.dataset}: {len(self.source):,} pictures.  contracts: {hashes}"
         note += "  RANDOM WEIGHTS: the numbers mean nothing" * random
-        sheet = contact_sheet(self.source, self.encoders, self.store.read, note)
+        opened = cache(lambda encoder: open_output(self.store.folder(encoder), partial=True))
+        sheet = contact_sheet(self.source, self.encoders, lambda name, key: opened(name).read(key), note)
         if sheet is not None:
             publish(path, lambda file: file.write(sheet))
 

@@ -9,14 +9,11 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from latentkit.errors import LatentkitError, UsageError
+from latentkit.errors import UsageError
 from latentkit.reading.tensors import Asked, Tensors
-from latentkit.stores.contract_file import read_contract
-from latentkit.stores.npy import NpyStore
-from latentkit.stores.samples import UNBUCKETED, fields_of, find_samples, read_sample
-
-RECORDS = ("approved_image_dataset.jsonl", "records.jsonl")
-"""What the records of an output are called."""
+from latentkit.stores.output import npy_outputs
+from latentkit.stores.records import RECORDS
+from latentkit.stores.samples import UNBUCKETED, declared_fields, find_samples, read_sample
 
 
 class LatentFiles(Dataset[dict[str, Any]]):
@@ -54,28 +51,28 @@ class LatentFiles(Dataset[dict[str, Any]]):
         allow_random: bool = False,
         records: str | None = None,
     ) -> None:
-        store = _open(Path(root), records)
-        there = store.encoders()
+        there = npy_outputs(root)
+        if not there:
+            raise UsageError(
+                f"{root} holds no encoder's contract.json: give the output_dir of an encoding run"
+            )
         for encoder in encoders or ():
             if encoder not in there:
                 raise UsageError(f"{root} has no {encoder}, there are {', '.join(there)}")
-        self.contracts = {name: there[name] for name in (there if encoders is None else encoders)}
+        self._outputs = {name: there[name] for name in (there if encoders is None else encoders)}
+        self.contracts = {name: output.contract for name, output in self._outputs.items()}
         self._tensors = Tensors(self.contracts, scaled, require, allow_random)
-        self._fields = fields_of(store, self.contracts)
-        self._records = Path(store.root, store.records)
-        found = find_samples(store, self.contracts)
-        if not found.complete:
-            lacking = ", ".join(f"{count:,} lack {name}" for name, count in found.lacking.items())
-            raise LatentkitError(f"{root} has no complete record ({lacking}): encode first")
-        self._samples = found.complete
+        paths = [Path(root, name) for name in ([records] if records else RECORDS)]
+        self._records = next((path for path in paths if path.exists()), paths[0])
+        self._samples = find_samples(self._outputs, self._records).complete
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         with self._records.open("rb") as records:
-            _, record, arrays = read_sample(records, self._samples[index], self._fields)
-        return self._tensors.sample(record, self._samples[index].key, arrays)
+            _, record, arrays = read_sample(records, self._samples[index], self._outputs)
+        return self._tensors.sample(record, self._samples[index].bucket, arrays)
 
     def groups(self) -> dict[str, np.ndarray]:
         """Which pictures can be in one batch: aspect bucket -> their indices, int64, ascending.
@@ -83,9 +80,8 @@ class LatentFiles(Dataset[dict[str, Any]]):
         Without buckets it is one group, or, where shapes follow the pictures' (``crop=original``), one for
         each width and height.
         """
-        varying = any(
-            isinstance(side, str) for field in self._fields.values() for side in field.declared["shape"]
-        )
+        declared = declared_fields(self.contracts).values()
+        varying = any(isinstance(side, str) for output in declared for side in output["shape"])
         groups: dict[str, list[int]] = {}
         for index, sample in enumerate(self._samples):
             whole = sample.bucket == UNBUCKETED and varying
@@ -161,12 +157,3 @@ class BucketBatchSampler(Sampler[list[int]]):
         if len(left) and not self._drop_last:
             left = np.concatenate([left, np.resize(group, max(0, self._world_size - len(left)))])
             yield np.array_split(left, self._world_size)[self._rank]
-
-
-def _open(root: Path, records: str | None) -> NpyStore:
-    """The store of an output folder, by what lies there."""
-    folders = {read_contract(path).encoder: path.parent.name for path in sorted(root.glob("*/contract.json"))}
-    if not folders:
-        raise UsageError(f"{root} holds no encoder's contract.json: give the output_dir of an encoding run")
-    found = [name for name in RECORDS if (root / name).exists()]
-    return NpyStore(root=str(root), folders=folders, records=records or (found or RECORDS)[0])

@@ -159,19 +159,19 @@ class LatentTars(IterableDataset[dict[str, Any]]):
     def _read(self, tar: TarEntry, start: int, stop: int) -> Iterator[dict[str, Any]]:
         path = self._folder / tar.path
         for members in read_tar(path, tar.bytes, start, stop):
-            key = "?"
+            record: dict[str, Any] = {}
             try:
                 record = json.loads(members[RECORD])
-                key = record["image_id"]
                 arrays = {
                     field: parse_npy(members[member], declared)
                     for field, (member, declared) in self._members.items()
                 }
+                sample = self._tensors.sample(record, tar.bucket, arrays)
             except (KeyError, TypeError, ValueError) as error:
                 raise LatentkitError(
-                    f"{path}: {key} is damaged: {error}: run latentkit.shard again"
+                    f"{path}: {record.get('image_id', '?')} is damaged: {error}: run latentkit.shard again"
                 ) from None
-            yield self._tensors.sample(record, key, arrays)
+            yield sample
 
 
 def _shuffled(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from latentkit.encoders.contract import Contract, ContractError, Vector
+from latentkit.stores.records import image_id
 from latentkit.stores.samples import declared_fields
 
 Asked = Mapping[str, Mapping[str, Any]]
@@ -16,9 +17,6 @@ Asked = Mapping[str, Mapping[str, Any]]
 
 Scale = float | np.ndarray
 """One number, or float32 [C, 1, 1]."""
-
-_FACTS = {"aspect_bucket": "none", "width": 0, "height": 0}
-"""Fields of a record that go into every sample, and what stands for those that are not known."""
 
 
 class Tensors:
@@ -54,10 +52,13 @@ class Tensors:
             if not self._scales:
                 raise ContractError(f"scaled=True: none of {', '.join(contracts)} stores latents")
 
-    def sample(self, record: Mapping[str, Any], key: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def sample(
+        self, record: Mapping[str, Any], bucket: str, arrays: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
         """One picture's; the tensors share the arrays' memory where nothing was converted."""
-        sample: dict[str, Any] = {"image_id": key, "caption": record.get("caption") or ""}
-        sample |= {name: record.get(name) or unknown for name, unknown in _FACTS.items()}
+        sample: dict[str, Any] = {"image_id": image_id(record), "caption": record.get("caption") or ""}
+        sample["aspect_bucket"] = bucket
+        sample |= {name: record.get(name) or 0 for name in ("width", "height")}
         if "label" in record:
             sample["label"] = record["label"]
         for name, array in arrays.items():

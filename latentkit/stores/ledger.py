@@ -167,15 +167,17 @@ def read_done(root: Path, encoder: str) -> dict[str, Done]:
     return done
 
 
-def read_facts(root: Path, encoder: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(key, sha256 of what it was made from, facts) of a folded done ledger, sorted by key."""
+def read_facts(root: Path, encoder: str, *, folded: bool = True) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(key, sha256 of what it was made from, facts) of a done ledger, sorted by key.
+
+    Unless ``folded``, those of its journals follow, and the later of one key counts.
+    """
 
     def parse(line: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
         return line["key"], line["sha256"], line["facts"]
 
-    path = done_path(root, encoder)
-    for entry, _ in read_lines(path, parse, Damage(path)):
-        yield entry
+    for path in (done_path(root, encoder), *(() if folded else journals(root, encoder))):
+        yield from (entry for entry, _ in read_lines(path, parse, Damage(path)))
 
 
 def encoders_done(root: Path) -> list[str]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -20,7 +21,7 @@ from latentkit.errors import LatentkitError, UsageError
 from latentkit.prediction.plan import Unit
 from latentkit.prediction.results import Encoded
 from latentkit.sources.source import Fingerprint, Source
-from latentkit.stores.arrays import match, npy_publication, read_npy
+from latentkit.stores.arrays import match, npy_publication
 from latentkit.stores.contract_file import read_contract
 from latentkit.stores.ledger import (
     Done,
@@ -48,11 +49,13 @@ class NpyStore(Store):
 
     Attributes:
         records: the records' file name under the root; see `latentkit.stores.records`.
+        record_fields: field of a record -> the encoder whose fact is copied into it.
     """
 
     _foreign = "manifest.json"
 
     records: str = "records.jsonl"
+    record_fields: dict[str, str] = field(default_factory=dict)
 
     def missing(
         self,
@@ -110,33 +113,13 @@ class NpyStore(Store):
     def finish(self, source: Source, *, complete: bool) -> None:
         """Fold the ledgers, then publish the records of all that is done, also of a run that was stopped."""
         self._fold()
-        if encoders_done(Path(self.root)):
-            publish_records(Path(self.root, self.records), Path(self.root), source)
+        self.publish_records(source)
 
-    def read(self, encoder: str, key: str) -> dict[str, np.ndarray]:
-        """One picture's arrays, by output name; an attention mask is in the record.
-
-        Raises:
-            LatentkitError: names the file that is missing or damaged.
-        """
-        contract = self.contract(encoder)
-        if contract is None:
-            raise LatentkitError(f"{self._folder(encoder)} has no contract.json: encode {encoder} first")
-        folders = self.output_folders(encoder, contract)
-        return {
-            name: read_npy(array_path(path, key), contract.outputs[name]) for name, path in folders.items()
-        }
-
-    def encoders(self) -> dict[str, Contract]:
-        """The contracts of all encoders that have outputs here, sorted by name.
-
-        Raises:
-            LatentkitError: a contract.json is damaged.
-        """
-        named = {self._folder(name) / "contract.json" for name in self.folders}
-        paths = named.union(Path(self.root).glob("*/contract.json"))
-        found = [read_contract(path) for path in paths if path.exists()]
-        return {contract.encoder: contract for contract in sorted(found, key=lambda found: found.encoder)}
+    def publish_records(self, source: Source) -> None:
+        """Publish the records of what the folded ledgers list; none where nothing was ever done."""
+        root = Path(self.root)
+        if encoders_done(root):
+            publish_records(root / self.records, root, source, self.record_fields)
 
     def counts(self, encoder: str) -> Counts:
         done = read_done(Path(self.root), encoder)
@@ -144,17 +127,15 @@ class NpyStore(Store):
 
     def whole(self, encoder: str, contract: Contract) -> dict[str, Done]:
         """What the ledger says of every picture whose files are there with the recorded size."""
-        sizes = self._sizes(encoder, contract)
-        done = read_done(Path(self.root), encoder)
-        return {key: entry for key, entry in done.items() if sizes.get(key) == entry.bytes}
+        return whole(Path(self.root), encoder, self.output_folders(encoder, contract).values())
 
     def contract_path(self, encoder: str) -> Path:
         """Where an encoder's contract lies."""
-        return self._folder(encoder) / "contract.json"
+        return self.folder(encoder) / "contract.json"
 
     def output_folders(self, encoder: str, contract: Contract) -> dict[str, Path]:
         """Output name -> folder, for the outputs that have files."""
-        return folders_of(self._folder(encoder), contract)
+        return folders_of(self.folder(encoder), contract)
 
     def array_folders(self) -> dict[str, Path]:
         """Name under the root -> folder, of each that holds outputs, sorted.
@@ -175,14 +156,6 @@ class NpyStore(Store):
         """Remove the temporaries of killed processes and fold the ledgers; for the lock's holder."""
         self._repair(self.array_folders().values())
 
-    def _sizes(self, encoder: str, contract: Contract) -> dict[str, int]:
-        """Key -> bytes of all its files that are there."""
-        sizes: dict[str, int] = {}
-        for folder in self.output_folders(encoder, contract).values():
-            for key, entry in arrays_below(folder):
-                sizes[key] = sizes.get(key, 0) + entry.stat(follow_symlinks=False).st_size
-        return sizes
-
     def _names(self, folder: PurePosixPath, contract: Contract) -> list[PurePosixPath]:
         further = [name for name in contract.outputs if name != IN_RECORD][1:]
         return [folder, *(folder.with_name(f"{folder.name}_{name}") for name in further)]
@@ -195,7 +168,7 @@ class NpyStore(Store):
         return [self.contract_path(encoder)]
 
     def _has_arrays(self, encoder: str) -> bool:
-        return next(arrays_below(self._folder(encoder)), None) is not None
+        return next(arrays_below(self.folder(encoder)), None) is not None
 
     def _clear(self, encoder: str, there: Contract) -> None:
         remove_many([done_path(Path(self.root), encoder)])
@@ -203,6 +176,15 @@ class NpyStore(Store):
             remove_temporaries(folder, below=True)
             remove_many(Path(entry.path) for _, entry in arrays_below(folder))
         remove_many(self._contract_files(encoder))
+
+
+def whole(root: Path, encoder: str, folders: Iterable[Path]) -> dict[str, Done]:
+    """What the ledger says of every picture whose files are there with the recorded size."""
+    sizes: Counter[str] = Counter()
+    for folder in folders:
+        for key, entry in arrays_below(folder):
+            sizes[key] += entry.stat(follow_symlinks=False).st_size
+    return {key: entry for key, entry in read_done(root, encoder).items() if sizes.get(key) == entry.bytes}
 
 
 def folders_of(folder: Path, contract: Contract) -> dict[str, Path]:

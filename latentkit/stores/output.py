@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from latentkit.encoders.contract import Contract
-from latentkit.errors import UsageError
+from latentkit.errors import LatentkitError, UsageError
 from latentkit.sources.source import Fingerprint, Stat
 from latentkit.stores.arrays import read_npy
 from latentkit.stores.contract_file import CONTRACT, read_contract
-from latentkit.stores.ledger import read_facts
-from latentkit.stores.npy import array_path, arrays_below, folders_of
+from latentkit.stores.ledger import Done, read_facts
+from latentkit.stores.npy import array_path, arrays_below, folders_of, whole
 from latentkit.stores.quarantine import Quarantine
 from latentkit.stores.records import RECORDS, numbered_records
 from latentkit.stores.shard_manifest import MANIFEST
@@ -76,11 +76,11 @@ class Output(ABC):
         """All arrays of one picture, by output name.
 
         Raises:
-            LatentkitError: names the file that is missing or damaged.
-            KeyError: there is no such picture.
+            LatentkitError: names the file that is missing or damaged, or the picture that is not there.
         """
-        place = self._places[key]
-        return {name: self.rows(name, [place])[0] for name in self.contract.outputs}
+        if key not in self._places:
+            raise LatentkitError(f"{self.folder} has no {key!r}: encode it first")
+        return {name: self.rows(name, [self._places[key]])[0] for name in self.contract.outputs}
 
     def facts(self, key: str) -> Mapping[str, Any]:
         """What is recorded of the encoder's input (size, bucket, tokens ...); empty where nothing is."""
@@ -94,7 +94,13 @@ class Output(ABC):
     def root(self) -> Path:
         """The output_dir of its run, which holds the ledgers; the parent folder where there are none."""
         above = [self.folder, *self.folder.absolute().parents][:4]
-        return next((path for path in above if (path / LEDGERS / "done").is_dir()), above[1])
+        ledgers = {path: path / LEDGERS for path in above}
+        known = (
+            path
+            for path in above
+            if (ledgers[path] / "done").is_dir() or (ledgers[path] / "journal").is_dir()
+        )
+        return next(known, above[1])
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -102,7 +108,7 @@ class Output(ABC):
 
     @cached_property
     def _facts(self) -> dict[str, dict[str, Any]]:
-        return {key: facts for key, _, facts in read_facts(self.root, self.contract.encoder)}
+        return {key: facts for key, _, facts in read_facts(self.root, self.contract.encoder, folded=False)}
 
 
 class NpyOutput(Output):
@@ -138,6 +144,15 @@ class NpyOutput(Output):
         folder, declared = self._folders[name], self.contract.outputs[name]
         return [read_npy(array_path(folder, self.keys[place]), declared) for place in places]
 
+    def read(self, key: str) -> dict[str, np.ndarray]:
+        """As `Output.read`, also of a quarantined picture; an attention mask is in the facts."""
+        outputs = self.contract.outputs
+        return {name: read_npy(array_path(path, key), outputs[name]) for name, path in self._folders.items()}
+
+    def whole(self) -> dict[str, Done]:
+        """What the ledger says of every picture whose files are there with the recorded size."""
+        return whole(self.root, self.contract.encoder, self._folders.values())
+
     def identity(self) -> dict[str, str]:
         """The contract's hash, the folder with links resolved, and a hash over keys, sizes and mtimes."""
         return {
@@ -153,12 +168,13 @@ class NpyOutput(Output):
         return {key: Stat(now.st_size, now.st_mtime_ns) for key, now in found}
 
 
-def open_output(path: str | Path) -> Output:
+def open_output(path: str | Path, *, partial: bool = False) -> Output:
     """The outputs of one encoder.
 
     Args:
         path: an encoder's folder of ``store=npy`` or ``store=shards``, or the contract.json or manifest.json
             in it.
+        partial: also shards of a run that was stopped.
 
     Raises:
         UsageError: there is neither.
@@ -172,7 +188,7 @@ def open_output(path: str | Path) -> Output:
     if path.name != MANIFEST and (folder / CONTRACT).exists():
         return NpyOutput(folder)
     if path.name != CONTRACT and (folder / MANIFEST).exists():
-        return ShardOutput(folder / MANIFEST)
+        return ShardOutput(folder / MANIFEST, partial=partial)
     raise UsageError(f"{path} holds no encoder's {CONTRACT} or {MANIFEST}: give the folder of one encoder")
 
 
@@ -184,6 +200,17 @@ def find_outputs(root: str | Path) -> dict[Path, Contract]:
     """
     found = {path.parent: path for name in (MANIFEST, CONTRACT) for path in Path(root).glob(f"*/{name}")}
     return {folder: read_contract(path) for folder, path in sorted(found.items())}
+
+
+def npy_outputs(root: str | Path, folders: Iterable[str] = ()) -> dict[str, NpyOutput]:
+    """Encoder -> its .npy outputs, sorted by name: those right below a folder, and in ``folders`` under it.
+
+    Raises:
+        LatentkitError: a contract is damaged.
+    """
+    paths = {*Path(root).glob(f"*/{CONTRACT}"), *(Path(root, folder, CONTRACT) for folder in folders)}
+    found = [NpyOutput(path.parent) for path in paths if path.exists()]
+    return {found.contract.encoder: found for found in sorted(found, key=lambda each: each.contract.encoder)}
 
 
 def listing_sha256(entries: Iterable[tuple[str, Stat | None]]) -> str:

@@ -2,12 +2,16 @@
 
 Fields, in this order: ``image_path``, ``caption``, ``width``, ``height``, ``t5_attention_mask``,
 ``image_id``, ``aspect_bucket``, ``format_version`` (2), ``label`` (where the source has classes),
-``caption_source`` (where a caption was copied from that is not the record's own, and its hash),
+``caption_source`` (where a caption was copied from that is not the record's own, and its hash), ``facts``
+(encoder -> what is known of its input: ``attention_mask_length`` and ``max_length``, ``aspect_bucket`` ...),
 ``encoders`` (whose outputs are there and belong to the picture as it is now), then every other field that
-the record had, in its old order, and what else the source knows (``metadata``). A field whose value is not
-known yet is left out, and so is ``t5_attention_mask`` where no encoder has read the caption as it is now: a
-record is never half of what it says. Stage 1 records (no ``image_id``: the stem of ``image_path``; an inline
-``dinov3_embedding``) become these and keep what is theirs.
+the record had, in its old order, and what else the source knows (``metadata``).
+
+``t5_attention_mask`` and ``aspect_bucket`` are copies of one encoder's facts, for readers of Stage 2; the
+store names the encoder. A field whose value is not known yet is left out, and so is ``t5_attention_mask``
+where its encoder has not read the caption as it is now: a record is never half of what it says. Stage 1
+records (no ``image_id``: the stem of ``image_path``; an inline ``dinov3_embedding``) become these and keep
+what is theirs.
 """
 
 from __future__ import annotations
@@ -35,16 +39,21 @@ RECORDS = ("approved_image_dataset.jsonl", "records.jsonl")
 
 FIELDS = (
     *("image_path", "caption", "width", "height", "t5_attention_mask", "image_id"),
-    *("aspect_bucket", "format_version", "label", "caption_source"),
+    *("aspect_bucket", "format_version", "label", "caption_source", "facts"),
 )
 """What stands first in a record, in this order; then ``encoders``, then all else."""
+
+MASK = "t5_attention_mask"
+
+_OF_THE_PICTURE = ("width", "height")
+"""Facts that are the same for all encoders."""
 
 # Where a row of the merge comes from: (key, kind, payload).
 _ITEM, _OLD, _DONE = 0, 1, 2
 _Row = tuple[str, int, Any]
 
 
-def publish_records(path: Path, root: Path, source: Source) -> None:
+def publish_records(path: Path, root: Path, source: Source, copies: Mapping[str, str]) -> None:
     """Merge the source's items and all done ledgers of ``root`` into the records, and publish them.
 
     A record of a picture that is not in the source, or that no encoder ever did, stays as it is; so does a
@@ -56,6 +65,7 @@ def publish_records(path: Path, root: Path, source: Source) -> None:
         path: the records file; need not exist.
         root: the output root whose folded ledgers are merged.
         source: gives each picture's location, caption and label.
+        copies: field of a record -> the encoder whose fact it is.
     """
     damage = Damage(path)
     old = _offsets(path, damage)
@@ -88,11 +98,8 @@ def publish_records(path: Path, root: Path, source: Source) -> None:
                     for name, fact in sorted(facts.items())
                     if key not in quarantined.get(name, {}) and _is_of(item, *fact)
                 ]
-                yield dump(
-                    _record(
-                        item, place, old_fields, {name: fact for name, (_, fact) in facts.items()}, encoders
-                    )
-                )
+                known = {name: fact for name, (_, fact) in facts.items()}
+                yield dump(_record(item, place, old_fields, known, encoders, copies))
             elif raw is not None:
                 yield raw
 
@@ -104,7 +111,7 @@ def publish_records(path: Path, root: Path, source: Source) -> None:
         publish_lines(path, lines(file))
 
 
-def image_id(record: dict[str, Any]) -> str:
+def image_id(record: Mapping[str, Any]) -> str:
     """A record's key. Raises KeyError or TypeError when it has none."""
     key = record["image_id"] if "image_id" in record else PurePosixPath(record["image_path"]).stem
     if not isinstance(key, str) or not key:
@@ -243,28 +250,34 @@ def _record(
     old: dict[str, Any],
     facts: dict[str, dict[str, Any]],
     encoders: list[str],
+    copies: Mapping[str, str],
 ) -> dict[str, Any]:
-    known: dict[str, Any] = {}
-    for fact in facts.values():
-        known |= fact
-    masks = [facts[name] for name in encoders if "attention_mask_length" in facts[name]]
-    if masks:
-        seen, length = masks[-1]["attention_mask_length"], masks[-1]["max_length"]
-        known["t5_attention_mask"] = [1] * seen + [0] * (length - seen)
-    else:
-        old = {name: value for name, value in old.items() if name != "t5_attention_mask"}
-    known["image_path"] = item.location
-    caption = item.caption
-    if caption is None and not is_copy(old):
-        caption = old.get("caption")
-    known["caption"] = caption
-    old = {name: value for name, value in old.items() if name != "caption_source"}
+    known = {name: fact[name] for fact in facts.values() for name in _OF_THE_PICTURE if name in fact}
+    for name, encoder in copies.items():
+        fact = facts.get(encoder, {})
+        if name == MASK and encoder in encoders and "max_length" in fact:
+            fact = {MASK: mask_of(fact)}
+        if name in fact:
+            known[name] = fact[name]
+    theirs = {
+        name: {fact: value for fact, value in facts[name].items() if fact not in _OF_THE_PICTURE}
+        for name in encoders
+    }
+    known["facts"] = {name: fact for name, fact in theirs.items() if fact}
+    known |= {"image_path": item.location, "image_id": item.key, "format_version": FORMAT_VERSION}
+    known["caption"] = old.get("caption") if item.caption is None and not is_copy(old) else item.caption
     if item.caption is not None and place not in (None, RECORD):
         known["caption_source"] = caption_source(place, item.caption)
-    known |= {"image_id": item.key, "format_version": FORMAT_VERSION}
     if item.label is not None:
         known["label"] = item.label
-    merged = old | known
+    merged = {name: value for name, value in old.items() if name not in (MASK, "caption_source")} | known
     record = {name: merged[name] for name in FIELDS if name in merged}
-    record["encoders"] = encoders
-    return record | {name: value for name, value in old.items() if name not in record}
+    return (
+        record | {"encoders": encoders} | {k: v for k, v in merged.items() if k not in {*record, "encoders"}}
+    )
+
+
+def mask_of(facts: Mapping[str, Any]) -> list[int]:
+    """The attention mask of a caption encoder: a 1 for each token that it saw, then zeros."""
+    seen, length = facts["attention_mask_length"], facts["max_length"]
+    return [1] * seen + [0] * (length - seen)

@@ -1,13 +1,13 @@
-"""The pictures of an `NpyStore` that are complete: what tars are made of and trainers read.
+"""The pictures of a folder of .npy outputs that are complete: what tars are made of and trainers read.
 
 A record is complete when its ``encoders`` names every encoder that is asked for, their files are there with
 the size that the ledger says, and, where one of them encodes captions (its contract stores ``hidden``), it
-has a caption and a mask of that encoder's length. Outputs without a caption encoder need no caption. Nor may
-one be stale: hidden states are of the caption that the record has, and all other outputs of one picture's
+has a caption and that encoder's ledger has its mask. Outputs without a caption encoder need no caption. Nor
+may one be stale: hidden states are of the caption that the record has, and all other outputs of one picture's
 bytes, as far as the ledgers know what they were made from.
 
 A sample's arrays have names, its fields: ``<encoder>`` is an encoder's first output, ``<encoder>_<output>``
-each further one, ``<encoder>_mask`` the attention mask of a caption encoder, which lies in the record.
+each further one, ``<encoder>_mask`` the attention mask of a caption encoder.
 """
 
 from __future__ import annotations
@@ -25,31 +25,15 @@ import numpy as np
 
 from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.stores.arrays import read_npy
-from latentkit.stores.ledger import Done
-from latentkit.stores.npy import IN_RECORD, NpyStore, array_path
+from latentkit.stores.ledger import Done, read_facts
+from latentkit.stores.npy import IN_RECORD
+from latentkit.stores.output import NpyOutput
 from latentkit.stores.records import image_id, stale_outputs
 
-MASK = "t5_attention_mask"
 UNBUCKETED = "none"
-"""The bucket of records without an ``aspect_bucket``: no encoder crops to buckets."""
+"""The bucket of pictures that no encoder crops to buckets."""
 
 _BUCKET = re.compile(r"[1-9]\d*x[1-9]\d*")
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One array of every sample.
-
-    Attributes:
-        encoder: whose.
-        folder: where the files lie; None for the mask, which lies in the record.
-        declared: ``{"shape": [...], "dtype": ...}``.
-    """
-
-    encoder: str
-    folder: Path | None
-    declared: Mapping[str, Any]
 
 
 class Sample(NamedTuple):
@@ -59,8 +43,9 @@ class Sample(NamedTuple):
         key: the image id.
         offset: of its line in the records file.
         line: the first 8 bytes of the sha256 of its line.
-        bucket: ``WxH``, or `UNBUCKETED`.
+        bucket: ``WxH``, joined by ``+`` where encoders have different ones; or `UNBUCKETED`.
         size: width and height of the picture in pixels; zeros where no encoder looked at it.
+        seen: caption encoder -> tokens that it saw.
         inputs: sha256 of its line, and of what each encoder's output was made from.
         bytes: of its files and its line.
     """
@@ -70,6 +55,7 @@ class Sample(NamedTuple):
     line: bytes
     bucket: str
     size: tuple[int, int]
+    seen: tuple[tuple[str, int], ...]
     inputs: bytes
     bytes: int
 
@@ -83,25 +69,13 @@ class Samples:
     lacking: dict[str, int]
 
 
-def fields_of(store: NpyStore, contracts: Mapping[str, Contract]) -> dict[str, Field]:
-    """Field name -> field, encoder by encoder."""
-    fields: dict[str, Field] = {}
-    for encoder, contract in contracts.items():
-        folders: list[Path | None] = list(store.output_folders(encoder, contract).values())
-        folders += [None] * reads_captions(contract)
-        declared = declared_fields({encoder: contract})
-        for name, folder in zip(declared, folders, strict=True):
-            fields[name] = Field(encoder, folder, declared[name])
-    return fields
-
-
 def declared_fields(contracts: Mapping[str, Contract]) -> dict[str, Mapping[str, Any]]:
     """Field name -> ``{"shape": [...], "dtype": ...}``, encoder by encoder, in the order of the outputs."""
     declared: dict[str, Mapping[str, Any]] = {}
     for encoder, contract in contracts.items():
-        outputs = [name for name in contract.outputs if name != IN_RECORD]
-        for name in outputs:
-            declared[encoder if name == outputs[0] else f"{encoder}_{name}"] = contract.outputs[name]
+        first, *further = [name for name in contract.outputs if name != IN_RECORD]
+        declared[encoder] = contract.outputs[first]
+        declared |= {f"{encoder}_{name}": contract.outputs[name] for name in further}
         if reads_captions(contract):
             declared[f"{encoder}_mask"] = {"shape": [_tokens(contract)], "dtype": "uint8"}
     return declared
@@ -112,30 +86,38 @@ def reads_captions(contract: Contract) -> bool:
     return contract.stored == "hidden"
 
 
-def find_samples(store: NpyStore, contracts: Mapping[str, Contract]) -> Samples:
+def find_samples(outputs: Mapping[str, NpyOutput], records: Path) -> Samples:
     """Look at every record and the size of every file; no array is read.
 
     Of several records of one picture the last counts. In memory are keys and numbers, never the records.
 
+    Args:
+        outputs: encoder -> its outputs, of those that a picture must have.
+        records: their records file.
+
     Raises:
         UsageError: there are no records.
+        LatentkitError: no record is complete: what they lack, and what to do.
     """
-    whole = {encoder: store.whole(encoder, contract) for encoder, contract in contracts.items()}
+    contracts = {name: output.contract for name, output in outputs.items()}
+    whole = {name: output.whole() for name, output in outputs.items()}
+    inputs = {name: _inputs(output) for name, output in outputs.items()}
     found: dict[str, Sample | list[str]] = {}
     unreadable = 0
-    path = Path(store.root, store.records)
     try:
-        file = path.open("rb")
+        file = records.open("rb")
     except FileNotFoundError:
-        raise UsageError(f"{path} does not exist: encode first") from None
+        raise UsageError(f"{records} does not exist: encode first") from None
     with file:
         offset = 0
         for raw in file:
             try:
                 record = json.loads(raw)
                 key = image_id(record)
-                found[key] = _lacking(record, key, contracts, whole) or _sample(
-                    key, offset, raw, record, [whole[encoder][key] for encoder in contracts]
+                done = {name: entries[key] for name, entries in whole.items() if key in entries}
+                known = {name: inputs[name].get(key, _Input()) for name in done}
+                found[key] = _lacking(record, contracts, done, known) or _sample(
+                    key, offset, raw, record, done, known
                 )
             except (KeyError, TypeError, ValueError, RecursionError):
                 unreadable += 1
@@ -147,11 +129,14 @@ def find_samples(store: NpyStore, contracts: Mapping[str, Contract]) -> Samples:
     if unreadable:
         lacking["readable record"] = unreadable
     complete = sorted(entry for entry in found.values() if isinstance(entry, Sample))
+    if not complete:
+        words = ", ".join(f"{count:,} lack {name}" for name, count in sorted(lacking.items()))
+        raise LatentkitError(f"{records.parent} has no complete record ({words}): encode first")
     return Samples(complete, len(found) - len(complete) + unreadable, dict(sorted(lacking.items())))
 
 
 def read_sample(
-    file: BinaryIO, sample: Sample, fields: Mapping[str, Field]
+    file: BinaryIO, sample: Sample, outputs: Mapping[str, NpyOutput]
 ) -> tuple[bytes, dict[str, Any], dict[str, np.ndarray]]:
     """A sample's line of the open records file without the newline, the record in it, and its fields.
 
@@ -163,35 +148,49 @@ def read_sample(
     if _digest(line) != sample.line:
         raise LatentkitError(f"{file.name}: the records have changed since: open the dataset again")
     record: dict[str, Any] = json.loads(line)
-    arrays = {
-        name: np.array(record[MASK], np.uint8)
-        if field.folder is None
-        else read_npy(array_path(field.folder, sample.key), field.declared)
-        for name, field in fields.items()
-    }
-    return line, record, arrays
+    seen = dict(sample.seen)
+    arrays: list[np.ndarray] = []
+    for encoder, output in outputs.items():
+        arrays += output.read(sample.key).values()
+        if reads_captions(output.contract):
+            arrays.append((np.arange(_tokens(output.contract)) < seen[encoder]).astype(np.uint8))
+    names = declared_fields({name: output.contract for name, output in outputs.items()})
+    return line, record, dict(zip(names, arrays, strict=True))
+
+
+class _Input(NamedTuple):
+    """What a ledger says of an encoder's input: its bucket; the tokens that were seen, of how many."""
+
+    bucket: str | None = None
+    seen: int | None = None
+    length: int | None = None
+
+
+def _inputs(output: NpyOutput) -> dict[str, _Input]:
+    names = ("aspect_bucket", "attention_mask_length", "max_length")
+    facts = read_facts(output.root, output.contract.encoder, folded=False)
+    return {key: _Input(*map(known.get, names)) for key, _, known in facts}
 
 
 def _lacking(
     record: Mapping[str, Any],
-    key: str,
     contracts: Mapping[str, Contract],
-    whole: Mapping[str, Mapping[str, Done]],
+    done: Mapping[str, Done],
+    known: Mapping[str, _Input],
 ) -> list[str]:
-    """What a record needs to be complete. Raises KeyError or TypeError for one that is none."""
+    """What a record needs to be complete. Raises TypeError for one that is none."""
     encoders = record.get("encoders", ())
-    lacking = [name for name in contracts if name not in encoders or key not in whole[name]]
+    lacking = [name for name in contracts if name not in encoders or name not in done]
     texts = {name: contract for name, contract in contracts.items() if reads_captions(contract)}
     caption = record.get("caption")
     if texts and not (caption and isinstance(caption, str)):
         lacking.append("caption")
-    if any(not _is_mask(record.get(MASK), _tokens(contract)) for contract in texts.values()):
+    if any(known.get(name, _Input()).length != _tokens(texts[name]) for name in texts):
         lacking.append("mask")
-    made_from = {name: whole[name][key].sha256 for name in contracts if key in whole[name]}
-    if "caption" not in lacking and stale_outputs(caption, made_from, texts):
-        lacking.append("stale")
-    bucket = record.get("aspect_bucket")
-    if bucket is not None and not _BUCKET.fullmatch(bucket):
+    if "caption" not in lacking:
+        made_from = {name: entry.sha256 for name, entry in done.items()}
+        lacking += ["stale"] * bool(stale_outputs(caption, made_from, texts))
+    if any(facts.bucket and not _BUCKET.fullmatch(facts.bucket) for facts in known.values()):
         lacking.append("aspect_bucket")
     return lacking
 
@@ -203,19 +202,23 @@ def _tokens(contract: Contract) -> int:
     return tokens
 
 
-def _is_mask(value: Any, length: int) -> bool:
-    return isinstance(value, list) and len(value) == length and all(bit in (0, 1) for bit in value)
-
-
-def _sample(key: str, offset: int, raw: bytes, record: Mapping[str, Any], done: list[Done]) -> Sample:
+def _sample(
+    key: str,
+    offset: int,
+    raw: bytes,
+    record: Mapping[str, Any],
+    done: Mapping[str, Done],
+    known: Mapping[str, _Input],
+) -> Sample:
     line = raw.rstrip(b"\r\n")
     inputs = hashlib.sha256(line)
-    for entry in done:
+    for entry in done.values():
         inputs.update(entry.sha256 + entry.bytes.to_bytes(8, "big"))
     size = (int(record.get("width", 0)), int(record.get("height", 0)))
-    nbytes = len(raw) + sum(entry.bytes for entry in done)
-    bucket = record.get("aspect_bucket") or UNBUCKETED
-    return Sample(key, offset, _digest(line), bucket, size, inputs.digest(), nbytes)
+    nbytes = len(raw) + sum(entry.bytes for entry in done.values())
+    bucket = "+".join(dict.fromkeys(facts.bucket for facts in known.values() if facts.bucket)) or UNBUCKETED
+    seen = tuple((name, facts.seen) for name, facts in known.items() if facts.seen is not None)
+    return Sample(key, offset, _digest(line), bucket, size, seen, inputs.digest(), nbytes)
 
 
 def _digest(line: bytes) -> bytes:

@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from latentkit.errors import LatentkitError
 from latentkit.stores.publish import publish
 
 FORMAT = "latentkit.latents/1"
@@ -160,26 +158,6 @@ def publish_shard(
 
     publish(path, write, validate)
     return 8 + len(header) + offset, found.hexdigest()
-
-
-def read_row(path: Path, size: int, row: int, key: str) -> dict[str, np.ndarray]:
-    """One picture's tensors of a shard, reading only these.
-
-    Raises:
-        LatentkitError: the shard is missing, has another size, or another picture in this row.
-    """
-    try:
-        found = path.stat().st_size
-        if found != size:
-            raise ValueError(f"it has {found} bytes, its ledger says {size}")
-        with safe_open(path, "numpy") as file:
-            if json.loads(file.metadata()["keys"])[row] != key:
-                raise ValueError(f"row {row} is not {key}")
-            return {name: file.get_slice(name)[row : row + 1][0] for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise LatentkitError(f"{path} is missing: encode it again") from None
-    except (OSError, ValueError, LookupError, SafetensorError) as error:
-        raise LatentkitError(f"{path} is damaged: {error}: remove it and encode again") from None
 
 
 def storable(dtype: np.dtype[np.generic]) -> bool:

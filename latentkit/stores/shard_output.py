@@ -29,12 +29,12 @@ class ShardOutput(Output):
         LatentkitError: it is damaged or not complete; a shard is missing or has another size.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, partial: bool = False) -> None:
         self._manifest = path if path.suffix == ".json" else path / MANIFEST
         manifest = ShardManifest.read(self._manifest)
         self.folder, self.contract = self._manifest.parent, manifest.contract
         self.classes, self.class_names = manifest.classes, manifest.class_names
-        if not manifest.complete:
+        if not manifest.complete and not partial:
             raise LatentkitError(f"{path} is not complete: go on with the run that encodes it")
         self._entries = manifest.shards
         self._starts = np.cumsum([0, *(entry.count for entry in self._entries)], dtype=np.int64)

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from latentkit.encoders.contract import Contract
-from latentkit.errors import LatentkitError, UsageError
+from latentkit.errors import UsageError
 from latentkit.prediction.plan import Unit
 from latentkit.prediction.results import Encoded, Failure
 from latentkit.sources.source import Fingerprint, Source
 from latentkit.stores.publish import publish_json, remove_many
 from latentkit.stores.shard_buffer import ShardBuffer, check_outputs
-from latentkit.stores.shard_file import publish_shard, read_row
+from latentkit.stores.shard_file import publish_shard
 from latentkit.stores.shard_manifest import MANIFEST, describe, reopen
 from latentkit.stores.sidecar import (
     SHARD,
@@ -133,22 +133,6 @@ class ShardStore(Store):
             publish_json(self.manifest_path(encoder), manifest)
             self._remove_stale(encoder, {shard["path"] for shard in manifest["shards"]}, source)
 
-    def read(self, encoder: str, key: str) -> dict[str, np.ndarray]:
-        """One picture's tensors (``labels`` among them where there are any).
-
-        Raises:
-            LatentkitError: names the shard that is missing or damaged, or the key that no shard has.
-        """
-        needle = json.dumps(key).encode("ascii")
-        for path in sidecars(Path(self.root), encoder):
-            if needle not in path.read_bytes():
-                continue
-            head, entries = read_head(path), read_entries(path)
-            present = [name for name, made_from in entries or () if made_from is not None]
-            if head is not None and head.shard is not None and key in present:
-                return read_row(self._folder(encoder) / head.shard, head.bytes, present.index(key), key)
-        raise LatentkitError(f"{self._folder(encoder)} has no {key!r}: encode it first")
-
     def describe(self, encoder: str, contract: Contract, source: Source, *, complete: bool) -> dict[str, Any]:
         """The manifest that the sidecars make."""
         heads = (read_head(self.sidecar(encoder, k)) for k in range(self.shard_count(source)))
@@ -162,7 +146,7 @@ class ShardStore(Store):
 
     def manifest_path(self, encoder: str) -> Path:
         """Where an encoder's manifest lies, beside its shards."""
-        return self._folder(encoder) / MANIFEST
+        return self.folder(encoder) / MANIFEST
 
     def sidecar(self, encoder: str, k: int) -> Path:
         """Where it says what shard k holds."""
@@ -178,7 +162,7 @@ class ShardStore(Store):
 
     def repair(self) -> None:
         """Remove the temporaries of killed processes and fold the ledgers; for the lock's holder."""
-        self._repair(self._folder(encoder) for encoder in self.encoders_begun())
+        self._repair(self.folder(encoder) for encoder in self.encoders_begun())
 
     def encoders_begun(self) -> list[str]:
         """Of which there is a contract or a sidecar, sorted by name."""
@@ -222,7 +206,7 @@ class ShardStore(Store):
         if head.shard is None:
             return head.count == 0
         try:
-            return (self._folder(encoder) / head.shard).stat().st_size == head.bytes
+            return (self.folder(encoder) / head.shard).stat().st_size == head.bytes
         except OSError:
             return False
 
@@ -249,7 +233,7 @@ class ShardStore(Store):
         name, size, digest = None, 0, None
         if keys:
             name = shard_name(k)
-            size, digest = publish_shard(self._folder(encoder) / name, tensors, keys, contract.sha256)
+            size, digest = publish_shard(self.folder(encoder) / name, tensors, keys, contract.sha256)
         items = self.span(k, source)
         head = Head(name, len(items), len(keys), size, digest, contract.sha256)
         entries = ((source[i].key, buffer.made_from(i)) for i in items)
@@ -257,7 +241,7 @@ class ShardStore(Store):
         del self._buffers[encoder, k], self._units[encoder][k]
 
     def _remove_stale(self, encoder: str, listed: set[str], source: Source) -> None:
-        remove_many(path for path in self._files(self._folder(encoder)) if path.name not in listed)
+        remove_many(path for path in self._files(self.folder(encoder)) if path.name not in listed)
         sidecars = list(self._files(self._sidecars(encoder)))
         known = {self.sidecar(encoder, k) for k in range(self.shard_count(source))}
         remove_many(path for path in sidecars if path not in known)
@@ -287,11 +271,11 @@ class ShardStore(Store):
         ]
 
     def _has_arrays(self, encoder: str) -> bool:
-        return next(self._files(self._folder(encoder)), None) is not None
+        return next(self._files(self.folder(encoder)), None) is not None
 
     def _clear(self, encoder: str, there: Contract) -> None:
         claim, manifest = self._contract_files(encoder)
         remove_many([manifest])
         remove_many(self._files(self._sidecars(encoder)))
-        remove_many(self._files(self._folder(encoder)))
+        remove_many(self._files(self.folder(encoder)))
         remove_many([claim])

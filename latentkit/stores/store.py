@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
-
 from latentkit.encoders.contract import Contract, ContractError
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.prediction.plan import Unit
@@ -81,7 +79,7 @@ class Store(ABC):
         lines: list[str] = []
         for encoder, asked in contracts.items():
             there = self.contract(encoder)
-            place = self._folder(encoder)
+            place = self.folder(encoder)
             arrays = self._has_arrays(encoder)
             differences = self._differences(encoder, there, asked) if there and arrays else []
             if there and arrays and not there.recorded and there.fits(asked):
@@ -178,14 +176,6 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def read(self, encoder: str, key: str) -> dict[str, np.ndarray]:
-        """One picture's arrays, by output name, held against the contract.
-
-        Raises:
-            LatentkitError: names the file that is missing or damaged.
-        """
-
-    @abstractmethod
     def counts(self, encoder: str) -> Counts:
         """How much is there of one encoder's output."""
 
@@ -208,7 +198,8 @@ class Store(ABC):
             release(Path(self.root), self._rank, encoder, freed)
             self._held[encoder].difference_update(freed)
 
-    def _folder(self, encoder: str) -> Path:
+    def folder(self, encoder: str) -> Path:
+        """Where an encoder's arrays lie; `open_output` reads them."""
         return Path(self.root, self.folders.get(encoder, encoder))
 
     def _check_layout(self, contracts: Mapping[str, Contract]) -> None:

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from latentkit.sources.source import Source
-from latentkit.stores.ledger import encoders_done, forget_done
+from latentkit.stores.ledger import forget_done
 from latentkit.stores.npy import NpyStore, array_path
 from latentkit.stores.publish import move_many
-from latentkit.stores.records import publish_records
 from latentkit.stores.store import hidden_folder
 from latentkit.upkeep.contracts import read_contracts
 from latentkit.upkeep.findings import ARRAYS, Finding
@@ -33,8 +32,7 @@ def mend(store: NpyStore, source: Source, findings: Iterable[Finding]) -> int:
     for encoder, keys in bad.items():
         forget_done(root, encoder, keys)
     move_many(_moves(store, bad))
-    if encoders_done(root):
-        publish_records(root / store.records, root, source)
+    store.publish_records(source)
     return sum(map(len, bad.values()))
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from latentkit.stores.records import FORMAT_VERSION
+from latentkit.stores.records import FORMAT_VERSION, MASK
 
 _BUCKET = re.compile(r"[1-9]\d*x[1-9]\d*")
 
@@ -41,12 +41,15 @@ def listed_facts(sha256: bytes, size: int, facts: Mapping[str, Any]) -> Listed:
     return Listed(sha256, size, width, height, bucket if known else None, seen, length)
 
 
-def check_record(record: Mapping[str, Any], listed: Mapping[str, Listed]) -> Iterator[tuple[str, str]]:
+def check_record(
+    record: Mapping[str, Any], listed: Mapping[str, Listed], copies: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
     """What is wrong with a record.
 
     Args:
         record: has an ``image_id``, or an ``image_path`` with a stem.
         listed: encoder -> what its ledger says of this picture.
+        copies: field of a record -> the encoder whose fact it is; of other fields, any.
 
     Yields:
         Kind and detail, as in `latentkit.upkeep.findings`: ``stage1``, ``record``, ``unencoded``, ``mask``,
@@ -60,7 +63,9 @@ def check_record(record: Mapping[str, Any], listed: Mapping[str, Listed]) -> Ite
             yield "record" if mended else "unencoded", f"{name} is {_short(record[name])}, not {expected}"
     for name, attribute in _FACTS.items():
         value = record.get(name)
-        known = {fact for entry in listed.values() if (fact := getattr(entry, attribute)) is not None}
+        sources = [copies[name]] if name in copies else listed
+        entries = (listed[encoder] for encoder in sources if encoder in listed)
+        known = {fact for entry in entries if (fact := getattr(entry, attribute)) is not None}
         if known and value not in known:
             yield "record", f"{name} is {_short(value)}, the ledger says {min(known)}"
         elif not known and value is not None and not _FIELDS[name][0](value):
@@ -68,9 +73,11 @@ def check_record(record: Mapping[str, Any], listed: Mapping[str, Listed]) -> Ite
     encoders = record.get("encoders", [])
     encoders = [name for name in encoders if isinstance(name, str)] if isinstance(encoders, list) else []
     yield from (("claim", f"lists {name}") for name in encoders if name not in listed)
-    texts = [listed[name] for name in encoders if name in listed and listed[name].length is not None]
-    if "t5_attention_mask" in record and (mended or record["t5_attention_mask"] is not None):
-        for detail in _check_mask(record["t5_attention_mask"], texts):
+    text = copies.get(MASK)
+    texts = [listed[name] for name in encoders if name == text and name in listed]
+    texts = [entry for entry in texts if entry.length is not None]
+    if MASK in record and (mended or record[MASK] is not None):
+        for detail in _check_mask(record[MASK], texts):
             yield "mask" if mended else "unencoded", f"the attention mask: {detail}"
     elif texts:
         yield "mask", "there is none"

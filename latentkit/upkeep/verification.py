@@ -217,7 +217,7 @@ class Verification:
                 self._find("orphan", path, "a record", key=key)
                 continue
             entries = {name: ledger[key] for name, ledger in listed.items() if key in ledger}
-            for kind, detail in check_record(record, entries):
+            for kind, detail in check_record(record, entries, self._store.record_fields):
                 self._find(kind, path, detail, key=key)
             made_from = {name: entry.sha256 for name, entry in entries.items()}
             texts = {name for name, entry in entries.items() if entry.length is not None}

@@ -13,6 +13,7 @@ from latentkit.encoders import Contract
 from latentkit.prediction.results import Encoded
 from latentkit.sources.source import Fingerprint
 from latentkit.stores import NpyStore, OutputLock
+from latentkit.stores.output import npy_outputs
 
 
 @pytest.fixture
@@ -194,8 +195,7 @@ def test_arrays_of_an_earlier_script_get_a_contract_and_ledger_lines(work: Path)
         "b": ["dinov3"],
         "c": None,
     }
-    stores = NpyStore(root=str(root), folders={"flux_vae": "vae_latents", "t5": "t5_hidden"})
-    assert {name: contract.recorded for name, contract in stores.encoders().items()} == {
+    assert {name: output.contract.recorded for name, output in npy_outputs(root).items()} == {
         "dinov3": False,
         "flux_vae": False,
         "t5": False,

@@ -17,6 +17,7 @@ from latentkit.encoders.contract import ContractError
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.sources import Item
 from latentkit.stores import NpyStore, Quarantine
+from latentkit.stores.output import open_output
 
 GOOD = [i for i in range(60) if i not in (7, 33)]
 
@@ -42,7 +43,7 @@ def test_arrays_open_with_numpy(tmp_path: Path) -> None:
     store = make("npy", tmp_path)
     assert store.counts("vae") == (58, 58 * (128 + 4 * 3 * 2 * 2))
     assert store.contract("dino") == contract("dino")
-    assert sorted(store.read("dino", source[3].key)) == ["cls", "patches"]
+    assert sorted(open_output(tmp_path / "dino").read(source[3].key)) == ["cls", "patches"]
 
 
 def test_records_say_what_is_there(tmp_path: Path) -> None:
@@ -60,6 +61,13 @@ def test_records_say_what_is_there(tmp_path: Path) -> None:
         ("aspect_bucket", "1024x1024"),
         ("format_version", 2),
         ("label", 0),
+        (
+            "facts",
+            {
+                "text": {"attention_mask_length": 1, "max_length": 5},
+                "vae": {"aspect_bucket": "1024x1024"},
+            },
+        ),
         ("encoders", ["text", "vae"]),
     ]
 
@@ -275,13 +283,13 @@ def test_forged_files_are_refused(tmp_path: Path, content: bytes, reason: str) -
     with pytest.raises(
         LatentkitError, match=rf"000\.npy is damaged: .*{reason if reason != 'damaged' else ''}"
     ):
-        make("npy", tmp_path).read("vae", "set/000")
+        open_output(tmp_path / "vae_latents").read("set/000")
 
 
 def test_a_key_cannot_leave_the_folder(tmp_path: Path) -> None:
     run(tmp_path, "npy", Pictures(3))
     with pytest.raises(LatentkitError, match="outside"):
-        make("npy", tmp_path).read("vae", "../../etc/passwd")
+        open_output(tmp_path / "vae_latents").read("../../etc/passwd")
 
 
 class Recaptioned(Pictures):
