@@ -8,9 +8,8 @@ from pathlib import Path
 from miniature_imagenet import Miniature
 from rich.console import Console
 
-from latentkit.imagenet.find import find_archives
 from latentkit.imagenet.job import Preparation
-from latentkit.imagenet.official import Official
+from latentkit.imagenet.official import Official, find_archives
 
 
 def digest(path: Path) -> str:

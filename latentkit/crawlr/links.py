@@ -50,7 +50,7 @@ class Links:
         self._names: dict[str, list[str]] = {}
         if root.is_dir():
             for name in sorted(os.listdir(root)):  # noqa: PTH208 - names, not 60,000 paths
-                if files.has_picture_suffix(name) and not name.startswith("."):
+                if files.is_picture_name(name):
                     self._names.setdefault(folded(files.key_of(name)), []).append(name)
 
     def change(self, filename: str, suffix: str) -> Change:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from latentkit.errors import LatentkitError, one_line
-from latentkit.imagenet.official import no_tar
+from latentkit.imagenet.looks import no_tar
 from latentkit.sources.files import printable
 from latentkit.sources.imagenet.names import WNID
 

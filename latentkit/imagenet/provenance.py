@@ -6,8 +6,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from latentkit.sources.source import Stat
+from latentkit.sources.imagenet.index import IndexedArchive
 from latentkit.stores.publish import publish_json
 
 
@@ -17,30 +18,30 @@ class Archive:
 
     Attributes:
         role: ``train``, ``val`` or ``devkit``.
-        path, filename: where it is, as the user named it.
-        size: bytes.
-        mtime_ns: with path and size what saves reading it again.
-        md5, sha256: hex.
+        file: where it is, as the user named it, and what it was when it was read.
         official: whether the md5 is the one that image-net.org publishes.
         classes, pictures: in it; None for the devkit.
         deviations: from the official one, in words; accepted by ``allow_variant=true``.
     """
 
     role: str
-    path: str
-    filename: str
-    size: int
-    mtime_ns: int
-    md5: str
-    sha256: str
+    file: IndexedArchive
     official: bool
     classes: int | None = None
     pictures: int | None = None
     deviations: list[str] = field(default_factory=list)
 
-    @property
-    def stat(self) -> Stat:
-        return Stat(self.size, self.mtime_ns)
+    def to_json(self) -> dict[str, Any]:
+        fields = asdict(self)
+        file: dict[str, Any] = fields.pop("file")
+        path = self.file.path
+        return {"role": self.role, "path": path, "filename": Path(path).name} | file | fields
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Archive:
+        file = IndexedArchive(*(values.pop(name) for name in ("path", "size", "mtime_ns", "md5", "sha256")))
+        del values["filename"]
+        return cls(file=file, **values)
 
 
 def provenance_path(output_dir: Path) -> Path:
@@ -55,8 +56,8 @@ def read_provenance(output_dir: Path) -> dict[str, Archive]:
     """Role -> archive; empty where there is no such file, or a damaged one: all is read again."""
     try:
         content = json.loads(provenance_path(output_dir).read_bytes())
-        archives = [Archive(**values) for values in content["archives"]]
-    except (OSError, ValueError, LookupError, TypeError):
+        archives = [Archive.from_json(values) for values in content["archives"]]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}
     return {archive.role: archive for archive in archives}
 
@@ -72,6 +73,6 @@ def publish_provenance(output_dir: Path, archives: dict[str, Archive]) -> None:
         return
     content = {
         "generated_at_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "archives": [asdict(archives[role]) for role in sorted(archives)],
+        "archives": [archives[role].to_json() for role in sorted(archives)],
     }
     publish_json(provenance_path(output_dir), content)

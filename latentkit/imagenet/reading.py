@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from latentkit.errors import LatentkitError
-from latentkit.imagenet.tar import Feed, Parser
+from latentkit.imagenet.tar import BLOCK, Block
 from latentkit.sources import files
-from latentkit.sources.source import Stat
+from latentkit.sources.imagenet.index import IndexedArchive
 
 _T = TypeVar("_T")
 
@@ -23,63 +23,71 @@ CHUNK = 1 << 22
 _CHUNKS_AHEAD = 4
 
 
-@dataclass(frozen=True)
-class Reading(Generic[_T]):
-    """A file that was read whole: its stat, both hashes (hex), and what its parser returned, if any."""
-
-    stat: Stat
-    md5: str
-    sha256: str
-    found: _T | None
-
-
-def read_archive(path: Path, parser: Parser[_T] | None, advance: Callable[[int], object]) -> Reading[_T]:
+def read_archive(
+    path: Path, parse: Callable[[Block, int], _T], advance: Callable[[int], object]
+) -> tuple[IndexedArchive, _T]:
     """Read a file once, from front to back, in large pieces; each hash has a thread of its own.
 
     Args:
         path: the file.
-        parser: gets the headers that it wants; None for a file that is only hashed.
+        parse: is given a way to look at blocks of the file as they pass, and the file's size in bytes.
         advance: told how many more bytes were read.
 
+    Returns:
+        The file as it was read, and what ``parse`` returned.
+
     Raises:
-        TarError: as the parser does, as soon as it does.
+        TarError: as ``parse`` does, as soon as it does.
         SourceError: it cannot be opened.
         LatentkitError: it changed while it was read, or cannot be read.
     """
-    feed = Feed(parser) if parser is not None else None
-    md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
-    buffers = [bytearray(CHUNK) for _ in range(_CHUNKS_AHEAD)]
-    pending: list[list[Future[None]]] = [[] for _ in buffers]
+    hashes = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     with (
         files.opened_file(path, follow=True) as descriptor,
+        open(descriptor, "rb", closefd=False) as file,
         ThreadPoolExecutor(1) as for_md5,
         ThreadPoolExecutor(1) as for_sha256,
     ):
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         stat = files.stat_of(descriptor)
-        for number, start in enumerate(range(0, stat.size, CHUNK)):
-            slot = number % _CHUNKS_AHEAD
-            for future in pending[slot]:
-                future.result()
-            piece = memoryview(buffers[slot])[: min(CHUNK, stat.size - start)]
-            _fill(descriptor, piece, path)
-            pending[slot] = [for_md5.submit(md5.update, piece), for_sha256.submit(sha256.update, piece)]
-            if feed is not None:
-                feed.feed(start, piece)
-            advance(len(piece))
+
+        def hashed() -> Iterator[tuple[int, memoryview]]:
+            """(offset, piece) of all that is read, each on its way into the hashes."""
+            buffers = [bytearray(CHUNK) for _ in range(_CHUNKS_AHEAD)]
+            pending: list[list[Future[None]]] = [[] for _ in buffers]
+            for number, start in enumerate(range(0, stat.size, CHUNK)):
+                slot = number % _CHUNKS_AHEAD
+                for future in pending[slot]:
+                    future.result()
+                piece = memoryview(buffers[slot])[: stat.size - start]
+                _fill(file, piece, path)
+                threads = zip((for_md5, for_sha256), hashes, strict=True)
+                pending[slot] = [thread.submit(hash_.update, piece) for thread, hash_ in threads]
+                advance(len(piece))
+                yield start, piece
+
+        start, piece, pieces = 0, memoryview(b""), hashed()
+
+        def block(at: int) -> bytes:
+            nonlocal start, piece
+            while at >= start + len(piece):
+                start, piece = next(pieces)
+            return bytes(piece[at - start : at - start + BLOCK])
+
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        found = parse(block, stat.size)
+        for _ in pieces:
+            pass
         if files.stat_of(descriptor) != stat:
             raise LatentkitError(f"{files.printable(path)} changed while it was read: start again")
-    return Reading(stat, md5.hexdigest(), sha256.hexdigest(), feed.result if feed else None)
+    md5, sha256 = (hash_.hexdigest() for hash_ in hashes)
+    return IndexedArchive(str(path), stat.size, stat.mtime_ns, md5, sha256), found
 
 
-def _fill(descriptor: int, piece: memoryview, path: Path) -> None:
+def _fill(file: BufferedReader, piece: memoryview, path: Path) -> None:
     """Read exactly so many bytes."""
-    done = 0
-    while done < len(piece):
-        try:
-            count = os.readv(descriptor, [piece[done:]])
-        except OSError as error:
-            raise LatentkitError(f"{files.printable(path)}: {error.strerror or error}") from error
-        if count == 0:
-            raise LatentkitError(f"{files.printable(path)} became shorter while it was read: start again")
-        done += count
+    try:
+        count = file.readinto(piece)
+    except OSError as error:
+        raise LatentkitError(f"{files.printable(path)}: {error.strerror or error}") from error
+    if count < len(piece):
+        raise LatentkitError(f"{files.printable(path)} became shorter while it was read: start again")

@@ -1,45 +1,45 @@
-"""Tar as a stream of blocks: plain files of v7, POSIX (ustar, pax) and GNU tar, and nothing else.
+"""The members of a tar, checked strictly: plain files of v7, POSIX (ustar, pax) and GNU tar, nothing else.
 
-What is merely a way to write the same is taken: names that begin with ``./``, the folder ``./`` itself, and
-PAX headers that say nothing of a member's name, size or bytes.
+`tarfile` reads each header. The walk from header to header is our own, because `tarfile.TarFile` is lenient
+where an archive must be proven whole: it takes a damaged header for the end, needs no end-of-archive blocks,
+renames and resizes members as PAX records say, and reads headers of any length into memory.
 
-A parser is a generator. It yields the offset of the block that it wants next, each further on than the last,
-is sent the 512 bytes there, and returns what it found. So one parser serves a file that is read from front to
-back and one of which only the headers are read, and a tar within a tar needs nothing of its own.
+What is only another way to write the same is accepted: names that begin with ``./``, the folder ``./``
+itself, and PAX headers that do not change a member's name, size or bytes.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
-from typing import Generic, NamedTuple, TypeVar
+import re
+import tarfile
+from collections.abc import Callable, Iterator
 
 from latentkit.sources.files import printable
 
-_T = TypeVar("_T")
-
-BLOCK = 512
+BLOCK = tarfile.BLOCKSIZE
 MAX_TAIL = 2**20
-"""Most bytes from the end-of-archive blocks to the end: what a tar's last record is filled up with."""
+"""Most bytes from the end-of-archive blocks to the end: padding of a tar's last record."""
 
-Parser = Generator[int, bytes, _T]
+Block = Callable[[int], bytes]
+"""Offset, a multiple of 512 -> the block there. Each offset asked for is further on than the last."""
 
 _ZEROS = bytes(BLOCK)
-_MAGIC = (b"ustar\0", b"ustar ", bytes(6))
-_PLAIN, _FOLDER, _PAX = (b"0", b"\0"), b"5", (b"x", b"g")
+_PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE)
 _KINDS = {
-    b"1": "a hard link",
-    b"2": "a symbolic link",
-    b"3": "a character device",
-    b"4": "a block device",
-    b"5": "a folder",
-    b"6": "a FIFO",
-    b"S": "a sparse file",
-    b"L": "a GNU long name",
-    b"K": "a GNU long link",
+    tarfile.LNKTYPE: "a hard link",
+    tarfile.SYMTYPE: "a symbolic link",
+    tarfile.CHRTYPE: "a character device",
+    tarfile.BLKTYPE: "a block device",
+    tarfile.DIRTYPE: "a folder",
+    tarfile.FIFOTYPE: "a FIFO",
+    tarfile.GNUTYPE_SPARSE: "a sparse file",
+    tarfile.GNUTYPE_LONGNAME: "a GNU long name",
+    tarfile.GNUTYPE_LONGLINK: "a GNU long link",
 }
 _MAX_PAX = 2**16
-_SAYS_NOTHING = frozenset((b"atime", b"comment", b"ctime", b"gid", b"gname", b"mtime", b"uid", b"uname"))
+_PAX_RECORD = re.compile(rb"(\d{1,5}) ([^=]+)=")
+_HARMLESS = frozenset((b"atime", b"comment", b"ctime", b"gid", b"gname", b"mtime", b"uid", b"uname"))
 """PAX records that leave a member's name, size and bytes as they are."""
 
 
@@ -55,124 +55,74 @@ class ForeignError(TarError):
     """The tar is whole up to here, and holds what does not belong there."""
 
 
-class Member(NamedTuple):
-    """A file in a tar: its name, where its bytes lie in the outermost file, where the next header does."""
-
-    name: str
-    offset: int
-    size: int
-    next: int
-
-
-def next_member(at: int, end: int, archive: str) -> Parser[Member | None]:
-    """The member whose header begins at ``at``; None where the end-of-archive blocks are.
+def members(block: Block, start: int, end: int, archive: str) -> Iterator[tarfile.TarInfo]:
+    """The plain files of a tar that lies in ``[start, end)`` of a file: name, size and ``offset_data``.
 
     Args:
-        at: a multiple of 512.
-        end: where the tar ends.
+        block: reads the file. Of the tar only headers are read.
+        start: a multiple of 512; a tar within a tar begins at its member's ``offset_data``.
+        end: in the file too.
         archive: its name, for messages.
 
     Raises:
-        CutError: the tar ends in the header or in the member, or without its end-of-archive blocks.
-        ForeignError: the header is of anything but a plain file, or has another name or size by PAX.
-        TarError: the header is damaged.
+        CutError: the tar ends in a header or in a member, or without its end-of-archive blocks.
+        ForeignError: a member is anything but a plain file, or has another name or size by PAX.
+        TarError: a header is damaged, or the tar goes on after its end.
     """
+    at = start
     while True:
         if at + BLOCK > end:
             raise CutError(f"{archive} ends at byte {end:,} without end-of-archive blocks")
-        header = yield at
+        header = block(at)
         if header == _ZEROS:
             break
-        kind, member = _read(header, at, archive)
-        if kind not in _PAX and member.offset + member.size > end:
+        member = _parse(header, at, archive)
+        at = member.offset_data + member.size + -member.size % BLOCK
+        if member.type in _PAX:
+            _check_pax(block, member, end, archive)
+        elif member.offset_data + member.size > end:
             raise CutError(f"{archive} ends at byte {end:,}, within {member.name}")
-        if kind in _PLAIN:
-            return member
-        if kind in _PAX:
-            yield from _check_pax(member, end, archive)
-        at = member.next
+        elif member.name != ".":
+            yield member
     if at + 2 * BLOCK > end:
         raise CutError(f"{archive} ends at byte {end:,} within its end-of-archive blocks")
-    if (yield at + BLOCK) != _ZEROS:
+    if block(at + BLOCK) != _ZEROS:
         raise TarError(f"{archive} has a block of zeros among its members, at byte {at:,}")
     if end - at > MAX_TAIL:
         raise TarError(f"{archive} goes on after its end, at byte {at:,}")
-    return None
 
 
-def _read(header: bytes, at: int, archive: str) -> tuple[bytes, Member]:
-    """Kind and member: a plain file, the folder ``./``, or a PAX header."""
-    if header[257:263] not in _MAGIC or _number(header[148:156]) != sum(header) - sum(header[148:156]) + 256:
+def _parse(header: bytes, at: int, archive: str) -> tarfile.TarInfo:
+    """The header at offset `at`: of a plain file, of the folder ``.``, or a PAX header."""
+    try:
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        member = None
+    if member is None or member.size < 0:  # GNU's base 256 has a sign
         raise TarError(f"{archive} has no tar header at byte {at:,}")
-    name = printable(header[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape"))
-    kind = header[156:157]
-    if kind in (*_PLAIN, _FOLDER) and name == "./":
-        kind = _FOLDER  # v7 has no kind of its own for it
-    elif kind not in (*_PLAIN, *_PAX):
-        what = _KINDS.get(kind, f"of the unknown kind {kind!r}")
-        raise ForeignError(f"{archive} holds {name}, {what}")
-    if kind in _PLAIN and header[257:263] == b"ustar\0" and header[345:346] != b"\0":
-        raise ForeignError(f"{archive} holds {name} in a folder")
-    size = _number(header[124:136])
-    if size is None:
-        raise TarError(f"{archive} has a header without a size at byte {at:,}")
-    start = at + BLOCK
-    return kind, Member(name.removeprefix("./"), start, size, start + size + -size % BLOCK)
+    member.name = printable(member.name.rstrip("/") if member.name == "./" else member.name).removeprefix(
+        "./"
+    )
+    if member.name != "." and member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, *_PAX):
+        what = _KINDS.get(member.type, f"of the unknown kind {member.type!r}")
+        raise ForeignError(f"{archive} holds {member.name}{'/' * member.isdir()}, {what}")
+    member.offset_data = at + BLOCK
+    return member
 
 
-def _check_pax(header: Member, end: int, archive: str) -> Parser[None]:
+def _check_pax(block: Block, header: tarfile.TarInfo, end: int, archive: str) -> None:
     """Refuse a PAX header that says more than who made a member, and when."""
     if header.size > _MAX_PAX:
         raise ForeignError(f"{archive} holds a PAX header of {header.size:,} bytes")
-    if header.next > end:
+    blocks = range(header.offset_data, header.offset_data + header.size, BLOCK)
+    if blocks and blocks[-1] + BLOCK > end:
         raise CutError(f"{archive} ends at byte {end:,}, within a PAX header")
-    content = b""
-    for at in range(header.offset, header.next, BLOCK):
-        content += yield at
-    content = content[: header.size]
+    content = b"".join(map(block, blocks))[: header.size]
     while content:
-        digits = content.partition(b" ")[0]
-        length = int(digits) if digits.isdigit() and len(digits) < 6 else 0
-        if not length or content[length - 1 : length] != b"\n":
-            raise TarError(f"{archive} has a damaged PAX header at byte {header.offset:,}")
-        key = content[len(digits) + 1 : length].partition(b"=")[0]
-        if key not in _SAYS_NOTHING:
-            raise ForeignError(f"{archive} holds a PAX header that sets {printable(os.fsdecode(key))}")
+        record = _PAX_RECORD.match(content)
+        length = int(record[1]) if record else 0
+        if record is None or content[length - 1 : length] != b"\n" or length < record.end():
+            raise TarError(f"{archive} has a damaged PAX header at byte {header.offset_data:,}")
+        if record[2] not in _HARMLESS:
+            raise ForeignError(f"{archive} holds a PAX header that sets {printable(os.fsdecode(record[2]))}")
         content = content[length:]
-
-
-def _number(field: bytes) -> int | None:
-    """An octal number, filled up with spaces and zero bytes; None for anything else."""
-    digits = field.strip(b" \0")
-    return int(digits, 8) if digits and not digits.strip(b"01234567") else None
-
-
-class Feed(Generic[_T]):
-    """Feeds a parser with what is read from front to back.
-
-    Attributes:
-        result: what the parser returned; None until it has.
-    """
-
-    def __init__(self, parser: Parser[_T]) -> None:
-        self._parser = parser
-        self._wanted = -1
-        self.result: _T | None = None
-        self._advance(None)
-
-    def feed(self, start: int, data: memoryview) -> None:
-        """Take the bytes from offset ``start``, a multiple of 512; only the last piece may be of odd length.
-
-        Raises:
-            TarError: as the parser does.
-        """
-        end = start + len(data)
-        while self.result is None and self._wanted + BLOCK <= end:
-            at = self._wanted - start
-            self._advance(bytes(data[at : at + BLOCK]))
-
-    def _advance(self, block: bytes | None) -> None:
-        try:
-            self._wanted = next(self._parser) if block is None else self._parser.send(block)
-        except StopIteration as end:
-            self.result = end.value

@@ -9,9 +9,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from latentkit.imagenet.extract import extract
-from latentkit.imagenet.find import find_archives
 from latentkit.imagenet.job import Preparation
-from latentkit.imagenet.official import OFFICIAL, ROLES
+from latentkit.imagenet.official import OFFICIAL, ROLES, find_archives
 from latentkit.imagenet.provenance import index_path, provenance_path
 from latentkit.report.preparing import announce, summarise
 from latentkit.runtime.exit_status import DONE, INTERRUPTED, Outcome

@@ -42,14 +42,14 @@ def summarise(archives: Sequence[Archive], output_dir: Path, console: Console) -
         table.add_row(
             archive.role,
             "official" if archive.official else "not official",
-            readable_bytes(archive.size),
+            readable_bytes(archive.file.size),
             "" if archive.classes is None else f"{archive.classes:,}",
             "" if archive.pictures is None else f"{archive.pictures:,}",
         )
     console.print(table)
     for archive in archives:
         if archive.deviations:
-            console.print(f"VARIANT {printable(archive.path)}: {'; '.join(archive.deviations)}")
+            console.print(f"VARIANT {printable(archive.file.path)}: {'; '.join(archive.deviations)}")
     console.print(f"noted in {provenance_path(output_dir)}")
     for archive in archives:
         if archive.role != "devkit":

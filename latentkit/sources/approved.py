@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 from latentkit.errors import UsageError
 from latentkit.sources import files
 from latentkit.sources.captions import LIST, RECORD, TEXT_FILE, read_caption, read_records
+from latentkit.sources.library import LinkTargets
 from latentkit.sources.photos import PhotoMetadata
 from latentkit.sources.source import Item, Source, SourceError, Stat
 
@@ -52,26 +54,15 @@ class ApprovedSource(Source):
 
     def __post_init__(self) -> None:
         self.classes = ()
-        self.ignored = 0
         self._folder = files.existing_folder(self.root, "sync the photo library first, or set dataset.root")
-        self._raw = Path(self.raw).expanduser()
-        keyed, texts = [], set()
-        for name in (path.name for path in self._folder.iterdir()):
-            if name.startswith("."):
-                continue
-            if files.has_picture_suffix(name):
-                keyed.append((files.key_of(name), name))
-            elif name.endswith(".txt"):
-                texts.add(name)
-            else:
-                self.ignored += 1
-        if not keyed:
+        self._links = LinkTargets(self._folder, Path(self.raw).expanduser())
+        names = [name for name in os.listdir(self._folder) if not name.startswith(".")]  # noqa: PTH208 - no paths
+        pictures = list(filter(files.is_picture_name, names))
+        if not pictures:
             raise UsageError(f"{files.printable(self.root)}: no picture in it; sync the photo library first")
-        keyed.sort()
-        files.refuse_collisions((key, self._location(name)) for key, name in keyed)
-        self._keys = [key for key, _ in keyed]
-        self._names = [name for _, name in keyed]
-        self._texts = texts
+        self._texts = {name for name in names if name.endswith(".txt")}
+        self.ignored = len(names) - len(pictures) - len(self._texts)
+        self._keys, self._names = files.sort_by_key(pictures, self._location)
         self._photos = PhotoMetadata(Path(self.photos).expanduser(), set(self._keys))
         self._captions, self.bad_records = read_records(Path(self.records).expanduser(), set(self._keys))
 
@@ -86,13 +77,9 @@ class ApprovedSource(Source):
         _, caption = next(self.caption_choices(index), ("", None))
         return Item(key, self._location(name), caption)
 
-    def _beside(self, name: str) -> str | None:
-        text = f"{name.rpartition('.')[0]}.txt"
-        return read_caption(self._folder / text, follow=False) if text in self._texts else None
-
     def caption_choices(self, index: int) -> Iterator[tuple[str, str]]:
-        key = self._keys[index]
-        if beside := self._beside(self._names[index]):
+        key, text = self._keys[index], f"{self._names[index].rpartition('.')[0]}.txt"
+        if text in self._texts and (beside := read_caption(self._folder / text, follow=False)):
             yield TEXT_FILE, beside
         if recorded := self._captions.get(key):
             yield RECORD, recorded
@@ -132,17 +119,16 @@ class ApprovedSource(Source):
             SourceError: its link leads out, or the entry is gone.
         """
         try:
-            target = (self._folder / name).readlink()
+            where = files.printable(os.readlink(self._folder / name))  # noqa: PTH115 - the text itself
         except OSError as error:
             if error.errno == errno.EINVAL:  # a file, no link
                 return self._folder, name
             raise SourceError(f"{self._location(name)}: {(error.strerror or '').lower()}") from None
-        whole = self._folder / target
-        for allowed in (self._raw, self._folder):
-            if whole.name != ".." and whole.parent.resolve() == allowed.resolve():
-                if not (allowed / whole.name).exists():
-                    raise SourceError(f"{self._location(name)}: its target {files.printable(target)} is gone")
-                return allowed, whole.name
-        raise SourceError(
-            f"{self._location(name)}: links to {files.printable(target)}, outside of {self.raw}: not followed"
-        )
+        target = self._links(name)
+        if target is None:
+            raise SourceError(
+                f"{self._location(name)}: links to {where}, outside of {self.raw}: not followed"
+            )
+        if not target.path.exists():
+            raise SourceError(f"{self._location(name)}: its target {where} is gone")
+        return target.path.parent, target.path.name

@@ -12,15 +12,15 @@ a source has nothing to stat. Of several lines of a key the last counts; those b
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from latentkit.sources.captions import MODEL, RECORD
-from latentkit.sources.source import Fingerprint, Item, Source, Stat
+from latentkit.sources.files import json_lines
+from latentkit.sources.source import Fingerprint, Item, Stat, Wrapper
 
 
 class Written(NamedTuple):
@@ -43,14 +43,11 @@ class Captions:
         self.path = path
         self._last: dict[str, Written] = {}
         self._replaced: dict[str, set[str]] = {}
-        if not path.exists():
-            return
-        with path.open("rb") as lines:
-            for line in lines:
-                try:
-                    self.add(*parse_caption(json.loads(line)))
-                except (KeyError, TypeError, ValueError, RecursionError):
-                    continue
+        for line in json_lines(path):
+            try:
+                self.add(*parse_caption(line))
+            except (KeyError, TypeError, ValueError):
+                continue
 
     def __len__(self) -> int:
         return len(self._last)
@@ -78,7 +75,7 @@ class Captions:
 
 
 @dataclass(eq=False)
-class Captioned(Source):
+class Captioned(Wrapper):
     """A source whose pictures have the captions that a model wrote where they have none of their own.
 
     A picture whose bytes have changed keeps the caption until it is captioned again; captioning notices
@@ -90,20 +87,11 @@ class Captioned(Source):
         captions: what is there (not a field: read, not set). Additions to it are seen at once.
     """
 
-    source: Source
     path: Path
 
     def __post_init__(self) -> None:
-        self.orient, self.strict = self.source.orient, self.source.strict
-        self.classes, self.class_names = self.source.classes, self.source.class_names
-        self.ignored = self.source.ignored
+        super().__post_init__()
         self.captions = Captions(self.path)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def keys(self) -> Iterable[str]:
-        return self.source.keys()
 
     def __getitem__(self, index: int) -> Item:
         item = self.source[index]
@@ -113,21 +101,13 @@ class Captioned(Source):
         _, caption = next(self.caption_choices(index))
         return dataclasses.replace(item, caption=caption)
 
-    def read(self, index: int) -> tuple[bytes, Stat | None]:
-        return self.source.read(index)
-
-    def stat(self, index: int) -> Stat | None:
-        return self.source.stat(index)
-
     def caption_choices(self, index: int) -> Iterator[tuple[str, str]]:
+        key = self.source[index].key
         for place, caption in self.source.caption_choices(index):
-            if place != RECORD or self.captions.own(self.source[index].key, caption) is not None:
+            if place != RECORD or self.captions.own(key, caption) is not None:
                 yield place, caption
-        if (written := self.captions.get(self.source[index].key)) is not None:
+        if (written := self.captions.get(key)) is not None:
             yield MODEL, written.caption
-
-    def metadata(self, index: int) -> dict[str, Any]:
-        return self.source.metadata(index)
 
 
 def parse_caption(line: dict[str, Any]) -> tuple[str, Written]:
@@ -137,7 +117,5 @@ def parse_caption(line: dict[str, Any]) -> tuple[str, Written]:
         raise TypeError("wrong fields")
     key, caption, model, prompt, sha256, _ = texts
     size, mtime_ns = line["size"], line["mtime_ns"]
-    stat = None
-    if size is not None or mtime_ns is not None:
-        stat = Stat(int(size), int(mtime_ns))
+    stat = None if size is mtime_ns is None else Stat(int(size), int(mtime_ns))
     return key, Written(caption, sys.intern(model), sys.intern(prompt), Fingerprint(sha256, stat))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import logging
 from collections.abc import Container
 from pathlib import Path, PurePosixPath
@@ -83,23 +82,17 @@ def read_records(path: Path, keys: Container[str]) -> tuple[dict[str, str | None
     """
     captions: dict[str, str | None] = {}
     bad = 0
-    try:
-        lines = path.open("rb")
-    except FileNotFoundError:
-        return captions, bad
-    with lines:
-        for line in lines:
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-                key = record["image_id"] if "image_id" in record else PurePosixPath(record["image_path"]).stem
-                caption = record.get("caption")
-            except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    for record in files.json_lines(path):
+        match record:
+            case {"image_id": str(key)}:
+                pass
+            case {"image_path": str(location)} if "image_id" not in record:
+                key = PurePosixPath(location).stem
+            case _:
                 bad += 1
                 continue
-            if not isinstance(key, str) or not isinstance(caption, str | None):
-                bad += 1
-            elif "caption" in record and key in keys:
-                captions[key] = None if is_copy(record) else (caption or "").strip() or None
+        if not isinstance(caption := record.get("caption"), str | None):
+            bad += 1
+        elif "caption" in record and key in keys:
+            captions[key] = None if is_copy(record) else (caption or "").strip() or None
     return captions, bad

@@ -5,29 +5,20 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from latentkit.errors import UsageError
 from latentkit.sources.painting import KINDS, PALETTES, paint
 from latentkit.sources.source import Item, Source, SourceError, Stat
 
-_SIZES = (
-    (640, 640),
-    (512, 748),
-    (748, 512),
-    (450, 750),
-    (750, 450),
-    (352, 672),
-    (900, 471),
-)
+_SIZES = ((640, 640), (512, 748), (748, 512), (450, 750), (750, 450), (352, 672), (900, 471))
 """Width and height, one size for each default aspect bucket; each picture's is scaled by 0.86 to 1."""
 
 _KIND_ORDER = ("discs", "clouds", "waves", "spiral", "gradient", "rings", "stripes", "checker")
 
-_ORIENTATION_TAG = 0x0112
 _LONG_CAPTION_AT = 3
 _REMARKS = (
     "It was painted by a recipe from a few numbers",
@@ -38,13 +29,6 @@ _REMARKS = (
     "and the run can show that it counts what was cut",
     "which is all that there is to say of it.",
 )
-
-
-class _Encoding(NamedTuple):
-    """A way to store a picture: what the caption says of it, and the bytes."""
-
-    words: str
-    encode: Callable[[Image.Image], bytes]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -91,7 +75,7 @@ class DemoSource(Source):
         shrink = rng.uniform(0.86, 1) * scale
         width, height = (round(side * shrink) for side in _SIZES[index % len(_SIZES)])
         image, words = paint(self._kind(index), palette, rng, width, height)
-        caption = f"{words} in {palette} colours, {_ENCODINGS[index % len(_ENCODINGS)].words}"
+        caption = f"{words} in {palette} colours, {_ENCODINGS[index % len(_ENCODINGS)][0]}"
         caption = caption[0].upper() + caption[1:]
         return image, f"{caption}. {', '.join(_REMARKS)}" if index == _LONG_CAPTION_AT else caption
 
@@ -104,7 +88,7 @@ class DemoSource(Source):
     def read(self, index: int) -> tuple[bytes, Stat | None]:
         image, _ = self._paint(index, scale=1)
         try:
-            return _ENCODINGS[index % len(_ENCODINGS)].encode(image), None
+            return _ENCODINGS[index % len(_ENCODINGS)][1](image), None
         except OSError as error:  # a Pillow that was built without one of the formats
             raise SourceError(f"{self[index].location}: {error}") from None
 
@@ -118,53 +102,26 @@ def _saved(image: Image.Image, format_: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def _jpeg(image: Image.Image) -> bytes:
-    return _saved(image, "JPEG", quality=90)
+_jpeg = partial(_saved, format_="JPEG", quality=90)
+_png = partial(_saved, format_="PNG", compress_level=1)
 
 
-def _progressive(image: Image.Image) -> bytes:
-    return _saved(image, "JPEG", quality=90, progressive=True)
-
-
-def _webp(image: Image.Image) -> bytes:
-    return _saved(image, "WEBP", quality=85, method=0)
-
-
-def _png(image: Image.Image) -> bytes:
-    return _saved(image, "PNG", compress_level=1)
-
-
-def _grey(image: Image.Image) -> bytes:
-    return _jpeg(image.convert("L"))
-
-
-def _cmyk(image: Image.Image) -> bytes:
-    return _jpeg(image.convert("CMYK"))
-
-
-def _turned_right(image: Image.Image) -> bytes:
-    """Stored lying on its side, with EXIF orientation 6: to be turned by a quarter, clockwise."""
+def _oriented(image: Image.Image, stored: Image.Transpose, orientation: int) -> bytes:
+    """Stored turned or mirrored, with the EXIF orientation that undoes it."""
     exif = Image.Exif()
-    exif[_ORIENTATION_TAG] = 6
-    return _saved(image.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=90, exif=exif)
-
-
-def _mirrored(image: Image.Image) -> bytes:
-    """Stored mirrored, with EXIF orientation 2."""
-    exif = Image.Exif()
-    exif[_ORIENTATION_TAG] = 2
-    return _saved(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), "JPEG", quality=90, exif=exif)
+    exif[ExifTags.Base.Orientation] = orientation
+    return _jpeg(image.transpose(stored), exif=exif)
 
 
 def _cut_out(image: Image.Image) -> bytes:
     """64 colours, the one in the corner transparent."""
     few = image.quantize(64, method=Image.Quantize.FASTOCTREE)
-    return _saved(few, "PNG", compress_level=1, transparency=few.getpixel((0, 0)))
+    return _png(few, transparency=few.getpixel((0, 0)))
 
 
 def _grey16(image: Image.Image) -> bytes:
     levels = np.asarray(image.convert("L")).astype(np.uint16) * 257
-    return _saved(Image.fromarray(levels), "PNG", compress_level=1)
+    return _png(Image.fromarray(levels))
 
 
 def _animation(image: Image.Image) -> bytes:
@@ -172,19 +129,20 @@ def _animation(image: Image.Image) -> bytes:
     return _saved(few, "GIF", save_all=True, append_images=[few.transpose(Image.Transpose.ROTATE_180)])
 
 
-_ENCODINGS = (
-    _Encoding("as JPEG", _jpeg),
-    _Encoding("as progressive JPEG", _progressive),
-    _Encoding("as WebP", _webp),
-    _Encoding("as JPEG", _jpeg),
-    _Encoding("as PNG", _png),
-    _Encoding("taken upright", _turned_right),
-    _Encoding("with one colour cut out", _cut_out),
-    _Encoding("as JPEG", _jpeg),
-    _Encoding("in ink (CMYK)", _cmyk),
-    _Encoding("faded to grey", _grey),
-    _Encoding("mirrored back", _mirrored),
-    _Encoding("moving, as GIF", _animation),
-    _Encoding("in deep grey", _grey16),
+_ENCODINGS: tuple[tuple[str, Callable[[Image.Image], bytes]], ...] = (
+    ("as JPEG", _jpeg),
+    ("as progressive JPEG", partial(_jpeg, progressive=True)),
+    ("as WebP", partial(_saved, format_="WEBP", quality=85, method=0)),
+    ("as JPEG", _jpeg),
+    ("as PNG", _png),
+    ("taken upright", partial(_oriented, stored=Image.Transpose.ROTATE_90, orientation=6)),
+    ("with one colour cut out", _cut_out),
+    ("as JPEG", _jpeg),
+    ("in ink (CMYK)", lambda image: _jpeg(image.convert("CMYK"))),
+    ("faded to grey", lambda image: _jpeg(image.convert("L"))),
+    ("mirrored back", partial(_oriented, stored=Image.Transpose.FLIP_LEFT_RIGHT, orientation=2)),
+    ("moving, as GIF", _animation),
+    ("in deep grey", _grey16),
 )
-"""Thirteen ways in turn: prime to the numbers of kinds, sizes and palettes, so that all meet all."""
+"""(What the caption says of it, how a picture is stored): thirteen in turn, prime to the numbers of kinds,
+sizes and palettes, so that all meet all."""

@@ -7,16 +7,19 @@ is asked of the open descriptor, never of the path again.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterable, Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from latentkit.errors import UsageError
-from latentkit.sources.source import SourceError, Stat
+from latentkit.sources.source import Source, SourceError, Stat
 
 PICTURE_SUFFIXES = {".gif": "GIF", ".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 """What a picture's name may end in, in lower case -> the format that it says; the bytes decide what it is."""
@@ -25,10 +28,10 @@ MAX_FILE_BYTES = 2**30
 """A larger file is no picture that could be decoded within the limits."""
 
 
-def has_picture_suffix(name: str) -> bool:
-    """Whether a file name ends as a picture's does, in any case."""
+def is_picture_name(name: str) -> bool:
+    """Whether a file is named as a picture is: not hidden, and with a picture's suffix in any case."""
     stem, dot, suffix = name.rpartition(".")
-    return bool(stem) and dot + suffix.lower() in PICTURE_SUFFIXES
+    return bool(stem) and dot + suffix.lower() in PICTURE_SUFFIXES and not name.startswith(".")
 
 
 def printable(path: str | Path) -> str:
@@ -52,28 +55,33 @@ def folded(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def refuse_collisions(locations: Iterable[tuple[str, str]]) -> None:
-    """Check that keys stay apart, on case-blind disks and after Unicode normalisation too.
+def sort_by_key(paths: Iterable[str], location: Callable[[str], str]) -> tuple[list[str], list[str]]:
+    """(keys, paths) of pictures, in the order of their keys by code point.
+
+    Keys must stay apart on case-blind disks and after Unicode normalisation too.
 
     Args:
-        locations: (key, location) of every picture.
+        paths: relative paths of the pictures.
+        location: of a path, for messages.
 
     Raises:
         UsageError: says how many would overwrite each other's outputs, and names the first two.
     """
+    keyed = sorted((key_of(path), path) for path in paths)
     seen: dict[str, str] = {}
     pairs: list[tuple[str, str, str]] = []
-    for key, location in locations:
-        other = seen.setdefault(folded(key), location)
-        if other is not location:
-            pairs.append((other, location, key))
+    for key, path in keyed:
+        other = seen.setdefault(folded(key), path)
+        if other is not path:
+            pairs.append((other, path, key))
     if pairs:
-        other, location, key = pairs[0]
+        other, path, key = pairs[0]
         more = f", and so would {len(pairs) - 1:,} more" if len(pairs) > 1 else ""
         raise UsageError(
-            f"{other} and {location} would have one key, {key!r}{more} (suffix, case and Unicode form "
-            "do not count): rename or remove one of them"
+            f"{location(other)} and {location(path)} would have one key, {key!r}{more} (suffix, case and "
+            "Unicode form do not count): rename or remove one of them"
         )
+    return [key for key, _ in keyed], [path for _, path in keyed]
 
 
 def existing_folder(path: str | Path, advice: str) -> Path:
@@ -129,15 +137,9 @@ def opened_file(path: str | Path, *, follow: bool, folder: int | None = None) ->
         os.close(descriptor)
 
 
-def stat_of(descriptor: int) -> Stat:
-    """Size and mtime of an open file."""
-    now = os.fstat(descriptor)
-    return Stat(now.st_size, now.st_mtime_ns)
-
-
-def stat_of_path(path: Path) -> Stat:
-    """Size and mtime of what a path leads to."""
-    now = path.stat()
+def stat_of(file: int | str | Path) -> Stat:
+    """Size and mtime of an open file, by its descriptor, or of what a path leads to."""
+    now = os.stat(file)  # noqa: PTH116 - a descriptor too
     return Stat(now.st_size, now.st_mtime_ns)
 
 
@@ -167,3 +169,36 @@ def _source_error(path: str | Path, error: OSError) -> SourceError:
         errno.EACCES: "permission denied",
     }.get(error.errno or 0, (error.strerror or str(error)).lower())
     return SourceError(f"{printable(path)}: {reason}")
+
+
+def json_lines(path: Path) -> Iterator[Any]:
+    """The JSON value of each line of a file, None for a line that has none; an absent file has no lines."""
+    try:
+        lines = path.open("rb")
+    except FileNotFoundError:
+        return
+    with lines:
+        for line in filter(bytes.strip, lines):
+            try:
+                yield json.loads(line)
+            except (ValueError, RecursionError):
+                yield None
+
+
+class FileSource(Source):
+    """A source whose pictures are files at paths of their own; links to files are followed."""
+
+    @abstractmethod
+    def _path(self, index: int) -> str:
+        """Where the picture lies."""
+
+    def read(self, index: int) -> tuple[bytes, Stat | None]:
+        path = self._path(index)
+        with opened_file(path, follow=True) as descriptor:
+            return read_whole(descriptor, path)
+
+    def stat(self, index: int) -> Stat | None:
+        try:
+            return stat_of(self._path(index))
+        except OSError:
+            return None

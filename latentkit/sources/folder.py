@@ -9,11 +9,11 @@ from pathlib import Path
 from latentkit.errors import UsageError
 from latentkit.sources import files
 from latentkit.sources.captions import read_caption
-from latentkit.sources.source import Item, Source, Stat
+from latentkit.sources.source import Item
 
 
 @dataclass(kw_only=True, eq=False)
-class FolderSource(Source):
+class FolderSource(files.FileSource):
     """The pictures of a folder and all folders in it, in the order of their keys (by code point).
 
     Taken are ``.jpg .jpeg .png .webp .gif`` in any case. What begins with a dot is skipped, links to folders
@@ -44,17 +44,15 @@ class FolderSource(Source):
         if not self.root:
             raise UsageError("dataset.root is empty: set dataset.root to a folder of pictures")
         self._folder = files.existing_folder(self.root, "set dataset.root to a folder of pictures")
-        if self.exclude and Path(self.exclude).resolve() == self._folder.resolve():
+        exclude = Path(self.exclude).resolve() if self.exclude else None
+        if exclude == self._folder.resolve():
             raise UsageError(f"{self.exclude} is the collection itself: choose another output_dir")
-        paths, self.ignored = _walk(self._folder, Path(self.exclude).absolute() if self.exclude else None)
+        paths, self.ignored = _walk(self._folder, exclude)
         if not paths:
             found = f"{self.ignored} other files" if self.ignored else "nothing else either"
             suffixes = " ".join(sorted(files.PICTURE_SUFFIXES))
             raise UsageError(f"{files.printable(self.root)}: no picture in it ({suffixes}), {found}")
-        keyed = sorted((files.key_of(path), path) for path in paths)
-        self._keys = [key for key, _ in keyed]
-        self._paths = [path for _, path in keyed]
-        files.refuse_collisions((key, self._location(path)) for key, path in keyed)
+        self._keys, self._paths = files.sort_by_key(paths, self._location)
         tops = {key.split("/", 1)[0] for key in self._keys if "/" in key}
         self.classes = tuple(sorted(tops)) if all("/" in key for key in self._keys) else ()
         self._labels = {name: label for label, name in enumerate(self.classes)}
@@ -74,46 +72,29 @@ class FolderSource(Source):
         caption = read_caption(self._folder / f"{path.rpartition('.')[0]}.txt", follow=True)
         return Item(key, self._location(path), caption, label)
 
-    def read(self, index: int) -> tuple[bytes, Stat | None]:
-        path = self._folder / self._paths[index]
-        with files.opened_file(path, follow=True) as descriptor:
-            return files.read_whole(descriptor, path)
-
-    def stat(self, index: int) -> Stat | None:
-        try:
-            now = (self._folder / self._paths[index]).stat()
-        except OSError:
-            return None
-        return Stat(now.st_size, now.st_mtime_ns)
+    def _path(self, index: int) -> str:
+        return f"{self._folder}/{self._paths[index]}"
 
 
 def _walk(root: Path, exclude: Path | None) -> tuple[list[str], int]:
     """Relative paths of the pictures under a folder, and how many other files (captions apart) lie there."""
-    out = exclude.resolve() if exclude else None
     paths: list[str] = []
     ignored = 0
-    folders = [""]
-    while folders:
-        inside = folders.pop()
-        with os.scandir(files.existing_folder(root / inside, "it was there a moment ago")) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                path = f"{inside}{entry.name}"
-                if entry.is_dir(follow_symlinks=False):
-                    if out is None or entry.name != out.name or (root / path).resolve() != out:
-                        folders.append(path + "/")
-                elif _is_link_to_folder(entry):
-                    ignored += 1
-                elif files.has_picture_suffix(entry.name):
-                    paths.append(path)
-                elif not entry.name.endswith(".txt"):
-                    ignored += 1
+    for name, folders, names in os.walk(root, onerror=_refuse):
+        folder = Path(name)
+        visible = [inside for inside in folders if not inside.startswith(".")]
+        folders[:] = [inside for inside in visible if not (folder / inside).is_symlink()]
+        ignored += len(visible) - len(folders)
+        if exclude is not None and exclude.name in folders and (folder / exclude.name).resolve() == exclude:
+            folders.remove(exclude.name)
+        prefix = "" if folder == root else f"{folder.relative_to(root)}/"
+        for name in names:
+            if files.is_picture_name(name):
+                paths.append(prefix + name)
+            elif not name.endswith(".txt") and not name.startswith("."):
+                ignored += 1
     return paths, ignored
 
 
-def _is_link_to_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself: reading it will say so
-        return False
+def _refuse(error: OSError) -> None:
+    raise UsageError(f"{files.printable(error.filename)} may not be read: {error.strerror}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import stat
+import os
 from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,27 +63,21 @@ class Library:
             UsageError: there is no such folder.
         """
         root = self.require()
-        names = sorted(
-            entry.name
-            for entry in root.iterdir()
-            if files.has_picture_suffix(entry.name) and not entry.name.startswith(".")
-        )
-        keys: set[str] = set()
-        links: list[str] = []
-        leads = LinkTargets(root, self.raw)
-        raw: set[str] = set()
-        kept: set[str] = set()
+        names = sorted(filter(files.is_picture_name, os.listdir(root)))  # noqa: PTH208 - names, no paths
+        leads, keys, links = LinkTargets(root, self.raw), set[str](), list[str]()
+        raw, kept = set[str](), set[str]()
         for name in names:
             key, target = files.key_of(name), leads(name)
-            photo = target.photo if target is not None else None
+            photo = target.photo if target else None
             going = photo is not None and key in withdrawn
-            if going or (target is not None and not target.path.exists()):
+            if going or (target and not target.path.exists()):
                 links.append(name)
             else:
                 keys.add(key)
             if photo is not None:
                 (raw if going else kept).add(photo)
-        unused = sorted(name for name in raw - kept if _is_regular(self.raw / name))
+        paths = {name: self.raw / name for name in raw - kept}
+        unused = sorted(name for name, path in paths.items() if path.is_file() and not path.is_symlink())
         there = {"links": len(names), "raw": sum(1 for _ in self.raw.iterdir()) if unused else 0}
         return Survey(keys, links, unused, kept, there)
 
@@ -121,10 +115,3 @@ class LinkTargets:
         if home is None or target.name in {"", ".."}:
             return None
         return Target(home / target.name, target.name if home == self._raw else None)
-
-
-def _is_regular(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.lstat().st_mode)
-    except OSError:
-        return False

@@ -19,24 +19,17 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
+from latentkit.sources.files import json_lines
+
 CAPTION_FIELDS = ("caption", "description")
 """Fields of the list's entries that are captions, the first that is set counts."""
 
 
 def read_photos(path: Path) -> Iterator[dict[str, Any]]:
     """The ledger's entries, line by line; an absent file has none, and lines that are none are left out."""
-    try:
-        lines = path.open("rb")
-    except FileNotFoundError:
-        return
-    with lines:
-        for line in lines:
-            try:
-                entry = json.loads(line)
-                usable = isinstance(entry["filename"], str) and isinstance(entry["metadata"], dict)
-            except (ValueError, LookupError, TypeError, RecursionError):
-                continue
-            if usable:
+    for entry in json_lines(path):
+        match entry:
+            case {"filename": str(), "metadata": dict()}:
                 yield entry
 
 

@@ -102,3 +102,43 @@ class Source(ABC):
     def metadata(self, index: int) -> dict[str, Any]:
         """What else is known of a picture: JSON values for its record; empty by default."""
         return {}
+
+
+@dataclass(eq=False)
+class Wrapper(Source):
+    """A source that is another one but for what a subclass changes.
+
+    Attributes:
+        source: the other one.
+    """
+
+    source: Source
+
+    def __post_init__(self) -> None:
+        for name in ("orient", "strict", "classes", "class_names", "ignored"):
+            setattr(self, name, getattr(self.source, name))
+
+    def _inner(self, index: int) -> int:
+        """The index in the other source."""
+        return index
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.source[self._inner(index)]
+
+    def keys(self) -> Iterable[str]:
+        return self.source.keys()
+
+    def read(self, index: int) -> tuple[bytes, Stat | None]:
+        return self.source.read(self._inner(index))
+
+    def stat(self, index: int) -> Stat | None:
+        return self.source.stat(self._inner(index))
+
+    def caption_choices(self, index: int) -> Iterator[tuple[str, str]]:
+        return self.source.caption_choices(self._inner(index))
+
+    def metadata(self, index: int) -> dict[str, Any]:
+        return self.source.metadata(self._inner(index))

@@ -97,15 +97,19 @@ def publish_many(files: Sequence[Publication]) -> None:
         raise
 
 
-def publish_json(path: Path, value: Any) -> None:
-    """Publish a JSON value: indented, ASCII, in the order given, with a final newline."""
-    content = (json.dumps(value, indent=2) + "\n").encode("ascii")
+def publish_bytes(path: Path, content: bytes) -> None:
+    """Publish one file with this content."""
 
     def validate(file: BinaryIO) -> None:
         if file.read() != content:
             raise ValueError("it reads back differently")
 
     publish(path, lambda file: file.write(content), validate)
+
+
+def publish_json(path: Path, value: Any) -> None:
+    """Publish a JSON value: indented, ASCII, in the order given, with a final newline."""
+    publish_bytes(path, (json.dumps(value, indent=2) + "\n").encode("ascii"))
 
 
 def publish_links(links: Mapping[Path, str]) -> None:

@@ -17,9 +17,8 @@ from store_run import run
 from latentkit.evaluation.sets.identity import MAX_HASHED, file_identity
 from latentkit.evaluation.sets.open import open_set
 from latentkit.evaluation.sets.pictures import SourcePictures
-from latentkit.imagenet.find import find_archives
 from latentkit.imagenet.job import Preparation
-from latentkit.imagenet.official import OFFICIAL
+from latentkit.imagenet.official import OFFICIAL, find_archives
 from latentkit.sources import ApprovedSource, FolderSource, ImageNetArchive, ImageNetTree, Source
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from miniature_imagenet import WNIDS, Miniature
 from miniature_preparation import digest
 
-from latentkit.imagenet.members import Members, train_members, val_members
+from latentkit.imagenet.contents import Contents, train_contents, val_contents
 from latentkit.imagenet.reading import read_archive
-from latentkit.imagenet.tar import Parser
+from latentkit.imagenet.tar import Block
 
 FORMATS = {
     "gnu": ("--format=gnu",),
@@ -33,15 +35,15 @@ def pack(folder: Path, out: Path, options: tuple[str, ...], *names: str) -> Path
     return out
 
 
-def pictures(path: Path, parser: Parser[Members]) -> dict[tuple[str, int], bytes]:
+def pictures(path: Path, parse: Callable[[Block, int], Contents]) -> dict[tuple[str, int], bytes]:
     """(wnid, number) -> the bytes at the offset found, from one reading of the archive."""
-    reading = read_archive(path, parser, lambda count: None)
-    found, content = reading.found, path.read_bytes()
-    assert found is not None
-    assert reading.md5 == digest(path)
-    wnids = [found.wnids[k] for k in found.of_class] if found.wnids else [""] * len(found.number)
-    rows = zip(wnids, found.number, found.offset, found.length, strict=True)
-    return {(wnid, number): content[start : start + length] for wnid, number, start, length in rows}
+    file, found = read_archive(path, parse, lambda count: None)
+    content = path.read_bytes()
+    assert file.md5 == digest(path)
+    return {
+        (found.wnids[k] if found.wnids else "", number): content[start : start + length]
+        for k, number, start, length in np.reshape(found.numbers, (-1, 4)).tolist()
+    }
 
 
 @pytest.mark.parametrize("whole_folder", [False, True], ids=["names", "folder"])
@@ -60,11 +62,11 @@ def test_every_format_is_read(kind: str, whole_folder: bool, pristine: Miniature
         pack(folder, tmp_path / "train" / f"{wnid}.tar", options, *names)
     names = ["."] if whole_folder else [f"{wnid}.tar" for wnid in WNIDS[:3]]
     train = pack(tmp_path / "train", tmp_path / "train.tar", options, *names)
-    assert pictures(train, train_members(train.stat().st_size)) == expected
+    assert pictures(train, train_contents) == expected
 
     (tmp_path / "val").mkdir()
     for name, content in pristine.val.items():
         (tmp_path / "val" / name).write_bytes(content)
     val = pack(tmp_path / "val", tmp_path / "val.tar", options, *(["."] if whole_folder else pristine.val))
-    found = pictures(val, val_members(val.stat().st_size))
+    found = pictures(val, val_contents)
     assert found == {("", int(name[15:23])): content for name, content in pristine.val.items()}

@@ -11,22 +11,29 @@ import numpy as np
 import pytest
 from miniature_imagenet import WNIDS, Miniature, add, tar_bytes
 
-from latentkit.imagenet.members import Members, train_members, val_members
+from latentkit.imagenet.contents import Contents, train_contents, val_contents
 from latentkit.imagenet.reading import CHUNK, read_archive
-from latentkit.imagenet.tar import CutError, Feed, ForeignError, TarError
+from latentkit.imagenet.tar import CutError, ForeignError, TarError, members
 
 
-def parsed(content: bytes, parsers=train_members, piece: int = 512) -> Members:
-    feed = Feed(parsers(len(content)))
-    for start in range(0, len(content), piece):
-        feed.feed(start, memoryview(content)[start : start + piece])
-    assert feed.result is not None
-    return feed.result
+def parsed(content: bytes, parse=train_contents) -> Contents:
+    """What is found, by blocks that are whole and each further on than the last."""
+    last = -1
+
+    def block(at: int) -> bytes:
+        nonlocal last
+        assert at > last
+        assert at % 512 == 0
+        assert at + 512 <= len(content)
+        last = at
+        return content[at : at + 512]
+
+    return parse(block, len(content))
 
 
-def rows(members: Members) -> list[tuple[str, int, int, int]]:
-    wnids = [members.wnids[k] for k in members.of_class] if members.wnids else [""] * len(members.number)
-    return list(zip(wnids, members.number, members.offset, members.length, strict=True))
+def rows(found: Contents) -> list[tuple[str, int, int, int]]:
+    numbers = np.reshape(found.numbers, (-1, 4)).tolist()
+    return [(found.wnids[k] if found.wnids else "", *others) for k, *others in numbers]
 
 
 def test_offsets_are_those_of_the_pictures_in_the_outer_file(pristine: Miniature) -> None:
@@ -40,13 +47,12 @@ def test_offsets_are_those_of_the_pictures_in_the_outer_file(pristine: Miniature
                     offset = class_tar.offset_data + member.offset_data
                     expected.append((class_tar.name[:9], number, offset, member.size))
     assert len(expected) == 600
-    for piece in (512, 1536, len(content)):
-        assert rows(parsed(content, piece=piece)) == expected
+    assert rows(parsed(content)) == expected
     for wnid, number, offset, length in expected[::50]:
         assert content[offset : offset + length] == pristine.train[wnid][f"{wnid}_{number}.JPEG"]
     with tarfile.open(pristine.val_tar) as tar:
         expected = [("", int(m.name[15:23]), m.offset_data, m.size) for m in tar]
-    assert rows(parsed(pristine.val_tar.read_bytes(), val_members)) == expected
+    assert rows(parsed(pristine.val_tar.read_bytes(), val_contents)) == expected
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -55,7 +61,7 @@ def test_plain_tars_of_every_format(kind: int) -> None:
     with tarfile.open(fileobj=file, mode="w", format=kind) as tar:
         add(tar, "ILSVRC2012_val_00000007.JPEG", b"x" * 512)
         add(tar, "ILSVRC2012_val_00000003.JPEG", b"")
-    assert rows(parsed(file.getvalue(), val_members)) == [("", 7, 512, 512), ("", 3, 1536, 0)]
+    assert rows(parsed(file.getvalue(), val_contents)) == [("", 7, 512, 512), ("", 3, 1536, 0)]
 
 
 def test_one_pass_gives_hashes_and_members_however_long_the_file(tmp_path: Path) -> None:
@@ -64,19 +70,19 @@ def test_one_pass_gives_hashes_and_members_however_long_the_file(tmp_path: Path)
     path = tmp_path / "val.tar"
     path.write_bytes(tar_bytes(names))
     read = []
-    reading = read_archive(path, val_members(path.stat().st_size), read.append)
+    file, found = read_archive(path, val_contents, read.append)
     content = path.read_bytes()
     assert sum(read) == len(content)
     assert len(read) > 5
-    assert reading.md5 == hashlib.md5(content).hexdigest()
-    assert reading.sha256 == hashlib.sha256(content).hexdigest()
-    assert [content[o : o + n] for _, _, o, n in rows(reading.found)] == list(names.values())
+    assert file.md5 == hashlib.md5(content).hexdigest()
+    assert file.sha256 == hashlib.sha256(content).hexdigest()
+    assert [content[o : o + n] for _, _, o, n in rows(found)] == list(names.values())
 
 
 def cuts(content: bytes) -> dict[str, int]:
     """Where a training archive may be cut, of every kind."""
-    members = parsed(content)
-    first, later = members.offset[0], members.offset[31]
+    offsets = [offset for _, _, offset, _ in rows(parsed(content))]
+    first, later = offsets[0], offsets[31]
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         second = tar.getmembers()[1].offset
         end = tar.getmembers()[-1]
@@ -87,7 +93,7 @@ def cuts(content: bytes) -> dict[str, int]:
         "after the first header": 512,
         "in a picture's header": first - 200,
         "in a picture": first + 10,
-        "between pictures": members.offset[1] - 512,
+        "between pictures": offsets[1] - 512,
         "between classes": second,
         "in a later picture": later + 100,
         "before the end blocks": after,
@@ -156,21 +162,21 @@ def with_pax(records: dict[str, str], *, globally: bool = False) -> bytes:
 @pytest.mark.parametrize("key", ["path", "linkpath", "size", "GNU.sparse.major", "GNU.sparse.name"])
 def test_pax_headers_that_rename_or_resize_are_refused(key: str, globally: bool) -> None:
     with pytest.raises(ForeignError, match=f"a PAX header that sets {key}"):
-        parsed(with_pax({"comment": "harmless", key: "1"}, globally=globally), val_members)
+        parsed(with_pax({"comment": "harmless", key: "1"}, globally=globally), val_contents)
 
 
 def test_pax_headers_that_nobody_could_read() -> None:
     good = with_pax({"comment": "x" * 700, "mtime": "1.5"})
-    assert rows(parsed(good, val_members)) == [("", 1, 2048, 7)]
+    assert rows(parsed(good, val_contents)) == [("", 1, 2048, 7)]
     for length in (513, 1024, 2047):
         with pytest.raises(CutError, match="ends at byte"):
-            parsed(good[:length], val_members)
+            parsed(good[:length], val_contents)
     at = good.index(b" comment=") - 3
     for damage in (b"000", b"999", b"9 x", b"x11", b" 11"):
         with pytest.raises(TarError, match=r"has a damaged PAX header at byte 512|sets"):
-            parsed(good[:at] + damage + good[at + 3 :], val_members)
+            parsed(good[:at] + damage + good[at + 3 :], val_contents)
     with pytest.raises(ForeignError, match=r"a PAX header of 70,0\d\d bytes"):
-        parsed(with_pax({"comment": "x" * 70_000}), val_members)
+        parsed(with_pax({"comment": "x" * 70_000}), val_contents)
 
 
 NAMES = [
@@ -205,7 +211,7 @@ def test_names_of_the_outer_archives() -> None:
         "ILSVRC2012_test_00000001.JPEG",
     ):
         with pytest.raises(ForeignError, match="no name of a picture"):
-            parsed(tar_bytes({name: b""}), val_members)
+            parsed(tar_bytes({name: b""}), val_contents)
 
 
 def doubled(members: dict[str, bytes]) -> bytes:
@@ -224,7 +230,7 @@ def test_duplicates_are_refused() -> None:
     with pytest.raises(ForeignError, match=r"holds n01440764_7\.JPEG twice"):
         parsed(tar_bytes({"n01440764.tar": doubled(inner)}))
     with pytest.raises(ForeignError, match=r"00000001\.JPEG twice"):
-        parsed(doubled({"ILSVRC2012_val_00000001.JPEG": b""}), val_members)
+        parsed(doubled({"ILSVRC2012_val_00000001.JPEG": b""}), val_contents)
 
 
 def test_a_flipped_bit_in_any_field_of_a_header_is_noticed() -> None:
@@ -233,17 +239,28 @@ def test_a_flipped_bit_in_any_field_of_a_header_is_noticed() -> None:
         damaged = bytearray(content)
         damaged[at] ^= 4
         with pytest.raises(TarError, match="no tar header at byte 0"):
-            parsed(bytes(damaged), val_members)
+            parsed(bytes(damaged), val_contents)
 
 
 def test_ends() -> None:
     content = tar_bytes({"ILSVRC2012_val_00000001.JPEG": b"picture"})
     with pytest.raises(TarError, match="a block of zeros among its members"):
-        parsed(bytes(512) + content, val_members)
+        parsed(bytes(512) + content, val_contents)
     with pytest.raises(TarError, match="goes on after its end"):
-        parsed(content + bytes(2**20), val_members)
+        parsed(content + bytes(2**20), val_contents)
     header = tarfile.TarInfo("ILSVRC2012_val_00000001.JPEG")
     header.size = 2**31
-    feed = Feed(val_members(2**32))
     with pytest.raises(ForeignError, match="bytes, which is no picture"):
-        feed.feed(0, memoryview(header.tobuf(tarfile.GNU_FORMAT)))
+        val_contents(lambda at: header.tobuf(tarfile.GNU_FORMAT), 2**32)
+
+
+def test_a_negative_size_is_no_header_and_leads_nowhere_back() -> None:
+    """In base 256, as GNU tar writes large numbers, the size has a sign."""
+    content = tar_bytes({"ILSVRC2012_val_00000001.JPEG": b"picture"})
+    for size in (-1, -512, -1024):
+        header = bytearray(content[:512])
+        header[124:136] = b"\xff" + (256**11 + size).to_bytes(11, "big")
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        with pytest.raises(TarError, match="no tar header at byte 0"):
+            list(members(lambda at, header=bytes(header): header, 0, 2**20, "it"))

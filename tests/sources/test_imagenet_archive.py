@@ -14,9 +14,8 @@ from miniature_imagenet import CMYK, GREY, PNG, WNIDS, WORDS, Miniature, write_m
 from rich.console import Console
 
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.imagenet.find import find_archives
 from latentkit.imagenet.job import Preparation
-from latentkit.imagenet.official import OFFICIAL
+from latentkit.imagenet.official import OFFICIAL, find_archives
 from latentkit.pixels import decode
 from latentkit.sources import First, ImageNetArchive, ImageNetTree, SourceError
 from latentkit.sources.imagenet.index import Index, IndexedArchive, read_index

@@ -50,7 +50,7 @@ class ImageNetArchive(Source):
                 f"{self.index} does not exist: run python -m latentkit.prepare first "
                 "(or give dataset=imagenet_tree for extracted folders)"
             )
-        self._path, self._index_stat = path, files.stat_of_path(path)
+        self._path, self._index_stat = path, files.stat_of(path)
         self._index = read_index(path)
         self.archive = self._index.archive
         if self._index.split != self.split:
@@ -69,7 +69,7 @@ class ImageNetArchive(Source):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._index = read_index(self._path)
-        if files.stat_of_path(self._path) != self._index_stat:
+        if files.stat_of(self._path) != self._index_stat:
             raise UsageError(f"{self.index} has changed since this run began: start again")
 
     def _open(self) -> int:
@@ -109,7 +109,7 @@ class ImageNetArchive(Source):
         """The picture's bytes."""
         return int(self._index.length[index])
 
-    def read(self, index: int) -> tuple[bytes, Stat | None]:
+    def read(self, index: int) -> tuple[bytes, Stat]:
         descriptor, length = self._open(), self.length(index)
         try:
             data = os.pread(descriptor, length, self.offset(index))
@@ -120,5 +120,5 @@ class ImageNetArchive(Source):
             raise SourceError(f"{files.printable(self.archive.path)} ends too early: {_AGAIN}")
         return data, self.stat(index)
 
-    def stat(self, index: int) -> Stat | None:
+    def stat(self, index: int) -> Stat:
         return Stat(self.length(index), self.archive.mtime_ns)

@@ -22,13 +22,8 @@ from latentkit.sources.source import Stat
 
 METADATA = "imagenet_index"
 
-COLUMNS: dict[str, np.dtype[Any]] = {
-    "offset": np.dtype(np.int64),
-    "length": np.dtype(np.int32),
-    "label": np.dtype(np.int16),
-    "number": np.dtype(np.int32),
-}
-_NAMES = {np.dtype(np.int64): "I64", np.dtype(np.int32): "I32", np.dtype(np.int16): "I16"}
+COLUMNS = {"offset": "<i8", "length": "<i4", "label": "<i2", "number": "<i4"}
+_NAMES = {"<i8": "I64", "<i4": "I32", "<i2": "I16"}
 
 
 @dataclass(frozen=True)
@@ -114,11 +109,11 @@ def read_index(path: Path) -> Index:
         ) from None
 
 
-def _mapped(path: Path, dtype: np.dtype[Any], tensor: dict[str, Any], data: int) -> np.ndarray:
-    if tensor["dtype"] != _NAMES[dtype] or len(tensor["shape"]) != 1:
-        raise ValueError(f"a column of it is {tensor['dtype']} {tensor['shape']}")
-    begin, _ = tensor["data_offsets"]
-    if not tensor["shape"][0]:
+def _mapped(path: Path, dtype: str, tensor: dict[str, Any], data: int) -> np.ndarray:
+    shape = tensor["shape"]
+    if tensor["dtype"] != _NAMES[dtype] or len(shape) != 1:
+        raise ValueError(f"a column of it is {tensor['dtype']} {shape}")
+    if not shape[0]:
         raise ValueError("it has no picture")
-    column = np.memmap(path, dtype, "r", data + begin, tuple(tensor["shape"]))
+    column = np.memmap(path, dtype, "r", data + tensor["data_offsets"][0], tuple(shape))
     return column.view(np.ndarray)  # the mapping stays; a memmap's own indexing is slow

@@ -13,11 +13,11 @@ import numpy as np
 from latentkit.errors import UsageError
 from latentkit.sources import files
 from latentkit.sources.imagenet.names import SUFFIX, TRAIN_PICTURE, VAL_PICTURE, WNID, check_split
-from latentkit.sources.source import Item, Source, Stat
+from latentkit.sources.source import Item
 
 
 @dataclass(kw_only=True, eq=False)
-class ImageNetTree(Source):
+class ImageNetTree(files.FileSource):
     """``<root>/<split>/<wnid>/*.JPEG``, in the order of the wnids and, in each, of the names.
 
     Taken are ``n01440764_10026.JPEG`` and ``ILSVRC2012_val_00000293.JPEG``, nothing else. A key is
@@ -99,17 +99,8 @@ class ImageNetTree(Source):
         label, place = self._place(index)
         return Item(f"{self.split}/{place}", f"{self._folder}/{place}{SUFFIX}", None, label)
 
-    def read(self, index: int) -> tuple[bytes, Stat | None]:
-        path = self[index].location
-        with files.opened_file(path, follow=True) as descriptor:
-            return files.read_whole(descriptor, path)
-
-    def stat(self, index: int) -> Stat | None:
-        try:
-            now = Path(self[index].location).stat()
-        except OSError:
-            return None
-        return Stat(now.st_size, now.st_mtime_ns)
+    def _path(self, index: int) -> str:
+        return self[index].location
 
 
 def marker_path(root: Path, split: str) -> Path:

@@ -1,0 +1,118 @@
+"""What a file that is not the official archive looks like."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import zlib
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from latentkit.imagenet.official import Official
+from latentkit.imagenet.tar import BLOCK, CutError, ForeignError, TarError, members
+from latentkit.sources import files
+from latentkit.sources.imagenet.names import VAL_PICTURE, WNID
+
+MOST_HEADERS = 60_000
+
+_BLURRED = "_blurred/"
+"""In every name of the face-blurred variant: ``val_blurred/n01440764/ILSVRC2012_val_00000293.jpg``."""
+_TEST = "ILSVRC2012_test_"
+_TREE = re.compile(r"\b(ILSVRC|CLS-LOC|train|val|n\d{8})/")
+"""In names of an extracted tree: ``ILSVRC/Data/CLS-LOC/train/n01440764/n01440764_10026.JPEG``."""
+
+
+def no_tar(path: Path) -> str | None:
+    """What a file is that is no tar at all, by its first bytes; None when it may be one."""
+    with files.opened_file(path, follow=True) as descriptor:
+        head = os.pread(descriptor, BLOCK, 0)
+    text = head.lstrip().lower()
+    if not head:
+        return "an empty file"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "an HTML page, such as a login or error page"
+    if head.startswith(b"\x1f\x8b"):
+        return _gzipped(path)
+    for magic, kind in ((b"PK\3\4", "a zip file"), (b"BZh", "a bzip2 file"), (b"\xfd7zXZ", "an xz file")):
+        if head.startswith(magic):
+            return kind
+    return None if head[257:262] == b"ustar" or not any(head[257:263]) else "no tar"
+
+
+def _gzipped(path: Path) -> str:
+    """What a gzip file is, by the first name in it."""
+    try:
+        with gzip.open(path) as file:
+            name = file.read(BLOCK)[:100].partition(b"\0")[0].decode("ascii")
+    except (OSError, EOFError, ValueError, zlib.error):
+        name = ""
+    if _BLURRED in name:
+        return f"the face-blurred variant ({name}), which is another data set"
+    return f"a gzip file that holds {name}" if name.isprintable() and name else "a gzip file"
+
+
+class Look(NamedTuple):
+    """What a file looks like, in words, and whether it could be used all the same."""
+
+    text: str
+    usable: bool = False
+
+
+def looks_like(path: Path, role: str, official: Official) -> Look:
+    """What a file that is not the official archive of a split looks like, from its outermost headers."""
+    instead = f"download {official.filename} while logged in to image-net.org"
+    unpack = "unpack it for dataset=imagenet_tree, or "
+    if (other := no_tar(path)) is not None:
+        return Look(f"{other}: {unpack if _TREE.search(other) else ''}{instead}")
+    kinds, foreign, fault = _outline(path)
+    if foreign is None and isinstance(fault, ForeignError):
+        foreign = str(fault)
+    if foreign is not None and _BLURRED in foreign:
+        return Look(f"the face-blurred variant ({foreign}), which is another data set: {instead}")
+    if foreign is not None and _TEST in foreign:
+        return Look(f"the test pictures ({foreign}), which have no labels: {instead}")
+    other_role = "val" if role == "train" else "train"
+    if kinds[other_role] > kinds[role]:
+        return Look(f"the archive of the other split: give it as archives.{other_role}")
+    wanted, things = (official.classes, "classes") if role == "train" else (official.pictures, "pictures")
+    if wanted is not None and kinds[role] > wanted:
+        return Look(f"a larger set, such as ImageNet-21k: {kinds[role]:,} {things}, not {wanted:,}", True)
+    if foreign is not None:
+        way_out = f"{unpack if _TREE.search(foreign) else ''}{instead}"
+        return Look(f"an archive that was packed anew ({foreign}): {way_out}")
+    if isinstance(fault, CutError):
+        lacking = official.size - path.stat().st_size
+        missing = f", {lacking:,} bytes are missing" if lacking > 0 else ""
+        return Look(f"a cut download ({fault}{missing}): download it again")
+    if fault is not None:
+        return Look(f"a damaged file ({fault}): download it again")
+    if wanted is not None and kinds[role] < wanted:
+        return Look(f"a part of it: {kinds[role]:,} of {wanted:,} {things}", True)
+    return Look("the right names with other contents: packed anew, or the face-blurred variant", True)
+
+
+def _outline(path: Path) -> tuple[Counter[str], str | None, TarError | None]:
+    """(role -> outermost members that are named so, the first that has another name, where it breaks off)."""
+    kinds: Counter[str] = Counter()
+    foreign: str | None = None
+    with files.opened_file(path, follow=True) as descriptor:
+        size = files.stat_of(descriptor).size
+        headers = members(lambda at: os.pread(descriptor, BLOCK, at), 0, size, "the archive")
+        try:
+            for member in islice(headers, MOST_HEADERS):
+                kind = _kind(member.name)
+                kinds[kind] += 1
+                if kind == "other" and foreign is None:
+                    foreign = f"it holds {member.name}"
+        except TarError as error:
+            return kinds, foreign, error
+    return kinds, foreign, None
+
+
+def _kind(name: str) -> str:
+    if name.endswith(".tar") and WNID.fullmatch(name.removesuffix(".tar")):
+        return "train"
+    return "val" if VAL_PICTURE.fullmatch(name) else "other"
