@@ -17,7 +17,7 @@ from latentkit.imagenet.devkit import Devkit
 from latentkit.imagenet.tar import Block, ForeignError, members
 from latentkit.sources.files import MAX_FILE_BYTES
 from latentkit.sources.imagenet.index import Index, IndexedArchive
-from latentkit.sources.imagenet.names import VAL_PICTURE, WNID
+from latentkit.sources.imagenet.names import CLASS_TAR, VAL_PICTURE
 
 
 @dataclass
@@ -42,10 +42,10 @@ def train_contents(block: Block, size: int) -> Contents:
     """
     found, archive = Contents(), "the archive"
     for tar in members(block, 0, size, archive):
-        wnid = tar.name.removesuffix(".tar")
-        if tar.name == wnid or not WNID.fullmatch(wnid):
+        match = CLASS_TAR.fullmatch(tar.name)
+        if match is None:
             raise ForeignError(f"{archive} holds {tar.name}, which is no class of ImageNet")
-        if wnid in found.wnids:
+        if (wnid := match[1]) in found.wnids:
             raise ForeignError(f"{archive} holds {tar.name} twice")
         found.wnids.append(wnid)
         name = re.compile(rf"{wnid}_(0|[1-9]\d{{0,8}})\.JPEG", re.ASCII)  # one way to write each number

@@ -75,16 +75,11 @@ def _data_files(path: Path) -> tuple[bytes, bytes]:
         raise ValueError(f"it unpacks to over {_MAX_BYTES:,} bytes")
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
         holds = tar.getmembers()
-        members = [member for member in holds if member.name in (META, GROUND_TRUTH)]
-        if sorted(member.name for member in members) != sorted((META, GROUND_TRUTH)):
-            first = f" (it begins with {printable(holds[0].name)})" if holds else ""
-            raise ValueError(f"{META} and {GROUND_TRUTH} are not in it, each once{first}")
-        found: dict[str, bytes] = {}
-        for member in members:
-            file_in_tar = tar.extractfile(member) if member.isreg() else None
-            if file_in_tar is None:
-                raise ValueError(f"{member.name} is no plain file")
-            found[member.name] = file_in_tar.read()
+        read = [(m.name, tar.extractfile(m)) for m in holds if m.isreg() and m.name in (META, GROUND_TRUTH)]
+        found = {name: file.read() for name, file in read if file}
+    if not len(read) == len(found) == 2:
+        first = f" (it begins with {printable(holds[0].name)})" if holds else ""
+        raise ValueError(f"{META} and {GROUND_TRUTH} are not in it, each once{first}")
     return found[META], found[GROUND_TRUTH]
 
 

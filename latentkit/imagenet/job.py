@@ -149,15 +149,8 @@ class Preparation:
 
     def _read(self, path: Path, parse: Callable[[Block, int], _T]) -> tuple[IndexedArchive, _T]:
         megabytes = path.stat().st_size // _MEGABYTE
-        done = 0
         with ProgressReport(f"reading {printable(path.name)}", megabytes, self.console, "MB") as report:
-
-            def advance(count: int) -> None:
-                nonlocal done
-                done += count
-                report.show(done // _MEGABYTE)
-
-            return read_archive(path, parse, advance)
+            return read_archive(path, parse, lambda done: report.show(done // _MEGABYTE))
 
     def _judged(
         self, role: str, file: IndexedArchive, classes: int | None = None, pictures: int | None = None

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from latentkit.imagenet.official import Official
 from latentkit.imagenet.tar import BLOCK, CutError, ForeignError, TarError, members
 from latentkit.sources import files
-from latentkit.sources.imagenet.names import VAL_PICTURE, WNID
+from latentkit.sources.imagenet.names import CLASS_TAR, VAL_PICTURE
 
 MOST_HEADERS = 60_000
 
@@ -68,19 +68,17 @@ def looks_like(path: Path, role: str, official: Official) -> Look:
     if (other := no_tar(path)) is not None:
         return Look(f"{other}: {unpack if _TREE.search(other) else ''}{instead}")
     kinds, foreign, fault = _outline(path)
-    if foreign is None and isinstance(fault, ForeignError):
-        foreign = str(fault)
-    if foreign is not None and _BLURRED in foreign:
+    if _BLURRED in foreign:
         return Look(f"the face-blurred variant ({foreign}), which is another data set: {instead}")
-    if foreign is not None and _TEST in foreign:
+    if _TEST in foreign:
         return Look(f"the test pictures ({foreign}), which have no labels: {instead}")
-    other_role = "val" if role == "train" else "train"
-    if kinds[other_role] > kinds[role]:
+    other_role, things = ("val", "classes") if role == "train" else ("train", "pictures")
+    there, wanted = kinds[role], getattr(official, things)
+    if kinds[other_role] > there:
         return Look(f"the archive of the other split: give it as archives.{other_role}")
-    wanted, things = (official.classes, "classes") if role == "train" else (official.pictures, "pictures")
-    if wanted is not None and kinds[role] > wanted:
-        return Look(f"a larger set, such as ImageNet-21k: {kinds[role]:,} {things}, not {wanted:,}", True)
-    if foreign is not None:
+    if there > wanted:
+        return Look(f"a larger set, such as ImageNet-21k: {there:,} {things}, not {wanted:,}", True)
+    if foreign:
         way_out = f"{unpack if _TREE.search(foreign) else ''}{instead}"
         return Look(f"an archive that was packed anew ({foreign}): {way_out}")
     if isinstance(fault, CutError):
@@ -89,30 +87,28 @@ def looks_like(path: Path, role: str, official: Official) -> Look:
         return Look(f"a cut download ({fault}{missing}): download it again")
     if fault is not None:
         return Look(f"a damaged file ({fault}): download it again")
-    if wanted is not None and kinds[role] < wanted:
-        return Look(f"a part of it: {kinds[role]:,} of {wanted:,} {things}", True)
+    if there < wanted:
+        return Look(f"a part of it: {there:,} of {wanted:,} {things}", True)
     return Look("the right names with other contents: packed anew, or the face-blurred variant", True)
 
 
-def _outline(path: Path) -> tuple[Counter[str], str | None, TarError | None]:
-    """(role -> outermost members that are named so, the first that has another name, where it breaks off)."""
+def _outline(path: Path) -> tuple[Counter[str], str, TarError | None]:
+    """(role -> how many outermost members are its, the first of no role, where the tar breaks off)."""
     kinds: Counter[str] = Counter()
-    foreign: str | None = None
+    foreign, fault = "", None
     with files.opened_file(path, follow=True) as descriptor:
         size = files.stat_of(descriptor).size
         headers = members(lambda at: os.pread(descriptor, BLOCK, at), 0, size, "the archive")
         try:
             for member in islice(headers, MOST_HEADERS):
-                kind = _kind(member.name)
-                kinds[kind] += 1
-                if kind == "other" and foreign is None:
-                    foreign = f"it holds {member.name}"
+                if CLASS_TAR.fullmatch(member.name):
+                    kinds["train"] += 1
+                elif VAL_PICTURE.fullmatch(member.name):
+                    kinds["val"] += 1
+                else:
+                    foreign = foreign or f"it holds {member.name}"
+        except ForeignError as error:
+            foreign = foreign or str(error)
         except TarError as error:
-            return kinds, foreign, error
-    return kinds, foreign, None
-
-
-def _kind(name: str) -> str:
-    if name.endswith(".tar") and WNID.fullmatch(name.removesuffix(".tar")):
-        return "train"
-    return "val" if VAL_PICTURE.fullmatch(name) else "other"
+            fault = error
+    return kinds, foreign, fault

@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from io import BufferedReader
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,7 +30,7 @@ def read_archive(
     Args:
         path: the file.
         parse: is given a way to look at blocks of the file as they pass, and the file's size in bytes.
-        advance: told how many more bytes were read.
+        advance: told how many bytes were read so far.
 
     Returns:
         The file as it was read, and what ``parse`` returned.
@@ -41,6 +40,7 @@ def read_archive(
         SourceError: it cannot be opened.
         LatentkitError: it changed while it was read, or cannot be read.
     """
+    name = files.printable(path)
     hashes = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     with (
         files.opened_file(path, follow=True) as descriptor,
@@ -50,22 +50,27 @@ def read_archive(
     ):
         stat = files.stat_of(descriptor)
 
-        def hashed() -> Iterator[tuple[int, memoryview]]:
+        def read_pieces() -> Iterator[tuple[int, memoryview]]:
             """(offset, piece) of all that is read, each on its way into the hashes."""
-            buffers = [bytearray(CHUNK) for _ in range(_CHUNKS_AHEAD)]
-            pending: list[list[Future[None]]] = [[] for _ in buffers]
+            buffers = [memoryview(bytearray(CHUNK)) for _ in range(_CHUNKS_AHEAD)]
+            hashing: list[list[Future[None]]] = [[] for _ in buffers]
             for number, start in enumerate(range(0, stat.size, CHUNK)):
                 slot = number % _CHUNKS_AHEAD
-                for future in pending[slot]:
+                for future in hashing[slot]:
                     future.result()
-                piece = memoryview(buffers[slot])[: stat.size - start]
-                _fill(file, piece, path)
+                piece = buffers[slot][: stat.size - start]
+                try:
+                    count = file.readinto(piece)
+                except OSError as error:
+                    raise LatentkitError(f"{name}: {error.strerror or error}") from error
+                if count < len(piece):
+                    raise LatentkitError(f"{name} became shorter while it was read: start again")
                 threads = zip((for_md5, for_sha256), hashes, strict=True)
-                pending[slot] = [thread.submit(hash_.update, piece) for thread, hash_ in threads]
-                advance(len(piece))
+                hashing[slot] = [thread.submit(hash_.update, piece) for thread, hash_ in threads]
+                advance(start + count)
                 yield start, piece
 
-        start, piece, pieces = 0, memoryview(b""), hashed()
+        start, piece, pieces = 0, memoryview(b""), read_pieces()
 
         def block(at: int) -> bytes:
             nonlocal start, piece
@@ -78,16 +83,6 @@ def read_archive(
         for _ in pieces:
             pass
         if files.stat_of(descriptor) != stat:
-            raise LatentkitError(f"{files.printable(path)} changed while it was read: start again")
+            raise LatentkitError(f"{name} changed while it was read: start again")
     md5, sha256 = (hash_.hexdigest() for hash_ in hashes)
     return IndexedArchive(str(path), stat.size, stat.mtime_ns, md5, sha256), found
-
-
-def _fill(file: BufferedReader, piece: memoryview, path: Path) -> None:
-    """Read exactly so many bytes."""
-    try:
-        count = file.readinto(piece)
-    except OSError as error:
-        raise LatentkitError(f"{files.printable(path)}: {error.strerror or error}") from error
-    if count < len(piece):
-        raise LatentkitError(f"{files.printable(path)} became shorter while it was read: start again")

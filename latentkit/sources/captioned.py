@@ -11,6 +11,7 @@ a source has nothing to stat. Of several lines of a key the last counts; those b
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterator
@@ -44,10 +45,8 @@ class Captions:
         self._last: dict[str, Written] = {}
         self._replaced: dict[str, set[str]] = {}
         for line in json_lines(path):
-            try:
+            with contextlib.suppress(KeyError, TypeError, ValueError):
                 self.add(*parse_caption(line))
-            except (KeyError, TypeError, ValueError):
-                continue
 
     def __len__(self) -> int:
         return len(self._last)

@@ -102,14 +102,8 @@ def existing_folder(path: str | Path, advice: str) -> Path:
 @contextmanager
 def opened_folder(path: Path) -> Iterator[int]:
     """A descriptor of a folder, for names that are to be looked up in it and nowhere else."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise _source_error(path, error) from None
-    try:
+    with _opened(path, os.O_DIRECTORY) as descriptor:
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -124,14 +118,19 @@ def opened_file(path: str | Path, *, follow: bool, folder: int | None = None) ->
     Raises:
         SourceError: it is absent, no regular file, a link where none may be, or not readable.
     """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    with _opened(path, os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW), folder) as descriptor:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise SourceError(f"{printable(path)}: not a regular file")
+        yield descriptor
+
+
+@contextmanager
+def _opened(path: str | Path, flags: int, folder: int | None = None) -> Iterator[int]:
     try:
-        descriptor = os.open(path, flags, dir_fd=folder)
+        descriptor = os.open(path, flags | os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
     except OSError as error:
         raise _source_error(path, error) from None
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise SourceError(f"{printable(path)}: not a regular file")
         yield descriptor
     finally:
         os.close(descriptor)

@@ -44,14 +44,9 @@ class ImageNetArchive(Source):
 
     def __post_init__(self) -> None:
         check_split(self.split)
-        path = Path(self.index).expanduser()
-        if not path.exists():
-            raise UsageError(
-                f"{self.index} does not exist: run python -m latentkit.prepare first "
-                "(or give dataset=imagenet_tree for extracted folders)"
-            )
-        self._path, self._index_stat = path, files.stat_of(path)
-        self._index = read_index(path)
+        self._path = Path(self.index).expanduser()
+        self._index = read_index(self._path)
+        self._index_stat = files.stat_of(self._path)
         self.archive = self._index.archive
         if self._index.split != self.split:
             raise UsageError(f"{self.index} is the index of {self._index.split}, not of {self.split}")

@@ -67,12 +67,9 @@ class Index:
     def content(self) -> bytes:
         """The file, byte for byte."""
         about = {
-            "split": self.split,
-            "archive": asdict(self.archive),
-            "devkit": self.devkit,
-            "classes": self.classes,
-            "class_names": self.class_names,
+            name: getattr(self, name) for name in ("split", "archive", "devkit", "classes", "class_names")
         }
+        about["archive"] = asdict(self.archive)
         columns = {name: np.ascontiguousarray(getattr(self, name), dtype) for name, dtype in COLUMNS.items()}
         return save(columns, {METADATA: json.dumps(about)})
 
@@ -90,19 +87,17 @@ def read_index(path: Path) -> Index:
         with path.open("rb") as raw:
             length = int.from_bytes(raw.read(8), "little")
             tensors = json.loads(raw.read(length))
-        columns = {name: _mapped(path, dtype, tensors[name], 8 + length) for name, dtype in COLUMNS.items()}
-        if len({len(column) for column in columns.values()}) != 1:
-            raise ValueError("its columns are not equally long")
-        return Index(
-            split=about["split"],
-            archive=IndexedArchive(**about["archive"]),
-            devkit=about["devkit"],
-            classes=tuple(about["classes"]),
-            class_names=tuple(about["class_names"]),
-            **columns,
-        )
+        columns: dict[str, Any] = {
+            name: _mapped(path, dtype, tensors[name], 8 + length) for name, dtype in COLUMNS.items()
+        }
+        about["archive"] = IndexedArchive(**about["archive"])
+        about |= {name: tuple(about[name]) for name in ("classes", "class_names")}
+        return Index(**about, **columns)
     except FileNotFoundError:
-        raise UsageError(f"{path} does not exist: run python -m latentkit.prepare first") from None
+        raise UsageError(
+            f"{path} does not exist: run python -m latentkit.prepare first "
+            "(or give dataset=imagenet_tree for extracted folders)"
+        ) from None
     except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
         raise LatentkitError(
             f"{path} is no index of ImageNet: {error}: remove it and run python -m latentkit.prepare"

@@ -10,6 +10,7 @@ SPLITS = ("train", "val")
 SUFFIX = ".JPEG"
 
 WNID = re.compile(r"n\d{8}", re.ASCII)
+CLASS_TAR = re.compile(r"(n\d{8})\.tar", re.ASCII)
 TRAIN_PICTURE = re.compile(r"(n\d{8})_(\d+)\.JPEG", re.ASCII)
 VAL_PICTURE = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.ASCII)
 
