@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from latentkit.errors import UsageError
 from latentkit.sources import files
 from latentkit.sources.captions import LIST, RECORD, TEXT_FILE, read_caption, read_records
 from latentkit.sources.library import LinkTargets
-from latentkit.sources.photos import PhotoMetadata
+from latentkit.sources.photos import listed_caption, read_photos
 from latentkit.sources.source import Item, Source, SourceError, Stat
 
 
@@ -63,8 +64,13 @@ class ApprovedSource(Source):
         self._texts = {name for name in names if name.endswith(".txt")}
         self.ignored = len(names) - len(pictures) - len(self._texts)
         self._keys, self._names = files.sort_by_key(pictures, self._location)
-        self._photos = PhotoMetadata(Path(self.photos).expanduser(), set(self._keys))
-        self._captions, self.bad_records = read_records(Path(self.records).expanduser(), set(self._keys))
+        keys = set(self._keys)
+        self._listed = {  # as text, which takes less memory
+            photo["filename"]: json.dumps(photo["metadata"])
+            for photo in read_photos(Path(self.photos).expanduser())
+            if photo["filename"] in keys
+        }
+        self._captions, self.bad_records = read_records(Path(self.records).expanduser(), keys)
 
     def _location(self, name: str) -> str:
         return f"{self.root.rstrip('/')}/{files.printable(name)}"
@@ -83,13 +89,13 @@ class ApprovedSource(Source):
             yield TEXT_FILE, beside
         if recorded := self._captions.get(key):
             yield RECORD, recorded
-        if listed := self._photos.caption(key):
+        if listed := listed_caption(json.loads(self._listed.get(key, "{}"))):
             yield LIST, listed
 
     def metadata(self, index: int) -> dict[str, Any]:
         """``{"metadata": {...}}`` with what the crawler's list said."""
-        said = self._photos[self._keys[index]]
-        return {"metadata": said} if said else {}
+        listed = json.loads(self._listed.get(self._keys[index], "{}"))
+        return {"metadata": listed} if listed else {}
 
     def read(self, index: int) -> tuple[bytes, Stat | None]:
         with self._opened(self._names[index]) as descriptor:

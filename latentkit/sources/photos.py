@@ -14,8 +14,7 @@ list no longer has it. ``metadata`` holds every field of the list's entry but ``
 
 from __future__ import annotations
 
-import json
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,31 +32,7 @@ def read_photos(path: Path) -> Iterator[dict[str, Any]]:
                 yield entry
 
 
-class PhotoMetadata:
-    """The list's metadata of some photos, kept as text until it is asked for.
-
-    Args:
-        path: the photo ledger; need not exist.
-        keys: the image ids that are wanted.
-    """
-
-    def __init__(self, path: Path, keys: Container[str]) -> None:
-        self._texts = {
-            entry["filename"]: json.dumps(entry["metadata"])
-            for entry in read_photos(path)
-            if entry["metadata"] and entry["filename"] in keys
-        }
-
-    def __getitem__(self, key: str) -> dict[str, Any]:
-        """The metadata of a photo; empty when there is none."""
-        text = self._texts.get(key)
-        metadata: dict[str, Any] = json.loads(text) if text else {}
-        return metadata
-
-    def caption(self, key: str) -> str | None:
-        """The caption that the list gave, stripped; None when there is none."""
-        metadata = self[key]
-        for name in CAPTION_FIELDS:
-            if isinstance(text := metadata.get(name), str) and text.strip():
-                return text.strip()
-        return None
+def listed_caption(metadata: dict[str, Any]) -> str | None:
+    """The caption that the list gave, stripped; None when there is none."""
+    texts = (metadata.get(name) for name in CAPTION_FIELDS)
+    return next((text.strip() for text in texts if isinstance(text, str) and text.strip()), None)

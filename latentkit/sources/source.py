@@ -92,21 +92,21 @@ class Source(ABC):
         """Size and mtime without reading; None when that cannot be told (``read`` then says why)."""
 
     def caption_choices(self, index: int) -> Iterator[tuple[str, str]]:
-        """(where from, caption) of each place that has one for a picture, the item's first.
+        """(place, caption) of each place that has a caption for a picture; the item's own comes first.
 
-        ``record`` is what somebody wrote into the records; where they repeat another place, that is named.
-        Nothing by default: nobody recorded where captions come from.
+        ``record`` is a caption that was written into the records by hand; one that they repeat from another
+        place is given under that place. Empty by default: for sources with one place for captions.
         """
         return iter(())
 
     def metadata(self, index: int) -> dict[str, Any]:
-        """What else is known of a picture: JSON values for its record; empty by default."""
+        """Further facts about a picture: JSON values for its record; empty by default."""
         return {}
 
 
 @dataclass(eq=False)
 class Wrapper(Source):
-    """A source that is another one but for what a subclass changes.
+    """A view of another source: everything is that source's, except what a subclass overrides.
 
     Attributes:
         source: the other one.
