@@ -6,17 +6,22 @@ is as from a shell: arguments, working directory, standard streams, exit status,
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import itertools
 import multiprocessing
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from latentkit.jobs.command import run
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
@@ -69,7 +74,7 @@ def run_verb(
     interrupt_at: int | None = None,
     timeout: float = 180,
 ) -> Ended:
-    """``python -m latentkit.VERB ARGUMENTS`` in `cwd`.
+    """``python -m latentkit.VERB ARGUMENTS`` in `cwd`; or ``python VERB ARGUMENTS`` where that is a file.
 
     Args:
         kill_at: SIGKILL the process at its n-th call (from 0) that changes the disk's state for good: fsync,
@@ -95,6 +100,14 @@ def run_verb(
         stderr.read_text(),
         int(changes.read_text()) if changes.exists() else None,
     )
+
+
+def run_here(verb: str, *arguments: str, cwd: Path) -> Ended:
+    """``python -m latentkit.VERB ARGUMENTS`` in `cwd`, by this process: where no process is the point."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        status = run(verb, arguments)
+    return Ended(status, stdout.getvalue(), stderr.getvalue(), None)
 
 
 def run_with_small_files(kib: int, verb: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -137,11 +150,13 @@ def _main(
     for path, number in ((stdout, 1), (stderr, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-    sys.argv = [f"{verb}.py", *arguments]
+    sys.argv = [verb, *arguments]
     calls = _count_and_signal({kill_at: signal.SIGKILL, interrupt_at: signal.SIGINT})
-    main = importlib.import_module(f"latentkit.{verb}").main
     try:
-        main()
+        if verb.endswith(".py"):
+            runpy.run_path(verb, run_name="__main__")
+        else:
+            importlib.import_module(f"latentkit.{verb}").main()
     finally:
         Path(changes).write_text(str(next(calls)))
 

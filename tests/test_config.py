@@ -1,16 +1,17 @@
-"""The configuration: every YAML composes and binds, and every mistake is one clear line within 1.5 s."""
+"""The configuration: every YAML composes and binds, and every mistake is one clear line."""
 
 from __future__ import annotations
 
 import inspect
 import itertools
+import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from encode_process import Ended, run_here
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
@@ -45,9 +46,8 @@ def composed(*overrides: str, verb: str = "encode"):
         return compose(verb, list(overrides))
 
 
-def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "latentkit.encode", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=60)
+def run(*arguments: str, cwd: Path) -> Ended:
+    return run_here("encode", *arguments, cwd=cwd)
 
 
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
@@ -204,10 +204,8 @@ def test_answers_come_without_torch(tmp_path: Path) -> None:
 
 
 def test_help_names_every_group_and_key(tmp_path: Path) -> None:
-    began = time.monotonic()
     ended = run("--help", cwd=tmp_path)
     assert ended.returncode == 0
-    assert time.monotonic() - began < 15  # a generous bound for a loaded machine; it is about half a second
     for group, options in GROUPS.items():
         assert f"{group}: {', '.join(options)}" in ended.stdout
     for key in (
@@ -223,9 +221,10 @@ def test_help_names_every_group_and_key(tmp_path: Path) -> None:
         assert key in ended.stdout
 
 
-def test_a_user_who_wants_the_traceback_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    ended = run("dataset=folder", "dataset.root=nowhere", cwd=tmp_path)
+def test_a_user_who_wants_the_traceback_gets_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "latentkit.encode", "dataset=folder", "dataset.root=nowhere"]
+    environment = os.environ | {"HYDRA_FULL_ERROR": "1"}
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60)
     assert ended.returncode != 0
     assert "Traceback" in ended.stderr
 

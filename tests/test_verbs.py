@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from encode_process import Ended, run_here, run_verb
 from PIL import Image
 from recipes import photo
 
@@ -55,7 +56,7 @@ def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("verb", ROOTS)
 def test_help_names_the_keys_of_the_verb_and_leaves_nothing(verb: str, tmp_path: Path) -> None:
-    said = run("-m", f"latentkit.{verb}", "--help", cwd=tmp_path)
+    said = run_here(verb, "--help", cwd=tmp_path)
     assert said.returncode == 0, said.stderr
     assert f"python -m latentkit.{verb}" in said.stdout
     for name in ROOTS[verb].__dataclass_fields__:
@@ -80,7 +81,7 @@ def test_a_light_verb_composes_without_torch(verb: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
 def test_a_mistake_is_one_line_and_leaves_nothing(arguments: tuple[str, ...], tmp_path: Path) -> None:
     verb, *values = arguments
-    said = run("-m", f"latentkit.{verb}", *values, cwd=tmp_path)
+    said = run_here(verb, *values, cwd=tmp_path)
     assert said.returncode == 2, said.stderr
     assert WRONG[arguments] in said.stderr
     assert len(said.stderr.splitlines()) == 1, said.stderr
@@ -118,7 +119,7 @@ def test_a_signal_while_the_libraries_load_is_one_line(
 
 
 def test_a_misspelt_key_is_told_with_the_right_one(tmp_path: Path) -> None:
-    said = run("-m", "latentkit.sync", "prun=true", cwd=tmp_path)
+    said = run_here("sync", "prun=true", cwd=tmp_path)
     assert (said.returncode, list(tmp_path.iterdir())) == (2, [])
     assert "did you mean prune?" in said.stderr
 
@@ -138,8 +139,8 @@ def library(tmp_path: Path) -> Path:
     return work
 
 
-def script(name: str, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return run(REPO / "scripts" / f"{name}.py", *arguments, cwd=cwd)
+def script(name: str, *arguments: str | Path, cwd: Path) -> Ended:
+    return run_verb(str(REPO / "scripts" / f"{name}.py"), *map(str, arguments), cwd=cwd)
 
 
 def test_the_scripts_do_what_the_verbs_do(library: Path, tmp_path: Path) -> None:

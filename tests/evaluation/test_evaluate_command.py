@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from encode_process import run_here
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -148,7 +149,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("typed", MISTAKES)
 def test_a_mistake_is_one_line_that_says_what_to_do(typed: str, tmp_path: Path) -> None:
-    ended = run(*typed.split(), cwd=tmp_path)
+    ended = run_here("evaluate", *typed.split(), cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
     (line,) = ended.stderr.splitlines()
     assert line.startswith("latentkit: ")
