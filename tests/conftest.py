@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,11 @@ SENTENCES = [
 
 
 def pytest_configure() -> None:
-    """Ctrl-C is heard by the tests' processes also where the shell runs the tests in the background."""
+    """Ctrl-C is heard by the tests' processes also where the shell runs the tests in the background.
+
+    And no test waits for the hub, which none of them needs.
+    """
+    os.environ["HF_HUB_OFFLINE"] = "1"
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
