@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from latentkit.pixels import Pillow
+
+UPRIGHT, AS_STORED = Pillow(orient=True, strict=True), Pillow(orient=False, strict=False)
+"""How photos and folders are decoded, and how ImageNet is."""
+
 
 def photo(seed: int, height: int, width: int) -> np.ndarray:
     """A smooth 1/f colour field: uint8 [height, width, 3]."""

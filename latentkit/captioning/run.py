@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from latentkit.captioning import Answer, Captioner
-from latentkit.pixels import DecodeError, decode
+from latentkit.pixels import DecodeError, Pillow
 from latentkit.prediction.results import Failure
 from latentkit.runtime.interrupt import Interrupts
 from latentkit.runtime.progress import ProgressReport
@@ -92,7 +92,7 @@ class CaptionRun:
             try:
                 data, stat = source.read(index)
                 fingerprint = Fingerprint(hashlib.sha256(data).hexdigest(), stat)
-                image = decode(data, orient=source.orient, strict=source.strict).image
+                image = Pillow(source.orient, source.strict)(data).image
             except SourceError as error:
                 self._fail(index, "read", str(error), fingerprint)
             except (DecodeError, MemoryError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from latentkit.pixels import DecodeError, decode
+from latentkit.pixels import DecodeError, Pillow
 from latentkit.runtime.readable import escaped
 
 _HTML = (b"<!doctype html", b"<html", b"<head", b"<body")
@@ -34,7 +34,7 @@ def check(data: bytes) -> str:
     if suffix is None and any(mark in data[:1024].lower() for mark in _HTML):
         raise Rejected("type", "an HTML page, no picture")
     try:
-        decode(data, orient=False, strict=True)
+        Pillow(orient=False, strict=True)(data)
     except DecodeError as error:
         raise Rejected("decode" if suffix else "type", str(error)) from None
     assert suffix is not None, "whatever decodes begins as one of the formats"

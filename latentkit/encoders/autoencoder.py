@@ -13,12 +13,13 @@ from latentkit.encoders.contract import Contract, Vector, normalisation
 from latentkit.encoders.pretrained import PretrainedEncoder
 from latentkit.encoders.weights import Layout
 from latentkit.errors import UsageError
-from latentkit.pixels.geometry import (
+from latentkit.pixels import (
     ASPECT_BUCKETS,
     AdmCrop,
     BucketCrop,
     CropToMultiple,
     Geometry,
+    Pillow,
     ResizeSquare,
 )
 
@@ -154,13 +155,13 @@ class Autoencoder(PretrainedEncoder):
         names = ["latents", "latents_flip"] if self.flip else ["latents"]
         return {name: {"shape": [channels, *sides], "dtype": "float16"} for name in names}
 
-    def describe_input(self, *, orient: bool) -> dict[str, Any]:
-        described = {**super().describe_input(orient=orient), "range": [-1, 1]}
+    def describe_input(self) -> dict[str, Any]:
+        described = {**super().describe_input(), "range": [-1, 1]}
         return described | ({"flip": "the cropped picture mirrored"} if self.flip else {})
 
-    def contract(self, *, orient: bool) -> Contract:
+    def contract(self, decoder: Pillow) -> Contract:
         """See `Encoder.contract`; the model's normalisation is recorded whether applied or not."""
-        return replace(super().contract(orient=orient), **self.scaling, scaled=self.scaled)
+        return replace(super().contract(decoder), **self.scaling, scaled=self.scaled)
 
     def random_config(self, size: str) -> dict[str, Any]:
         """Stable Diffusion's with what `architecture` says; or one of its shape, a few channels wide."""

@@ -25,6 +25,12 @@ class ContractError(LatentkitError):
 class Contract:
     """What the numbers of one encoder mean. Two outputs with equal hashes can be used together.
 
+    `input` may lack what older versions did not record. Of pictures (where it has ``orientation``) they
+    always used ``decoder: pillow``, and ``damaged_jpeg: refused`` where the orientation is ``exif``,
+    ``decoded`` where it is ``ignored``. Hash and comparisons take these values for granted: the hash leaves
+    them out, so that contracts of old and new outputs with equal numbers have equal hashes; `difference` and
+    `require` read them in.
+
     Attributes:
         encoder: public name, e.g. ``sd_vae``.
         model: hub id, ``local:<folder name>`` for a folder, or ``random <class>``; the encoder's class
@@ -78,8 +84,10 @@ class Contract:
 
     @property
     def sha256(self) -> str:
-        """sha256 of the canonical JSON (sorted keys, no spaces, ASCII)."""
-        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        """sha256 of the canonical JSON (sorted keys, no spaces, ASCII), without implied values of `input`."""
+        values, implied = self.to_dict(), self._implied.items()
+        values["input"] = dict(item for item in values["input"].items() if item not in implied)
+        canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
     @property
@@ -100,6 +108,17 @@ class Contract:
         """Whether it is known what made the numbers; if not, only `stored` and `outputs` say anything."""
         return self.model != UNRECORDED
 
+    @property
+    def _implied(self) -> dict[str, str]:
+        """What `input` of pictures means where it does not say."""
+        damaged = {"exif": "refused", "ignored": "decoded"}.get(self.input.get("orientation", ""))
+        return {"decoder": "pillow", "damaged_jpeg": damaged} if damaged else {}
+
+    def _explicit(self) -> dict[str, Any]:
+        """`to_dict`, with what `input` implies."""
+        values = self.to_dict()
+        return values | {"input": self._implied | values["input"]}
+
     def fits(self, other: Contract) -> bool:
         """Whether arrays of one could be the other's: what is stored, output names, shapes and types."""
         ours, theirs = self.to_dict(), other.to_dict()
@@ -107,7 +126,7 @@ class Contract:
 
     def difference(self, other: Contract) -> list[tuple[str, Any, Any]]:
         """(field, ours, theirs) for every leaf that differs, in order of the fields' names."""
-        ours, theirs = dict(_leaves(self.to_dict())), dict(_leaves(other.to_dict()))
+        ours, theirs = (dict(_leaves(contract._explicit())) for contract in (self, other))
         absent = "(absent)"
         return [
             (name, ours.get(name, absent), theirs.get(name, absent))
@@ -121,7 +140,8 @@ class Contract:
         Raises:
             ContractError: names the first field that is not as asked.
         """
-        have = dict(_leaves(self.to_dict())) | self.to_dict()
+        values = self._explicit()
+        have = dict(_leaves(values)) | values
         for name, value in asked.items():
             dotted = name.replace("__", ".")
             if dotted not in have:

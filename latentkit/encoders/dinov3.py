@@ -72,12 +72,8 @@ class DINOv3(PretrainedEncoder):
             outputs["patches"] = {"shape": [(self.input_size // PATCH) ** 2, width], "dtype": "float32"}
         return outputs
 
-    def describe_input(self, *, orient: bool) -> dict[str, Any]:
-        return {
-            **super().describe_input(orient=orient),
-            "mean": list(IMAGENET_MEAN),
-            "std": list(IMAGENET_STD),
-        }
+    def describe_input(self) -> dict[str, Any]:
+        return super().describe_input() | {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
 
     def random_config(self, size: str) -> dict[str, Any]:
         """ViT-L/16 as published, with its 4 registers; or one narrow-MLP layer of its width."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentkit.encoders.contract import Contract
 from latentkit.errors import UsageError
-from latentkit.pixels.geometry import Geometry
+from latentkit.pixels import Geometry, Pillow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,15 +86,13 @@ class Encoder(ABC):
     def build(self) -> torch.nn.Module:
         """The network whose ``forward(**tensors)`` takes `batch`'s tensors and gives `outputs`."""
 
-    def describe_input(self, *, orient: bool) -> dict[str, Any]:
-        """How an item becomes the network's input, as in `Contract.input`.
+    def describe_input(self) -> dict[str, Any]:
+        """How decoded pixels, or a caption, become the network's input, as in `Contract.input`.
 
-        Here it is the geometry and the orientation. A subclass adds whatever else changes its numbers:
-        options of its own, a tokenizer, a normalisation.
+        Here it is the geometry. A subclass adds whatever else changes its numbers: options of its own, a
+        tokenizer, a normalisation.
         """
-        if self.geometry is None:
-            return {}
-        return {**self.geometry.describe(), "orientation": "exif" if orient else "ignored"}
+        return {} if self.geometry is None else self.geometry.describe()
 
     @property
     def gpu_precision(self) -> str:
@@ -112,11 +110,11 @@ class Encoder(ABC):
         """Whether inputs come in as many shapes as there are pictures."""
         return self.geometry is not None and self.geometry.largest() is None
 
-    def contract(self, *, orient: bool) -> Contract:
+    def contract(self, decoder: Pillow) -> Contract:
         """All that changes the numbers. Builds no network; fetches and hashes weights.
 
         Args:
-            orient: whether EXIF orientation was applied to the pictures.
+            decoder: of the pictures.
 
         Raises:
             LatentkitError: the weights cannot be had or are damaged.
@@ -125,7 +123,7 @@ class Encoder(ABC):
         return Contract(
             encoder=self.name,
             **self.origin,
-            input=self.describe_input(orient=orient),
+            input=self.describe_input() | ({} if self.geometry is None else decoder.describe()),
             stored=self.stored,
             outputs=self.outputs,
             precision=self.precision,

@@ -71,7 +71,7 @@ class T5(PretrainedEncoder):
     def outputs(self) -> dict[str, dict[str, Any]]:
         return {"hidden": {"shape": [self.max_length, self.config["d_model"]], "dtype": "float16"}}
 
-    def describe_input(self, *, orient: bool) -> dict[str, Any]:
+    def describe_input(self) -> dict[str, Any]:
         return {
             "max_length": self.max_length,
             "padding": "max_length",

@@ -19,6 +19,7 @@ from latentkit.errors import LatentkitError, UsageError
 from latentkit.jobs.captioning import CaptionJob
 from latentkit.jobs.collection import Collection
 from latentkit.jobs.config import build
+from latentkit.pixels import Pillow
 from latentkit.prediction.plan import EncoderPlan, Plan, check_room, make_plan
 from latentkit.report.account import run_summary
 from latentkit.report.preview import contact_sheet
@@ -114,7 +115,8 @@ class EncodingJob:
         fill_vram(cfg.vram, device)
         built = (build(cfg.encoders[name], f"encoders.{name}", name=str(name)) for name in cfg.encoders)
         encoders = [fit_network(encoder, device) for encoder in built]
-        contracts = {encoder.name: encoder.contract(orient=source.orient) for encoder in encoders}
+        decoder = Pillow(source.orient, source.strict)
+        contracts = {encoder.name: encoder.contract(decoder) for encoder in encoders}
         if cfg.adopt and (cfg.overwrite or cfg.limit is not None or not isinstance(store, NpyStore)):
             raise UsageError("adopt=true goes with store=npy or store=crawlr, and without overwrite or limit")
         if cfg.flip and not any("latents_flip" in contract.outputs for contract in contracts.values()):

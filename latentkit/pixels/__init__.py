@@ -1,6 +1,6 @@
 """Bytes to arrays: decoding, orientation, crops and aspect buckets. Importing it loads no torch."""
 
-from latentkit.pixels.decode import DecodeError, Picture, decode
+from latentkit.pixels.decode import DecodeError, Picture, Pillow
 from latentkit.pixels.geometry import (
     ASPECT_BUCKETS,
     AdmCrop,
@@ -20,6 +20,6 @@ __all__ = [
     "DecodeError",
     "Geometry",
     "Picture",
+    "Pillow",
     "ResizeSquare",
-    "decode",
 ]

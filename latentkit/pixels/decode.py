@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -12,7 +13,7 @@ from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugi
 from latentkit.errors import one_line
 from latentkit.pixels.header import DecodeError, Header, read_header, without_exif
 
-__all__ = ["MAX_PIXELS", "NOTES", "DecodeError", "Picture", "decode"]
+__all__ = ["MAX_PIXELS", "NOTES", "DecodeError", "Picture", "Pillow"]
 
 MAX_PIXELS = 89_478_485
 """Largest width * height that is decoded (256 MiB of RGB); below it Pillow's own bomb check is silent."""
@@ -53,18 +54,25 @@ class Picture:
     """A decoded picture.
 
     Attributes:
-        image: mode RGB, 8 bits a channel, upright when orientation was asked for.
+        pixels: RGB, uint8 [H, W, 3], upright when orientation was asked for.
         notes: what had to be converted, sorted words from `NOTES`; empty for a plain RGB picture.
         format: what the bytes are: ``JPEG``, ``PNG``, ``WEBP`` or ``GIF``.
     """
 
-    image: Image.Image
+    pixels: np.ndarray
     notes: tuple[str, ...]
     format: str
 
+    @property
+    def image(self) -> Image.Image:
+        """The pixels as Pillow has them, mode RGB."""
+        return Image.fromarray(self.pixels)
 
-def decode(data: bytes, *, orient: bool, strict: bool) -> Picture:
-    """Decode a whole JPEG (first picture of an MPO), PNG, WebP or GIF, whatever its file was called.
+
+@dataclass(frozen=True)
+class Pillow:
+    """The image decoder ``pillow``: a whole JPEG (first picture of an MPO), PNG, WebP or GIF, whatever its
+    file was called.
 
     ==============================  ==================================================================
     bytes                           outcome
@@ -98,30 +106,45 @@ def decode(data: bytes, *, orient: bool, strict: bool) -> Picture:
     JPEGs go through libjpeg-turbo by way of simplejpeg, because it reports libjpeg's warnings; the
     pixels equal Pillow's bit for bit. Neither Pillow's nor Python's global state is touched.
 
-    Args:
-        data: the file's bytes.
+    Attributes:
         orient: apply EXIF orientation.
         strict: refuse a JPEG that libjpeg had to guess at.
-
-    Raises:
-        DecodeError: one line that says what is wrong.
     """
-    header = read_header(data)
-    if header.width * header.height > MAX_PIXELS:
-        raise DecodeError(
-            f"the {header.format} header claims {header.width}x{header.height} pixels: "
-            f"over the limit of {MAX_PIXELS:,} pixels"
-        )
-    image, notes = _jpeg(data, header, strict) if header.format == "JPEG" else _other(data, header)
-    if header.animated:
-        notes.add("animated")
-    if orient and header.orientation > 1:
-        image = image.transpose(_TRANSPOSE[header.orientation])
-        notes.add("rotated")
-    return Picture(image, tuple(sorted(notes)), header.format)
+
+    orient: bool
+    strict: bool
+
+    def describe(self) -> dict[str, Any]:
+        """JSON values for an encoding contract: all that changes the pixels."""
+        return {
+            "orientation": "exif" if self.orient else "ignored",
+            "decoder": "pillow",
+            "damaged_jpeg": "refused" if self.strict else "decoded",
+        }
+
+    def __call__(self, data: bytes) -> Picture:
+        """Decode a file's bytes.
+
+        Raises:
+            DecodeError: one line that says what is wrong.
+        """
+        header = read_header(data)
+        if header.width * header.height > MAX_PIXELS:
+            raise DecodeError(
+                f"the {header.format} header claims {header.width}x{header.height} pixels: "
+                f"over the limit of {MAX_PIXELS:,} pixels"
+            )
+        jpeg = header.format == "JPEG"
+        image, notes = _jpeg(data, header, self.strict) if jpeg else _to_rgb(_load(data, header), header)
+        if header.animated:
+            notes.add("animated")
+        if self.orient and header.orientation > 1:
+            image = Image.fromarray(np.asarray(image)).transpose(_TRANSPOSE[header.orientation])
+            notes.add("rotated")
+        return Picture(np.asarray(image), tuple(sorted(notes)), header.format)
 
 
-def _jpeg(data: bytes, header: Header, strict: bool) -> tuple[Image.Image, set[str]]:
+def _jpeg(data: bytes, header: Header, strict: bool) -> tuple[Image.Image | np.ndarray, set[str]]:
     cmyk = header.components == 4
     notes: set[str] = set()
     try:
@@ -136,13 +159,9 @@ def _jpeg(data: bytes, header: Header, strict: bool) -> tuple[Image.Image, set[s
             notes.add("jpeg warnings")
     else:
         if not cmyk:
-            return Image.fromarray(pixels), {"greyscale"} if header.components == 1 else set()
+            return pixels, {"greyscale"} if header.components == 1 else set()
     image, conversions = _to_rgb(_load(without_exif(data), header), header)
     return image, conversions | notes
-
-
-def _other(data: bytes, header: Header) -> tuple[Image.Image, set[str]]:
-    return _to_rgb(_load(data, header), header)
 
 
 def _load(data: bytes, header: Header) -> Image.Image:

@@ -1,8 +1,8 @@
 """How a picture is brought to the size that an encoder is defined on. Pure functions of the pixels.
 
-A geometry takes a mode RGB picture and returns an array [height, width, 3], C-contiguous and writable, in
-0..255. Its fields decide every value, so that equal geometries give equal arrays; it is hashable, and
-pictures that several encoders want in the same geometry are prepared once.
+A geometry takes RGB pixels, uint8 [H, W, 3], and returns an array [height, width, 3], C-contiguous and
+writable, in 0..255. Its fields decide every value, so that equal geometries give equal arrays; it is
+hashable, and pictures that several encoders want in the same geometry are prepared once.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Geometry(ABC):
     dtype: ClassVar[str] = "uint8"
 
     @abstractmethod
-    def __call__(self, image: Image.Image) -> np.ndarray:
-        """The array of a mode RGB picture.
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """The array of a picture, uint8 [H, W, 3].
 
         Raises:
             DecodeError: the picture's size is of no use to this geometry.
@@ -93,7 +93,8 @@ class AdmCrop(_Square):
 
     size: int = 256
 
-    def __call__(self, image: Image.Image) -> np.ndarray:
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        image = Image.fromarray(pixels)
         while min(image.size) >= 2 * self.size:
             image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
         scale = self.size / min(image.size)
@@ -120,8 +121,8 @@ class ResizeSquare(_Square):
 
     size: int = 256
 
-    def __call__(self, image: Image.Image) -> np.ndarray:
-        return np.array(image.resize((self.size, self.size), Image.Resampling.BICUBIC))
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        return np.array(Image.fromarray(pixels).resize((self.size, self.size), Image.Resampling.BICUBIC))
 
     def describe(self) -> dict[str, Any]:
         return {"size": self.size, "resize": "squash", "crop": "none", "interpolation": "bicubic (Pillow)"}
@@ -142,9 +143,9 @@ class AntialiasedResize(_Square):
     dtype: ClassVar[str] = "float32"
     size: int = 224
 
-    def __call__(self, image: Image.Image) -> np.ndarray:
-        square = (self.size, self.size)
-        planes = (plane.convert("F").resize(square, Image.Resampling.BILINEAR) for plane in image.split())
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        square, split = (self.size, self.size), Image.fromarray(pixels).split()
+        planes = (plane.convert("F").resize(square, Image.Resampling.BILINEAR) for plane in split)
         return np.stack([np.asarray(plane) for plane in planes], axis=-1)
 
     def describe(self) -> dict[str, Any]:
@@ -191,7 +192,8 @@ class BucketCrop(Geometry):
 
         return min(self.buckets, key=distance)
 
-    def __call__(self, image: Image.Image) -> np.ndarray:
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        image = Image.fromarray(pixels)
         wide, high = _sides(self.bucket_of(*image.size))
         scale = max(wide / image.width, high / image.height)
         width, height = max(wide, round(image.width * scale)), max(high, round(image.height * scale))
@@ -235,9 +237,9 @@ class CropToMultiple(Geometry):
         if self.multiple < 1:
             raise UsageError(f"CropToMultiple: multiple={self.multiple} must be at least 1 pixel")
 
-    def __call__(self, image: Image.Image) -> np.ndarray:
-        height, width = self.shape(*image.size)
-        return _centre(image, width, height)
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        height, width = self.shape(pixels.shape[1], pixels.shape[0])
+        return _centre(pixels, width, height)
 
     def shape(self, width: int, height: int) -> tuple[int, int]:
         if min(width, height) < self.multiple:
@@ -268,6 +270,7 @@ def _resize(image: Image.Image, width: int, height: int, filter_: Image.Resampli
     return image.resize((width, height), filter_)
 
 
-def _centre(image: Image.Image, width: int, height: int) -> np.ndarray:
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return np.array(image.crop((left, top, left + width, top + height)))
+def _centre(image: Image.Image | np.ndarray, width: int, height: int) -> np.ndarray:
+    pixels = np.asarray(image)
+    left, top = (pixels.shape[1] - width) // 2, (pixels.shape[0] - height) // 2
+    return pixels[top : top + height, left : left + width].copy()

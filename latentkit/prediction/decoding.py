@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from latentkit.errors import LatentkitError
-from latentkit.pixels import DecodeError, Geometry, decode
+from latentkit.pixels import DecodeError, Geometry, Pillow
 from latentkit.sources.files import PICTURE_SUFFIXES
 from latentkit.sources.source import Fingerprint, Source, SourceError
 
@@ -66,7 +66,7 @@ class ChunkDecoder(Dataset[Chunk]):
     def __init__(
         self, source: Source, indices: np.ndarray, wanted: np.ndarray, geometries: Sequence[Geometry]
     ) -> None:
-        self._source = source
+        self._source, self._decoder = source, Pillow(source.orient, source.strict)
         self._indices = indices
         self._wanted = wanted
         self._geometries = geometries
@@ -96,9 +96,9 @@ class ChunkDecoder(Dataset[Chunk]):
         try:
             data, stat = self._source.read(index)
             fingerprint = Fingerprint(hashlib.sha256(data).hexdigest(), stat)
-            picture = decode(data, orient=self._source.orient, strict=self._source.strict)
+            picture = self._decoder(data)
             arrays = {
-                position: geometry(picture.image)
+                position: geometry(picture.pixels)
                 for position, geometry in enumerate(self._geometries)
                 if mask >> position & 1
             }
@@ -106,7 +106,7 @@ class ChunkDecoder(Dataset[Chunk]):
             return Row(index, fingerprint, stage="read", reason=str(error)), {}
         except (DecodeError, MemoryError) as error:
             return Row(index, fingerprint, stage="decode", reason=str(error) or type(error).__name__), {}
-        width, height = picture.image.size
+        height, width, _ = picture.pixels.shape
         notes = picture.notes + _misnamed(picture.format, self._source[index].location)
         for position in arrays:
             notes += self._geometries[position].notes(width, height)

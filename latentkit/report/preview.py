@@ -9,7 +9,7 @@ from PIL import Image
 
 from latentkit.encoders.encoder import Encoder
 from latentkit.errors import LatentkitError
-from latentkit.pixels import DecodeError, decode
+from latentkit.pixels import DecodeError, Pillow
 from latentkit.report.sheet import Row, draw_sheet
 from latentkit.sources.source import Source, SourceError
 
@@ -88,7 +88,7 @@ def _columns(
             try:
                 arrays = {encoder.name: read(encoder.name, key) for encoder in viewers}
                 data, _ = source.read(index)
-                image = decode(data, orient=source.orient, strict=source.strict).image
+                image = Pillow(source.orient, source.strict)(data).image
             except (LatentkitError, SourceError, DecodeError):
                 continue
             columns.append((image, arrays))
@@ -98,4 +98,4 @@ def _columns(
 
 def _view(encoder: Encoder, image: Image.Image) -> Image.Image:
     assert encoder.geometry is not None
-    return Image.fromarray(np.rint(np.clip(encoder.geometry(image), 0, 255)).astype(np.uint8))
+    return Image.fromarray(np.rint(np.clip(encoder.geometry(np.asarray(image)), 0, 255)).astype(np.uint8))

@@ -17,8 +17,7 @@ import pytest
 import torch
 from checkpoints import save_perturbed, shipped_architecture, tiny_autoencoder
 from diffusers import AutoencoderKL, StableDiffusionXLImg2ImgPipeline
-from PIL import Image
-from recipes import photo
+from recipes import AS_STORED, UPRIGHT, photo
 from safetensors.torch import load_file, save_file
 
 from latentkit.encoders import Autoencoder, Contract, ContractError, LatentDecoder, Random
@@ -88,7 +87,7 @@ def test_moments_are_mean_then_log_variance(sd_folder: Path) -> None:
 def test_scaled_is_shifted_then_multiplied(flux_folder: Path) -> None:
     expected = (plain(flux_folder / "vae").mean - 0.1159) * 0.3611
     assert_close(encode(flux(flux_folder, scaled=True)), expected)
-    contract = flux(flux_folder, scaled=True).contract(orient=True)
+    contract = flux(flux_folder, scaled=True).contract(UPRIGHT)
     assert (contract.scaled, contract.scaling_factor, contract.shift_factor) == (True, 0.3611, 0.1159)
 
 
@@ -135,7 +134,7 @@ def test_flip_adds_the_latents_of_the_mirrored_pixels(sd_folder: Path, posterior
 
 
 def test_flip_is_in_the_contract_and_without_it_nothing_of_it_is(sd_folder: Path) -> None:
-    plain_contract, contract = (sd(sd_folder, flip=flip).contract(orient=False) for flip in (False, True))
+    plain_contract, contract = (sd(sd_folder, flip=flip).contract(AS_STORED) for flip in (False, True))
     assert (
         contract.outputs["latents_flip"]
         == contract.outputs["latents"]
@@ -154,14 +153,12 @@ def test_flip_is_in_the_contract_and_without_it_nothing_of_it_is(sd_folder: Path
 
 def test_a_mirrored_crop_is_not_the_crop_of_the_mirrored_picture() -> None:
     """Why the contract says which it is: where the margins differ by a pixel, so do the two."""
-    picture = Image.fromarray(photo(3, 64, 91))
-    mirrored = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    picture = photo(3, 64, 91)
     crop = AdmCrop(size=64)
-    assert not np.array_equal(crop(picture)[:, ::-1], crop(mirrored))
-    np.testing.assert_array_equal(crop(picture)[:, :0:-1], crop(mirrored)[:, 1:])
-    even = picture.crop((0, 0, 90, 64))
-    mirrored = even.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    np.testing.assert_array_equal(crop(even)[:, ::-1], crop(mirrored))
+    assert not np.array_equal(crop(picture)[:, ::-1], crop(picture[:, ::-1]))
+    np.testing.assert_array_equal(crop(picture)[:, :0:-1], crop(picture[:, ::-1])[:, 1:])
+    even = picture[:, :90]
+    np.testing.assert_array_equal(crop(even)[:, ::-1], crop(even[:, ::-1]))
 
 
 @pytest.mark.parametrize(("flip", "prefix"), [(False, ""), (True, "flip:")])
@@ -197,15 +194,15 @@ def test_checkpoints_with_attention_under_its_old_names_load_whole(sd_folder: Pa
 
 
 def test_contract_of_a_fixed_and_of_a_picture_dependent_size(sd_folder: Path, flux_folder: Path) -> None:
-    fixed = sd(sd_folder, posterior="sample", seed=5).contract(orient=False)
+    fixed = sd(sd_folder, posterior="sample", seed=5).contract(AS_STORED)
     assert fixed.outputs == {"latents": {"shape": [4, 32, 32], "dtype": "float16"}}
     assert fixed.stored == "posterior_sample:5"
     assert (fixed.scaling_factor, fixed.shift_factor, fixed.scaled) == (0.18215, None, False)
     fixed.require(input__size=256, input__crop="adm", input__range=[-1, 1], input__orientation="ignored")
-    free = flux(flux_folder).contract(orient=True)
+    free = flux(flux_folder).contract(UPRIGHT)
     assert free.outputs == {"latents": {"shape": [16, "H/8", "W/8"], "dtype": "float16"}}
     assert free.stored == "posterior_mean"
-    assert flux(flux_folder, posterior="moments").contract(orient=True).outputs["latents"]["shape"][0] == 32
+    assert flux(flux_folder, posterior="moments").contract(UPRIGHT).outputs["latents"]["shape"][0] == 32
     files = ("config.json", "diffusion_pytorch_model.safetensors")
     digests = {name: hashlib.sha256((flux_folder / "vae" / name).read_bytes()).hexdigest() for name in files}
     assert free.weights == digests
@@ -218,7 +215,7 @@ def test_random_flux_latents_of_a_megapixel_have_the_real_shape() -> None:
     latents = encode(encoder, ("a",), pixels)
     assert latents.shape == (1, 16, 128, 128)
     assert latents.isfinite().all()
-    contract = encoder.contract(orient=True)
+    contract = encoder.contract(UPRIGHT)
     assert (contract.pretrained, contract.weights) == (False, "random:0")
     assert (contract.scaling_factor, contract.shift_factor) == (0.3611, 0.1159)
 
@@ -240,10 +237,10 @@ def test_the_real_architectures_have_the_published_number_of_parameters(
 def test_channels_and_factor_are_the_model_s(flux_folder: Path, tmp_path: Path) -> None:
     """Of whatever model is named, such as one with 32 channels and a sixteenth of the side."""
     other = Autoencoder(name="sd_vae", model=str(flux_folder), subfolder="vae")
-    assert other.contract(orient=False).outputs["latents"]["shape"] == [16, 32, 32]
+    assert other.contract(AS_STORED).outputs["latents"]["shape"] == [16, 32, 32]
     save_perturbed(tiny_autoencoder(5, latent_channels=32, scaling_factor=0.5), tmp_path)
     encoder = sd(tmp_path, size=64)
-    contract = encoder.contract(orient=False)
+    contract = encoder.contract(AS_STORED)
     assert contract.outputs["latents"]["shape"] == [32, 4, 4]
     ours = encode(encoder)
     assert ours.shape == (2, 32, 4, 6)
@@ -256,7 +253,7 @@ def test_channels_and_factor_are_the_model_s(flux_folder: Path, tmp_path: Path) 
         ({"crop": "bucket", "buckets": ["72x64"]}, "72x64' is not WIDTHxHEIGHT in multiples of 16"),
     ):
         with pytest.raises(UsageError, match=text):
-            sd(tmp_path, **options).contract(orient=False)
+            sd(tmp_path, **options).contract(AS_STORED)
     random = Autoencoder(
         name="vae",
         model="",
@@ -288,16 +285,16 @@ def test_scaled_by_mean_and_deviation_is_what_diffusers_feeds_the_denoiser(playg
     encoder = sd(playground_folder, scaled=True)
     assert_close(encode(encoder), expected)
     assert_close(encode(sd(playground_folder)), posterior.mean)
-    contract = encoder.contract(orient=True)
+    contract = encoder.contract(UPRIGHT)
     assert contract.to_dict()["latents_std"] == [8.4927, 5.9022, 6.5498, 5.3]
     assert Contract.from_dict(json.loads(json.dumps(contract.to_dict()))).sha256 == contract.sha256
-    unscaled = sd(playground_folder).contract(orient=True)
+    unscaled = sd(playground_folder).contract(UPRIGHT)
     assert [name for name, _, _ in unscaled.difference(contract)] == ["scaled"]
 
 
 def test_scaled_latents_decode_to_the_picture_again(playground_folder: Path) -> None:
     """By the formula of diffusers' text-to-image pipelines: latents * std / scaling_factor + mean."""
-    contract = sd(playground_folder, scaled=True).contract(orient=True)
+    contract = sd(playground_folder, scaled=True).contract(UPRIGHT)
     decoder = LatentDecoder(model=str(playground_folder))
     space = Decodable(decoder).recorded(contract, "here")
     stored = encode(sd(playground_folder, scaled=True)).float()
@@ -329,4 +326,4 @@ def test_scaled_latents_decode_to_the_picture_again(playground_folder: Path) -> 
 )
 def test_wrong_options_are_refused_with_what_is_allowed(options: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
-        Autoencoder(name="sd_vae", model="", weights=Random(), **options).contract(orient=True)
+        Autoencoder(name="sd_vae", model="", weights=Random(), **options).contract(UPRIGHT)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from recipes import AS_STORED, UPRIGHT
 
-from latentkit.encoders import Autoencoder, Contract, ContractError, Random
+from latentkit.encoders import T5, Autoencoder, Contract, ContractError, Random
+from latentkit.pixels import Pillow
 
 CONTRACT = Contract(
     encoder="sd_vae",
@@ -68,6 +71,67 @@ def test_a_record_that_is_no_contract_is_refused() -> None:
 def test_an_encoder_s_contract_has_to_know_its_precision() -> None:
     encoder = Autoencoder(name="sd_vae", model="", precision="auto", weights=Random(seed=4))
     with pytest.raises(ValueError, match="precision 'auto' has to be resolved"):
-        encoder.contract(orient=False)
-    resolved = replace(encoder, precision="tf32").contract(orient=False)
+        encoder.contract(AS_STORED)
+    resolved = replace(encoder, precision="tf32").contract(AS_STORED)
     assert (resolved.precision, resolved.weights) == ("tf32", "random:4")
+
+
+def recorded_before(orientation: str) -> dict[str, Any]:
+    """A contract as the version before wrote it: nothing of the image decoder or of damaged JPEGs."""
+    return {
+        "encoder": "sd_vae",
+        "model": "random AutoencoderKL",
+        "revision": None,
+        "weights": "random:0",
+        "pretrained": False,
+        "input": {
+            "size": 256,
+            "resize": "shorter side",
+            "crop": "adm",
+            "interpolation": "box halving, then bicubic (Pillow)",
+            "orientation": orientation,
+            "range": [-1, 1],
+        },
+        "stored": "posterior_mean",
+        "outputs": {"latents": {"shape": [4, 32, 32], "dtype": "float16"}},
+        "precision": "32-true",
+        "scaling_factor": 0.18215,
+        "shift_factor": None,
+        "scaled": False,
+        "format_version": 1,
+    }
+
+
+BEFORE = {
+    "exif": "d832f4848d502de844ad6befd939acaf8c598f2d12bae3bd793625157c1793ef",
+    "ignored": "e2cad73ce14be9f2f06294622e8a5cbebb95f707a6636c01aa010339f8ddb7af",
+}
+"""Orientation -> the hash that the version before gave."""
+
+
+@pytest.mark.parametrize(("orientation", "usual"), [("exif", UPRIGHT), ("ignored", AS_STORED)])
+def test_what_the_version_before_did_not_record_is_what_it_always_did(
+    orientation: str, usual: Pillow
+) -> None:
+    before = Contract.from_dict(recorded_before(orientation))
+    assert before.sha256 == BEFORE[orientation]
+    encoder = Autoencoder(name="sd_vae", model="", weights=Random())
+    now = encoder.contract(usual)
+    assert now.to_dict()["input"]["decoder"] == "pillow"
+    assert now.to_dict()["input"]["damaged_jpeg"] == {"exif": "refused", "ignored": "decoded"}[orientation]
+    assert now.sha256 == before.sha256
+    assert before.difference(now) == now.difference(before) == []
+    before.require(input__decoder="pillow", input__damaged_jpeg=now.input["damaged_jpeg"])
+    other = encoder.contract(replace(usual, strict=not usual.strict))
+    assert other.sha256 != before.sha256
+    assert [name for name, _, _ in before.difference(other)] == ["input.damaged_jpeg"]
+    foreign = replace(now, input={**now.input, "decoder": "nvimgcodec"})
+    assert foreign.sha256 != before.sha256
+    assert before.difference(foreign) == [("input.decoder", "pillow", "nvimgcodec")]
+
+
+def test_a_caption_s_contract_implies_no_image_decoder() -> None:
+    contract = T5(weights=Random()).contract(UPRIGHT)
+    assert contract.sha256 == "b9b92988f46e9eb7e98f3491523123894b3b1a98e188a5c690940034f9ed3d0a"
+    with pytest.raises(ContractError, match=r"no field 'input\.decoder'"):
+        contract.require(input__decoder="pillow")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from recipes import AS_STORED, UPRIGHT
 from transformers import DINOv3ViTModel
 
 from latentkit.encoders import DINOv3, Random
@@ -71,7 +72,7 @@ def test_the_network_is_frozen_in_eval_mode_and_float32(dinov3_folder: Path) -> 
 
 def test_contract_says_what_was_loaded_and_how_pixels_are_made(dinov3_folder: Path) -> None:
     encoder = DINOv3(model=str(dinov3_folder), input_size=64, patches=True, revision="main")
-    contract = encoder.contract(orient=True)
+    contract = encoder.contract(UPRIGHT)
     assert contract.pretrained
     assert contract.model == f"local:{dinov3_folder.name}"
     assert contract.revision is None
@@ -82,7 +83,10 @@ def test_contract_says_what_was_loaded_and_how_pixels_are_made(dinov3_folder: Pa
         "patches": {"shape": [16, 32], "dtype": "float32"},
     }
     contract.require(input__size=64, input__orientation="exif", input__mean=[0.485, 0.456, 0.406])
-    assert encoder.contract(orient=False).difference(contract) == [("input.orientation", "ignored", "exif")]
+    assert encoder.contract(AS_STORED).difference(contract) == [
+        ("input.damaged_jpeg", "decoded", "refused"),
+        ("input.orientation", "ignored", "exif"),
+    ]
 
 
 def test_random_weights_have_the_real_shapes_and_depend_on_the_seed_alone() -> None:

@@ -87,12 +87,13 @@ def contract(endpoint: str, cache: Path, model: str, *, revision: str = COMMIT, 
     code = f"""
 from latentkit.encoders import Autoencoder, Pretrained
 from latentkit.errors import LatentkitError
+from latentkit.pixels import Pillow
 import json
 weights = Pretrained(local_files_only={local})
 vae = Autoencoder(name="flux_vae", model={model!r}, revision={revision!r}, subfolder="vae",
                   crop="bucket", weights=weights)
 try:
-    made = vae.contract(orient=True)
+    made = vae.contract(Pillow(True, True))
     print(json.dumps([made.model, made.revision, made.weights]))
 except LatentkitError as error:
     print(error)

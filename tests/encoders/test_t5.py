@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from recipes import AS_STORED, UPRIGHT
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, T5EncoderModel
 
@@ -82,13 +83,13 @@ def test_a_changed_tokenizer_is_another_contract(t5_folder: Path, tmp_path: Path
     folder = tmp_path / t5_folder.name
     shutil.copytree(t5_folder, folder)
     before, same = (
-        T5(model=str(t5_folder)).contract(orient=True),
-        T5(model=str(folder)).contract(orient=False),
+        T5(model=str(t5_folder)).contract(UPRIGHT),
+        T5(model=str(folder)).contract(AS_STORED),
     )
     assert before.sha256 == same.sha256
     with (folder / "tokenizer.json").open("a") as file:
         file.write("\n")
-    after = T5(model=str(folder)).contract(orient=True)
+    after = T5(model=str(folder)).contract(UPRIGHT)
     assert [name for name, _, _ in before.difference(after)] == ["weights.tokenizer.json"]
     before.require(input__max_length=77, input__attention_mask=True, stored="hidden")
     assert before.outputs == {"hidden": {"shape": [77, 32], "dtype": "float16"}}
@@ -115,7 +116,7 @@ def test_random_weights_read_bytes() -> None:
     assert hidden.shape == (2, 77, 1024)
     assert hidden.isfinite().all()
     assert not torch.equal(hidden[0, 0], hidden[1, 0])
-    contract = encoder.contract(orient=False)
+    contract = encoder.contract(AS_STORED)
     contract.require(input__tokenizer="bytes", pretrained=False, model="random T5EncoderModel")
 
 
@@ -133,7 +134,7 @@ def test_the_real_architecture_is_t5_large_s_encoder() -> None:
     assert hidden.shape == (1, 77, 1024)
     assert hidden.dtype == torch.float16
     assert hidden.isfinite().all()
-    assert encoder.contract(orient=False).weights == "random:0:real"
+    assert encoder.contract(AS_STORED).weights == "random:0:real"
 
 
 @pytest.mark.parametrize(

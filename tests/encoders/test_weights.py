@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from recipes import AS_STORED
 from safetensors.torch import load_file, save_file
 from transformers import DINOv3ViTModel
 
@@ -28,14 +29,14 @@ def folder(dinov3_folder: Path, tmp_path: Path) -> Path:
 def failure(encoder: DINOv3 | Autoencoder | T5) -> str:
     """The one line that asking for the contract ends with."""
     with pytest.raises(LatentkitError) as caught:
-        encoder.contract(orient=False)
+        encoder.contract(AS_STORED)
     text = str(caught.value)
     assert "\n" not in text
     return text
 
 
 def test_files_are_hashed_as_they_lie(folder: Path) -> None:
-    contract = DINOv3(model=str(folder)).contract(orient=False)
+    contract = DINOv3(model=str(folder)).contract(AS_STORED)
     assert contract.weights == {
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
         for name in ("config.json", "model.safetensors")
@@ -43,11 +44,11 @@ def test_files_are_hashed_as_they_lie(folder: Path) -> None:
 
 
 def test_a_changed_weight_is_another_contract(folder: Path) -> None:
-    before = DINOv3(model=str(folder)).contract(orient=False)
+    before = DINOv3(model=str(folder)).contract(AS_STORED)
     state = load_file(folder / "model.safetensors")
     state["norm.weight"] += 1e-3
     save_file(state, folder / "model.safetensors", {"format": "pt"})
-    after = DINOv3(model=str(folder)).contract(orient=False)
+    after = DINOv3(model=str(folder)).contract(AS_STORED)
     assert [name for name, _, _ in before.difference(after)] == ["weights.model.safetensors"]
 
 
@@ -57,7 +58,7 @@ def test_shards_are_found_by_their_index_hashed_and_loaded(dinov3_folder: Path, 
     shards = sorted(path.name for path in tmp_path.glob("model-*.safetensors"))
     assert len(shards) > 1
     encoder = DINOv3(model=str(tmp_path))
-    assert set(encoder.contract(orient=False).weights) == {"config.json", *shards}
+    assert set(encoder.contract(AS_STORED).weights) == {"config.json", *shards}
     loaded = encoder.load().vit.state_dict()
     assert loaded.keys() == model.state_dict().keys()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
@@ -194,8 +195,8 @@ def test_unknown_sizes_of_random_weights_are_refused() -> None:
 
 def test_declarations_import_no_network_library() -> None:
     code = (
-        "import sys; from latentkit.encoders import *; DINOv3(weights=Random()).contract(orient=True);"
-        "T5(weights=Random()).contract(orient=True);"
+        "import sys; from latentkit.encoders import *; from latentkit.pixels import Pillow;"
+        "[encoder(weights=Random()).contract(Pillow(True, True)) for encoder in (DINOv3, T5)];"
         "heavy = {'torch', 'transformers', 'diffusers', 'lightning', 'huggingface_hub'};"
         "sys.exit(', '.join(heavy & sys.modules.keys()) or None)"
     )

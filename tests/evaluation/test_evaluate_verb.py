@@ -60,13 +60,13 @@ def test_the_demo_is_encoded_decoded_and_compared(at_home: Path) -> None:
 
 @pytest.mark.slow
 def test_psnr_is_that_of_the_saved_pictures_against_the_cropped_originals(at_home: Path) -> None:
-    from latentkit.pixels import AdmCrop, decode
+    from latentkit.pixels import AdmCrop, Pillow
     from latentkit.sources import DemoSource
 
     source = DemoSource(pictures=12)
     values = []
     for index in range(len(source)):
-        image = decode(source.read(index)[0], orient=source.orient, strict=source.strict).image
+        image = Pillow(orient=source.orient, strict=source.strict)(source.read(index)[0]).pixels
         original = AdmCrop(size=256)(image).astype(np.float64)
         saved = Image.open(at_home / "outputs/evaluations/demo/images" / f"{source[index].key}.png")
         values.append(10 * np.log10(255**2 / np.mean((original - np.asarray(saved)) ** 2)))

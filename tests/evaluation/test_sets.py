@@ -25,7 +25,7 @@ from latentkit.evaluation.sets.open import open_own, open_set
 from latentkit.evaluation.sets.paired import Reconstructions
 from latentkit.evaluation.sets.pictures import SourcePictures
 from latentkit.evaluation.sets.space import Decodable
-from latentkit.pixels import AdmCrop, ResizeSquare, decode
+from latentkit.pixels import AdmCrop, Pillow, ResizeSquare
 from latentkit.sources import First, FolderSource
 
 CROP = AdmCrop(size=32)
@@ -103,7 +103,7 @@ def test_a_picture_in_quarantine_has_no_latent_though_a_file_is_left(work: Path,
 
 
 def cropped(work: Path, key: str) -> np.ndarray:
-    return CROP(decode((work / f"photos/{key}.png").read_bytes(), orient=True, strict=True).image)
+    return CROP(Pillow(orient=True, strict=True)((work / f"photos/{key}.png").read_bytes()).pixels)
 
 
 @pytest.mark.parametrize("store", ["shards", "npy"])
@@ -149,7 +149,7 @@ def test_a_folder_of_pictures(work: Path, tmp_path: Path) -> None:
         same(everything(opened, workers=workers), expected)
     crop = open_set(str(tmp_path), SD, AdmCrop(size=16))
     for key, pixels in everything(crop, 5).items():
-        np.testing.assert_array_equal(pixels, AdmCrop(size=16)(Image.fromarray(expected[key])))
+        np.testing.assert_array_equal(pixels, AdmCrop(size=16)(expected[key]))
     first = FirstOf(opened, 3)
     assert set(everything(first)) == {"x0/0", "x0/2", "x0/4"}
     identities = [opened.identity(), crop.identity(), first.identity()]

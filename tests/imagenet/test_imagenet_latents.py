@@ -81,7 +81,7 @@ def test_archives_and_tree_give_the_same_bytes(work: Path, miniature: Miniature)
     for index in (0, 33, 299, 599):
         latents, _, key = dataset[index]
         (work / "one.jpg").write_bytes(by_key[key])
-        pixels = crop(Image.open(work / "one.jpg").convert("RGB"))
+        pixels = crop(np.array(Image.open(work / "one.jpg").convert("RGB")))
         with torch.inference_mode():
             upright = network(torch.from_numpy(pixels[None]))["latents"][0]
             flipped = network(torch.from_numpy(pixels[None, :, ::-1].copy()))["latents"][0]

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageFile, ImageOps
 from recipes import photo
 
-from latentkit.pixels.decode import MAX_PIXELS, NOTES, DecodeError, Picture, decode
+from latentkit.pixels.decode import MAX_PIXELS, NOTES, DecodeError, Picture, Pillow
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def rgb(seed: int = 0, height: int = 173, width: int = 211) -> Image.Image:
 
 
 def strictly(data: bytes) -> Picture:
-    return decode(data, orient=True, strict=True)
+    return Pillow(orient=True, strict=True)(data)
 
 
 def pillows(data: bytes) -> np.ndarray:
@@ -78,7 +78,7 @@ def test_grey_jpeg_equals_pillows(size: tuple[int, int]) -> None:
 def test_cmyk_jpeg_equals_pillows(transform: int, strict: bool) -> None:
     data = bytearray(encoded(rgb().convert("CMYK"), "JPEG"))
     data[data.index(b"Adobe") + 11] = transform
-    picture = decode(bytes(data), orient=True, strict=strict)
+    picture = Pillow(orient=True, strict=strict)(bytes(data))
     assert np.array_equal(picture.image, pillows(bytes(data)))
     assert picture.notes == ("cmyk",)
 
@@ -104,11 +104,11 @@ WHOLE = {
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_picture_cut_anywhere_is_refused(kind: str, strict: bool) -> None:
     data = WHOLE[kind]
-    decode(data, orient=True, strict=strict)
+    Pillow(orient=True, strict=strict)(data)
     cuts = {*range(1, 64), *range(64, len(data), max(1, len(data) // 60)), *range(len(data) - 12, len(data))}
     for cut in sorted(cuts):
         with pytest.raises(DecodeError) as refusal:
-            decode(data[:cut], orient=True, strict=strict)
+            Pillow(orient=True, strict=strict)(data[:cut])
         assert "\n" not in str(refusal.value)
 
 
@@ -128,7 +128,7 @@ def test_entropy_data_that_ends_early_is_refused_or_counted(kind: str, share: fl
     short = data[: int(len(data) * share)] + b"\xff\xd9"
     with pytest.raises(DecodeError, match="damaged JPEG: Corrupt JPEG data"):
         strictly(short)
-    tolerated = decode(short, orient=True, strict=False)
+    tolerated = Pillow(orient=True, strict=False)(short)
     assert tolerated.notes == ("jpeg warnings",)
     assert np.array_equal(tolerated.image, pillows(short))
 
@@ -141,7 +141,7 @@ def test_impossible_huffman_codes_are_refused_or_counted(kind: str, share: float
     broken[start : start + 32] = b"\xff\x00" * 16  # stuffed: all ones, which is never a code
     with pytest.raises(DecodeError, match="damaged JPEG: Corrupt JPEG data"):
         strictly(bytes(broken))
-    tolerated = decode(bytes(broken), orient=True, strict=False)
+    tolerated = Pillow(orient=True, strict=False)(bytes(broken))
     assert tolerated.notes == ("jpeg warnings",)
     assert np.array_equal(tolerated.image, pillows(bytes(broken)))
 
@@ -164,7 +164,7 @@ def test_damaged_bytes_raise_nothing_but_decode_error(kind: str) -> None:
         start = int(rng.integers(min(400, len(broken) - 8)))
         broken[start : start + 8] = rng.bytes(int(rng.integers(1, 9)))
         try:
-            picture = decode(bytes(broken), orient=True, strict=bool(rng.integers(2)))
+            picture = Pillow(orient=True, strict=bool(rng.integers(2)))(bytes(broken))
         except DecodeError:
             continue
         assert picture.image.mode == "RGB"
@@ -244,7 +244,7 @@ def test_exif_orientations_turn_as_image_ops_does(orientation: int, format_: str
     turned = strictly(data)
     assert np.array_equal(turned.image, expected)
     assert turned.notes == (("rotated",) if orientation > 1 else ())
-    stored = decode(data, orient=False, strict=True)
+    stored = Pillow(orient=False, strict=True)(data)
     assert np.array_equal(stored.image, pillows(data))
     assert stored.notes == ()
 
@@ -283,9 +283,9 @@ def test_warnings_of_damaged_exif_do_not_leak_from_a_damaged_jpeg(strict: bool) 
     short = data[: len(data) // 2] + b"\xff\xd9"
     if strict:
         with pytest.raises(DecodeError, match="Corrupt JPEG data"):
-            decode(short, orient=True, strict=True)
+            Pillow(orient=True, strict=True)(short)
     else:
-        assert decode(short, orient=True, strict=False).notes == ("jpeg warnings",)
+        assert Pillow(orient=True, strict=False)(short).notes == ("jpeg warnings",)
 
 
 def test_grey_16_bit_is_scaled_not_clipped() -> None:

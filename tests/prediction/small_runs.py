@@ -20,6 +20,7 @@ from rich.console import Console
 
 import latentkit
 from latentkit.encoders import Encoder
+from latentkit.pixels import Pillow
 from latentkit.prediction.batches import Batch, BatchStream
 from latentkit.prediction.encoding import EncodingStep, Outlet
 from latentkit.prediction.plan import Plan, Unit, make_plan
@@ -107,7 +108,7 @@ def through_step(step: EncodingStep, batches: Sequence[Batch] | BatchStream, sin
 
 def plan_of(root: Path, source: Source, encoders: Sequence[Encoder], store: Store | None = None) -> Plan:
     """What is left to do under `root`."""
-    contracts = {encoder.name: encoder.contract(orient=source.orient) for encoder in encoders}
+    contracts = {encoder.name: encoder.contract(Pillow(source.orient, source.strict)) for encoder in encoders}
     ledger = Quarantine.read(root)
     held = {
         name: {
@@ -135,7 +136,7 @@ def whole_plan(source: Source, encoders: Sequence[Encoder], root: Path) -> Plan:
 def encode(root: Path, source: Source, encoders: Sequence[Encoder], **options: object) -> Plan:
     """Plan, encode and publish as `.npy`; the plan that was carried out."""
     store = NpyStore(root=str(root))
-    store.open({encoder.name: encoder.contract(orient=source.orient) for encoder in encoders})
+    store.open({encoder.name: encoder.contract(Pillow(source.orient, source.strict)) for encoder in encoders})
     plan = plan_of(root, source, encoders, store)
     try:
         run_into(store, source, encoders, plan, **options)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from recipes import UPRIGHT
 from small_runs import encode, plan_of, todo
 from toy_encoders import CaptionBytes, CountedFolder, LogColour, MeanColour, expected_mean, paint, paint_plain
 
@@ -161,7 +162,7 @@ def test_the_plan_is_an_upper_bound_of_what_is_written(tmp_path: Path, folder: P
         written[path.parent.name] += path.stat().st_size
     for part in plan.encoders:
         assert 0 < written[part.encoder] <= part.bytes
-    contract = MeanColour().contract(orient=True)
+    contract = MeanColour().contract(UPRIGHT)
     assert plan.encoders[0].bytes == 6 * bytes_per_item(MeanColour(), contract)
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from latentkit.errors import UsageError
-from latentkit.pixels import ASPECT_BUCKETS, BucketCrop, decode
+from latentkit.pixels import ASPECT_BUCKETS, BucketCrop, Pillow
 from latentkit.sources import DemoSource
 
 
@@ -33,7 +33,7 @@ def test_more_pictures_leave_the_first_as_they_were() -> None:
 def test_between_them_they_cover_what_decodes() -> None:
     source = DemoSource()
     datas = [source.read(index)[0] for index in range(len(source))]
-    pictures = [decode(data, orient=True, strict=True) for data in datas]
+    pictures = [Pillow(orient=True, strict=True)(data) for data in datas]
     assert {Image.open(BytesIO(data)).format for data in datas} == {"JPEG", "PNG", "WEBP", "GIF"}
     notes = {note for picture in pictures for note in picture.notes}
     assert notes == {"16-bit", "alpha", "animated", "cmyk", "greyscale", "palette", "rotated"}
@@ -47,7 +47,7 @@ def test_turned_pictures_are_upright_again() -> None:
     source = DemoSource()
     turned = source.read(5)[0]
     assert Image.open(BytesIO(turned)).size[0] > Image.open(BytesIO(turned)).size[1]
-    upright = decode(turned, orient=True, strict=True).image
+    upright = Pillow(orient=True, strict=True)(turned).image
     assert upright.size[0] < upright.size[1]
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.imagenet.job import Preparation
 from latentkit.imagenet.official import OFFICIAL, find_archives
-from latentkit.pixels import decode
+from latentkit.pixels import Pillow
 from latentkit.sources import First, ImageNetArchive, ImageNetTree, SourceError
 from latentkit.sources.imagenet.index import Index, IndexedArchive, read_index
 
@@ -67,7 +67,7 @@ def test_odd_pictures_decode(miniature: Miniature) -> None:
     for odd in (CMYK, PNG, GREY):
         name = list(miniature.train[WNIDS[0]])[odd].removesuffix(".JPEG")
         index = list(source.keys()).index(f"train/{WNIDS[0]}/{name}")
-        picture = decode(source.read(index)[0], orient=False, strict=False)
+        picture = Pillow(orient=False, strict=False)(source.read(index)[0])
         assert picture.image.mode == "RGB"
         notes[odd] = picture.notes
     assert "cmyk" in notes[CMYK]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from encode_process import encode, run_verb
 from PIL import Image
-from recipes import photo
+from recipes import UPRIGHT, photo
 from rich.console import Console
 from store_run import kill_at
 
@@ -150,7 +150,7 @@ def test_a_kill_anywhere_while_adopting(work: Path, monkeypatch: pytest.MonkeyPa
 
     def run() -> None:
         source = ApprovedSource()
-        adopt(store, encoder, encoder.contract(orient=True), source, Console(quiet=True), dry_run=False)
+        adopt(store, encoder, encoder.contract(UPRIGHT), source, Console(quiet=True), dry_run=False)
 
     def forked(nth: int) -> int:
         """How a child ends that kills itself at its nth call, in waitpid's terms."""

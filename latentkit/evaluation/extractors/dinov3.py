@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from latentkit.encoders.dinov3 import DINOv3
 from latentkit.encoders.weights import Pretrained, Random
 from latentkit.evaluation.extractors.extractor import Extractor
+from latentkit.pixels import Pillow
 
 if TYPE_CHECKING:
     import torch
@@ -51,14 +52,14 @@ class DINOv3Extractor(Extractor):
         )
 
     def identity(self) -> dict[str, Any]:
-        contract = self.encoder.contract(orient=False)
-        described = {key: value for key, value in contract.input.items() if key != "orientation"}
+        decoder = Pillow(orient=False, strict=False)
+        contract = self.encoder.contract(decoder)
         return {
             "network": "dinov3",
             "model": contract.model,
             "revision": contract.revision,
             "weights": contract.weights,
-            "input": described,
+            "input": self.encoder.describe_input(),
             "stored": contract.stored,
             "precision": contract.precision,
         }
