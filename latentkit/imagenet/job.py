@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,8 +116,10 @@ class Preparation:
         """Index a split's archive, unless the index belongs to the archive and the devkit as they are."""
         path = index_path(self.output_dir, split)
         labels = devkit_archive.file.sha256 if devkit_archive else None
-        old = _read_index(path) if noted else None
-        if old is not None and noted is not None and old.archive == noted.file:
+        old: Index | None = None
+        with contextlib.suppress(LatentkitError):  # it is absent, or damaged
+            old = read_index(path)
+        if old and noted and old.archive == noted.file:
             if old.devkit == labels:
                 return self._accepted(noted)
             file, contents = old.archive, contents_of(old)
@@ -179,11 +182,3 @@ class Preparation:
             look = Look("a damaged download: download it again", broken is None)
         hint = "; allow_variant=true goes on with it and notes this" if look.usable else ""
         return LatentkitError(f"{what}. It looks like {look.text}{hint}")
-
-
-def _read_index(path: Path) -> Index | None:
-    """The index; None when it is absent or damaged and has to be made."""
-    try:
-        return read_index(path)
-    except LatentkitError:
-        return None

@@ -21,13 +21,10 @@ _KIND_ORDER = ("discs", "clouds", "waves", "spiral", "gradient", "rings", "strip
 
 _LONG_CAPTION_AT = 3
 _REMARKS = (
-    "It was painted by a recipe from a few numbers",
-    "and not taken with a camera",
-    "so it can be made again anywhere",
-    "and this sentence about it goes on for much longer than is useful",
-    "so that a text encoder with room for seventy-seven tokens has to cut it",
-    "and the run can show that it counts what was cut",
-    "which is all that there is to say of it.",
+    "It was painted by a recipe from a few numbers, and not taken with a camera, so it can be made again "
+    "anywhere, and this sentence about it goes on for much longer than is useful, so that a text encoder "
+    "with room for seventy-seven tokens has to cut it, and the run can show that it counts what was cut, "
+    "which is all that there is to say of it."
 )
 
 
@@ -77,7 +74,7 @@ class DemoSource(Source):
         image, words = paint(self._kind(index), palette, rng, width, height)
         caption = f"{words} in {palette} colours, {_ENCODINGS[index % len(_ENCODINGS)][0]}"
         caption = caption[0].upper() + caption[1:]
-        return image, f"{caption}. {', '.join(_REMARKS)}" if index == _LONG_CAPTION_AT else caption
+        return image, f"{caption}. {_REMARKS}" if index == _LONG_CAPTION_AT else caption
 
     def __getitem__(self, index: int) -> Item:
         kind = self._kind(index)

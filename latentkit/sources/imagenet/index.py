@@ -106,7 +106,7 @@ def read_index(path: Path) -> Index:
 
 def _mapped(path: Path, dtype: str, tensor: dict[str, Any], data: int) -> np.ndarray:
     shape = tensor["shape"]
-    if tensor["dtype"] != _NAMES[dtype] or len(shape) != 1:
+    if tensor["dtype"] != _NAMES[dtype]:
         raise ValueError(f"a column of it is {tensor['dtype']} {shape}")
     if not shape[0]:
         raise ValueError("it has no picture")

@@ -57,7 +57,7 @@ class ImageNetTree(files.FileSource):
                 f"{files.printable(self._folder)} is not all of the archive: "
                 "run python -m latentkit.prepare extract=true to the end"
             )
-        entries = _names(self._folder)
+        entries = os.listdir(self._folder)  # noqa: PTH208 - names: a million paths take gigabytes
         wnids = sorted(name for name in entries if WNID.fullmatch(name))
         self.ignored = len(entries) - len(wnids)
         listings = [self._list(wnid) for wnid in wnids]
@@ -77,7 +77,8 @@ class ImageNetTree(files.FileSource):
 
     def _list(self, wnid: str) -> np.ndarray:
         """Sorted stems of a class's pictures, bytes [n]."""
-        names = _names(files.existing_folder(self._folder / wnid, "a class's pictures lie in a folder"))
+        folder = files.existing_folder(self._folder / wnid, "a class's pictures lie in a folder")
+        names = os.listdir(folder)  # noqa: PTH208
         stems = sorted(
             name.removesuffix(SUFFIX)
             for name in names
@@ -112,9 +113,3 @@ def read_marker(root: Path, split: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return {}
     return marker
-
-
-def _names(folder: Path) -> list[str]:
-    """What lies in a folder: names only, since a million paths would take seconds and gigabytes."""
-    with os.scandir(folder) as entries:
-        return [entry.name for entry in entries]
