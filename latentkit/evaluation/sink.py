@@ -51,10 +51,11 @@ class EvaluationResult:
         return any(took.interrupted for took in self.passes.values())
 
 
+@dataclasses.dataclass
 class MetricSink(Sink[Extracted]):
     """Updates the metrics of a pass, and computes them at its end.
 
-    Args:
+    Attributes:
         result: takes what comes out.
         batches: of this process.
         step: decodes the pictures of the gallery once more.
@@ -67,51 +68,46 @@ class MetricSink(Sink[Extracted]):
         folder: takes the pictures.
     """
 
-    def __init__(
-        self,
-        result: EvaluationResult,
-        batches: PictureBatches,
-        step: EvaluationStep,
-        side: Side,
-        metrics: Mapping[str, EvaluationMetric],
-        *,
-        of_reference: Sequence[str],
-        keep_statistics: Callable[[dict[str, np.ndarray]], None],
-        first: bool,
-        folder: PictureFolder | None,
-    ) -> None:
-        self._result, self._batches, self._step = result, batches, step
-        self._side, self._metrics, self._of_reference = side, metrics, of_reference
-        self._keep_statistics, self._first, self._folder = keep_statistics, first, folder
-        self._keys = batches.pictures.keys
+    result: EvaluationResult
+    batches: PictureBatches
+    step: EvaluationStep
+    side: Side
+    metrics: Mapping[str, EvaluationMetric]
+    of_reference: Sequence[str]
+    keep_statistics: Callable[[dict[str, np.ndarray]], None]
+    first: bool
+    folder: PictureFolder | None
+
+    def __post_init__(self) -> None:
+        self._keys = self.batches.pictures.keys
         self._search = GallerySearch(len(self._keys), SHOWN)
         self._sizes: dict[Side, set[Size]] = {}
 
     def begin(self, device: torch.device) -> None:
-        for metric in self._metrics.values():
+        for metric in self.metrics.values():
             metric.to(device)
 
     def take(self, result: Extracted) -> Mapping[str, int]:
         features = result.features
         positions = torch.from_numpy(result.positions).to(features[PIXELS].device)
-        for metric in self._metrics.values():
-            metric.update({tap: features[tap] for tap in metric.taps}, positions, self._side)
-        psnr = [metric.latest_psnr for metric in self._metrics.values() if metric.latest_psnr is not None]
+        for metric in self.metrics.values():
+            metric.update({tap: features[tap] for tap in metric.taps}, positions, self.side)
+        psnr = [metric.latest_psnr for metric in self.metrics.values() if metric.latest_psnr is not None]
         if psnr:
             self._search.add(result.positions, psnr[0].cpu().numpy())
-        self._note_size(self._side, features[PIXELS])
+        self._note_size(self.side, features[PIXELS])
         if result.of_originals:
-            for name in self._of_reference:
-                self._metrics[name].update(result.of_originals, positions, "reference")
+            for name in self.of_reference:
+                self.metrics[name].update(result.of_originals, positions, "reference")
             self._note_size("reference", features[ORIGINALS])
-        if self._folder is not None:
+        if self.folder is not None:
             keys = [self._keys[position] for position in result.positions.tolist()]
-            self._folder.put((keys, features[PIXELS].cpu().numpy()))
-        return {self._side: len(result.positions)}
+            self.folder.put((keys, features[PIXELS].cpu().numpy()))
+        return {self.side: len(result.positions)}
 
     def flush(self) -> None:
-        if self._folder is not None:
-            self._folder.flush()
+        if self.folder is not None:
+            self.folder.flush()
 
     def finish(self, result: PassResult) -> None:
         """Sync and compute; not after an interruption.
@@ -127,39 +123,39 @@ class MetricSink(Sink[Extracted]):
         everyone = all_gather((self._search, self._sizes))
         for side in {side for _, sizes in everyone for side in sizes}:
             seen = set().union(*(sizes.get(side, ()) for _, sizes in everyone))
-            self._result.sizes[side] = seen.pop() if len(seen) == 1 else None
+            self.result.sizes[side] = seen.pop() if len(seen) == 1 else None
         statistics: dict[str, np.ndarray] = {}
-        for name in self._of_reference:
-            with self._metrics[name].sync_context():
-                statistics |= self._metrics[name].reference_statistics() if self._first else {}
+        for name in self.of_reference:
+            with self.metrics[name].sync_context():
+                statistics |= self.metrics[name].reference_statistics() if self.first else {}
         if statistics:
-            statistics[PICTURE_SIZE] = np.array(self._result.sizes["reference"] or (0, 0))
+            statistics[PICTURE_SIZE] = np.array(self.result.sizes["reference"] or (0, 0))
             statistics["count"] = np.array(total)
-            self._keep_statistics(statistics)
-        if self._side == "generated":
+            self.keep_statistics(statistics)
+        if self.side == "generated":
             self._compute()
-            if self._first:
+            if self.first:
                 self._show(self._search.merge(search for search, _ in everyone[1:]))
 
     def _compute(self) -> None:
         """In process 0; the others have nothing to do but to hand in their states."""
-        for name, metric in self._metrics.items():
+        for name, metric in self.metrics.items():
             with metric.sync_context():
-                if self._first:
+                if self.first:
                     try:
-                        self._result.values[name] = metric.compute()
+                        self.result.values[name] = metric.compute()
                     except LatentkitError as error:
-                        self._result.failures[name] = str(error)
+                        self.result.failures[name] = str(error)
 
     def _show(self, found: dict[str, dict[int, float]]) -> None:
         """Decoded once more, a few pictures: keeping candidates of every batch would take more."""
         places = np.array(sorted({place for row in found.values() for place in row}), np.int64)
         pictures: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        for batch in dataclasses.replace(self._batches, positions=places, workers=0):
+        for batch in dataclasses.replace(self.batches, positions=places, workers=0):
             assert batch.originals is not None
-            pairs = zip(batch.originals.numpy(), self._step.decode(batch).cpu().numpy(), strict=True)
+            pairs = zip(batch.originals.numpy(), self.step.decode(batch).cpu().numpy(), strict=True)
             pictures.update(zip(batch.positions.tolist(), pairs, strict=True))
-        self._result.gallery = {
+        self.result.gallery = {
             name: [Reconstruction(self._keys[place], psnr, *pictures[place]) for place, psnr in row.items()]
             for name, row in found.items()
         }

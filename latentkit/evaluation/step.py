@@ -73,7 +73,7 @@ class EvaluationStep(Step[PictureBatch, Extracted]):
             [self._size, *(forward.fits for forward in self.modules() if isinstance(forward, Forward))]
         )
 
-    def load(self) -> None:
+    def setup(self, stage: str) -> None:
         if self._pictures.latents is not None and self._decoder is None:
             assert self._declared is not None
             declared = self._declared

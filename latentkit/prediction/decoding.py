@@ -53,32 +53,30 @@ class Chunk:
     stacks: list[tuple[int, list[int], torch.Tensor]]
 
 
+@dataclass(frozen=True, eq=False)
 class ChunkDecoder(Dataset[Chunk]):
     """Chunk number -> decoded, cropped pixels.
 
-    Args:
+    Attributes:
         source: where the pictures are.
         indices: [N] source indices in the order of the run.
         wanted: [N] bit masks over `geometries`.
         geometries: the distinct views that the encoders ask for.
     """
 
-    def __init__(
-        self, source: Source, indices: np.ndarray, wanted: np.ndarray, geometries: Sequence[Geometry]
-    ) -> None:
-        self._source, self._decoder = source, Pillow(source.orient, source.strict)
-        self._indices = indices
-        self._wanted = wanted
-        self._geometries = geometries
+    source: Source
+    indices: np.ndarray
+    wanted: np.ndarray
+    geometries: Sequence[Geometry]
 
     def __len__(self) -> int:
-        return -(-len(self._indices) // PICTURES_A_CHUNK)
+        return -(-len(self.indices) // PICTURES_A_CHUNK)
 
     def __getitem__(self, number: int) -> Chunk:
         part = slice(number * PICTURES_A_CHUNK, (number + 1) * PICTURES_A_CHUNK)
         rows: list[Row] = []
         groups: dict[tuple[int, tuple[int, ...]], tuple[list[int], list[np.ndarray]]] = {}
-        for index, mask in zip(self._indices[part].tolist(), self._wanted[part].tolist(), strict=True):
+        for index, mask in zip(self.indices[part].tolist(), self.wanted[part].tolist(), strict=True):
             row, arrays = self._decode(index, mask)
             for position, array in arrays.items():
                 members, stack = groups.setdefault((position, array.shape), ([], []))
@@ -94,12 +92,12 @@ class ChunkDecoder(Dataset[Chunk]):
     def _decode(self, index: int, mask: int) -> tuple[Row, dict[int, np.ndarray]]:
         fingerprint = None
         try:
-            data, stat = self._source.read(index)
+            data, stat = self.source.read(index)
             fingerprint = Fingerprint(hashlib.sha256(data).hexdigest(), stat)
-            picture = self._decoder(data)
+            picture = Pillow(self.source.orient, self.source.strict)(data)
             arrays = {
                 position: geometry(picture.pixels)
-                for position, geometry in enumerate(self._geometries)
+                for position, geometry in enumerate(self.geometries)
                 if mask >> position & 1
             }
         except SourceError as error:
@@ -107,9 +105,9 @@ class ChunkDecoder(Dataset[Chunk]):
         except (DecodeError, MemoryError) as error:
             return Row(index, fingerprint, stage="decode", reason=str(error) or type(error).__name__), {}
         height, width, _ = picture.pixels.shape
-        notes = picture.notes + _misnamed(picture.format, self._source[index].location)
+        notes = picture.notes + _misnamed(picture.format, self.source[index].location)
         for position in arrays:
-            notes += self._geometries[position].notes(width, height)
+            notes += self.geometries[position].notes(width, height)
         return Row(index, fingerprint, width, height, notes), arrays
 
 

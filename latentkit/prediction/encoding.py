@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -13,10 +13,9 @@ from latentkit.encoders.encoder import Encoder
 from latentkit.prediction.background import BackgroundThread
 from latentkit.prediction.batches import Batch
 from latentkit.prediction.loop import Sink, Step
-from latentkit.prediction.plan import Unit
+from latentkit.prediction.plan import Outputs
 from latentkit.prediction.results import Encoded, Failure
 from latentkit.runtime.forward import Forward, Launched
-from latentkit.sources.source import Source
 
 
 class EncodingStep(Step[Batch, Encoded]):
@@ -37,7 +36,7 @@ class EncodingStep(Step[Batch, Encoded]):
         self._launched: tuple[Batch, Launched] | None = None
         self.networks = nn.ModuleDict()
 
-    def load(self) -> None:
+    def setup(self, stage: str) -> None:
         for name, encoder in self._encoders.items():
             self.networks[name] = Forward(
                 encoder.load(),
@@ -100,39 +99,23 @@ class EncodingStep(Step[Batch, Encoded]):
         )
 
 
-class Outlet(Protocol):
-    """What encoding asks of a store."""
-
-    def begin(self, encoder: str, units: Sequence[Unit], source: Source) -> None:
-        """Hear what this process will write."""
-        ...
-
-    def write(self, *batches: Encoded) -> int:
-        """Publish batches, together where that is quicker; the bytes written."""
-        ...
-
-    def fail(self, failure: Failure) -> None:
-        """Put a picture into the quarantine ledger."""
-        ...
-
-
 class StoreSink(BackgroundThread[Encoded | Failure], Sink[Encoded]):
     """Hands results and failures to a store in their order, in a thread of its own. A context manager."""
 
-    def __init__(self, store: Outlet) -> None:
+    def __init__(self, store: Outputs) -> None:
         super().__init__("latentkit-writer", self._write)
         self._store = store
 
     def take(self, result: Encoded) -> Mapping[str, int]:
-        self.put(result)
+        if result.keys:
+            self.put(result)
         return {result.encoder: len(result.keys)}
 
-    def _write(self, results: Sequence[Encoded | Failure]) -> None:
+    def _write(self, results: Sequence[Any]) -> None:
         """Batches that follow each other go to the store together."""
-        for failed, run in itertools.groupby(results, key=lambda result: isinstance(result, Failure)):
-            if failed:
+        for kind, run in itertools.groupby(results, key=type):
+            if kind is Failure:
                 for failure in run:
-                    assert isinstance(failure, Failure)
                     self._store.fail(failure)
             else:
-                self._store.write(*(batch for batch in run if isinstance(batch, Encoded) and batch.keys))
+                self._store.write(*run)

@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.accelerators import CUDAAccelerator
 from rich.console import Console
-from torch import nn
 
 from latentkit.errors import LatentkitError
 from latentkit.prediction.decoding import worker_deaths_told
@@ -33,23 +32,8 @@ DIFFERENT_FILES = (
 )
 
 
-class Step(nn.Module, ABC, Generic[_Batch, _Result]):
-    """What is done with a batch. Lightning moves its networks to the device; a `Forward` moves the batch."""
-
-    _place: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("_place", torch.empty(0), persistent=False)
-
-    @property
-    def device(self) -> torch.device:
-        """Where its networks are."""
-        return self._place.device
-
-    @abstractmethod
-    def load(self) -> None:
-        """Load, on the host, the networks that the next pass needs."""
+class Step(pl.LightningModule, ABC, Generic[_Batch, _Result]):
+    """What is done with a batch. ``setup`` loads on the host the networks that the next pass needs."""
 
     @abstractmethod
     def forward(self, batch: _Batch) -> _Result | None:
@@ -58,6 +42,14 @@ class Step(nn.Module, ABC, Generic[_Batch, _Result]):
     def drain(self) -> _Result | None:
         """The results that are still to come when all batches have been seen."""
         return None
+
+    def predict_step(self, batch: _Batch, batch_idx: int) -> _Result | None:
+        """As `forward`."""
+        return self.forward(batch)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """A `Forward` does that."""
+        return batch
 
 
 @dataclass
@@ -185,7 +177,6 @@ class Loop(pl.Callback):
         title = work.title
         if self.processes > 1:
             title += f" (process {self.rank + 1} of {self.processes})"
-        module = _Module(work.step)
         self._work, self._batches = work, Stoppable(work.batches)
         self._pictures: Counter[str] = Counter()
         with (
@@ -195,18 +186,12 @@ class Loop(pl.Callback):
             Interrupts(self._stop, patient=self.rank > 0) as self._interrupts,
             worker_deaths_told(self._workers),
         ):
-            self._predict(module)
-        result = self._result
-        result.seconds, result.device, result.peak_bytes = (
-            self._progress.seconds,
-            module.device_name,
-            module.peak_bytes,
-        )
-        del module
+            self._predict(work.step)
+        self._result.seconds = self._progress.seconds
         gc.collect()
         if self.pin:
             torch.cuda.empty_cache()
-        return result
+        return self._result
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nothing is done before every process has joined with the same work."""
@@ -215,6 +200,8 @@ class Loop(pl.Callback):
             if trainer.strategy.broadcast(mine) != mine:
                 raise LatentkitError(message)
         self._work.sink.begin(pl_module.device)
+        if self.pin:
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
 
     def on_predict_batch_end(
         self,
@@ -237,14 +224,20 @@ class Loop(pl.Callback):
         self._result = PassResult(sum(pictures, Counter()), sum(notes, Counter()), any(stopped))
         self._work.sink.finish(self._result)
 
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the device, from which Lightning takes the networks away next."""
+        if self.pin:
+            self._result.device = torch.cuda.get_device_name(pl_module.device)
+            self._result.peak_bytes = torch.cuda.max_memory_allocated(pl_module.device)
+
     def _take(self, result: Any) -> None:
         if result is not None:
             self._pictures.update(self._work.sink.take(result))
             self._progress.show(self._pictures.total() // self._work.repeats)
 
-    def _predict(self, module: pl.LightningModule) -> None:
+    def _predict(self, step: pl.LightningModule) -> None:
         try:
-            self._trainer.predict(module, dataloaders=self._batches, return_predictions=False)
+            self._trainer.predict(step, dataloaders=self._batches, return_predictions=False)
         except SystemExit:  # how Lightning passes on a second Ctrl-C
             raise KeyboardInterrupt from None
         except BaseException as error:
@@ -265,35 +258,6 @@ class Loop(pl.Callback):
         launcher = self._trainer.strategy.launcher
         if launcher is not None:
             launcher.kill(number)
-
-
-class _Module(pl.LightningModule):
-    """A step as Lightning has it; notes where it ran and how much memory it took."""
-
-    def __init__(self, step: Step[Any, Any]) -> None:
-        super().__init__()
-        self.step = step
-        self.device_name = "cpu"
-        self.peak_bytes: int | None = None
-
-    def setup(self, stage: str) -> None:
-        self.step.load()
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return batch
-
-    def predict_step(self, batch: Any, batch_idx: int) -> Any:
-        return self.step(batch)
-
-    def on_predict_start(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-
-    def on_predict_end(self) -> None:
-        """While the networks are still there: Lightning takes them from the device next."""
-        if self.device.type == "cuda":
-            self.device_name = torch.cuda.get_device_name(self.device)
-            self.peak_bytes = torch.cuda.max_memory_allocated(self.device)
 
 
 def all_gather(mine: _T) -> list[_T]:

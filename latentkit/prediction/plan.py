@@ -6,7 +6,7 @@ import hashlib
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +15,7 @@ import numpy as np
 from latentkit.encoders.contract import Contract, resolve_shape
 from latentkit.encoders.encoder import Encoder
 from latentkit.errors import LatentkitError
+from latentkit.prediction.results import Encoded, Failure
 from latentkit.runtime.readable import readable_bytes
 from latentkit.sources.source import Fingerprint, Source, SourceError, Stat
 
@@ -36,7 +37,7 @@ class Unit:
 
 
 class Outputs(Protocol):
-    """What planning asks of a store."""
+    """What prediction asks of a store."""
 
     def missing(
         self,
@@ -46,6 +47,18 @@ class Outputs(Protocol):
         held: Callable[[int], bool],
     ) -> list[Unit]:
         """The units that are not done; pictures that are held are not asked for again."""
+        ...
+
+    def begin(self, encoder: str, units: Sequence[Unit], source: Source) -> None:
+        """Hear what this process will write."""
+        ...
+
+    def write(self, *batches: Encoded) -> int:
+        """Publish batches, together where that is quicker; the bytes written."""
+        ...
+
+    def fail(self, failure: Failure) -> None:
+        """Put a picture into the quarantine ledger."""
         ...
 
 
@@ -128,7 +141,7 @@ def make_plan(
     plans = []
     for encoder in encoders:
         unchanged = compare.caption if encoder.geometry is None else compare.picture
-        held = _Held(source, encoder, quarantined.get(encoder.name, {}), unchanged)
+        held = _Held(source, encoder.geometry is None, quarantined.get(encoder.name, {}), unchanged)
         units = outputs.missing(encoder.name, source, _never if overwrite else unchanged, held)
         todo = sum(len(unit.indices) for unit in units)
         plans.append(
@@ -145,38 +158,31 @@ def make_plan(
     return Plan(plans)
 
 
+@dataclass
 class _Held:
     """Whether an encoder leaves a picture out: quarantined with these very bytes, or no caption to read."""
 
-    def __init__(
-        self,
-        source: Source,
-        encoder: Encoder,
-        ledger: Mapping[str, Fingerprint | None],
-        unchanged: Callable[[int, Fingerprint], bool],
-    ) -> None:
-        self._source = source
-        self._reads_caption = encoder.geometry is None
-        self._ledger = ledger
-        self._unchanged = unchanged
-        self.quarantined: set[str] = set()
-        self.uncaptioned: set[str] = set()
+    source: Source
+    reads_caption: bool
+    ledger: Mapping[str, Fingerprint | None]
+    unchanged: Callable[[int, Fingerprint], bool]
+    quarantined: set[str] = field(default_factory=set)
+    uncaptioned: set[str] = field(default_factory=set)
 
     def __call__(self, index: int) -> bool:
-        if not (self._ledger or self._reads_caption):
+        if not (self.ledger or self.reads_caption):
             return False
-        item = self._source[index]
-        if self._reads_caption and item.caption is None:
+        item = self.source[index]
+        if self.reads_caption and item.caption is None:
             self.uncaptioned.add(item.key)
             return True
-        if item.key not in self._ledger:
+        if item.key not in self.ledger:
             return False
-        failed = self._ledger[item.key]
-        same = self._source.stat(index) is None if failed is None else self._unchanged(index, failed)
+        failed = self.ledger[item.key]
+        same = self.source.stat(index) is None if failed is None else self.unchanged(index, failed)
         if same:
             self.quarantined.add(item.key)
-            return True
-        return False
+        return same
 
 
 def _never(index: int, before: Fingerprint) -> bool:

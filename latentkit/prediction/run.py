@@ -11,10 +11,10 @@ from rich.console import Console
 
 from latentkit.encoders.encoder import Encoder
 from latentkit.prediction.batches import BatchStream
-from latentkit.prediction.encoding import EncodingStep, Outlet, StoreSink
+from latentkit.prediction.encoding import EncodingStep, StoreSink
 from latentkit.prediction.failures import FailureLimit
 from latentkit.prediction.loop import DIFFERENT_FILES, Loop, Pass, PassResult
-from latentkit.prediction.plan import Plan, Unit
+from latentkit.prediction.plan import Outputs, Plan, Unit
 from latentkit.sources.source import Source
 
 _ADVICE = "what is done is kept, the same command goes on from here"
@@ -60,7 +60,7 @@ def run_plan(
     plan: Plan,
     source: Source,
     encoders: Sequence[Encoder],
-    store: Outlet,
+    store: Outputs,
     make_trainer: Callable[..., pl.Trainer],
     *,
     resident: str,

@@ -178,7 +178,7 @@ def test_a_network_runs_once_a_batch_and_only_where_a_feature_is_wanted() -> Non
     step = EvaluationStep([MeanColour(), Unwanted(name="other")], None)
     pictures = ToySet(photos(8))
     step.begin_pass(pictures, 4, {"mean", "pixels"})
-    step.load()
+    step.setup("predict")
     for batch in PictureBatches(pictures, np.arange(8), 4):
         step(batch)
     assert {name: forward.network.seen for name, forward in step.networks.items()} == {"mean": [4, 4]}
@@ -196,7 +196,7 @@ def test_latents_run_in_whole_batches_and_padding_never_counts() -> None:
     pictures = ToySet(latents=latents(6), space=LatentSpace(4), originals=photos(6))
     step = EvaluationStep([MeanColour()], DECODER)
     step.begin_pass(pictures, 4, {"mean"}, by_originals=True)
-    step.load()
+    step.setup("predict")
     with torch.inference_mode():
         results = [step(batch) for batch in PictureBatches(pictures, np.arange(6), 4, originals=True)]
     assert [result.positions.tolist() for result in results] == [[0, 1, 2, 3], [4, 5]]

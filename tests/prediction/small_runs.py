@@ -22,8 +22,8 @@ import latentkit
 from latentkit.encoders import Encoder
 from latentkit.pixels import Pillow
 from latentkit.prediction.batches import Batch, BatchStream
-from latentkit.prediction.encoding import EncodingStep, Outlet
-from latentkit.prediction.plan import Plan, Unit, make_plan
+from latentkit.prediction.encoding import EncodingStep
+from latentkit.prediction.plan import Outputs, Plan, Unit, make_plan
 from latentkit.prediction.results import Encoded, Failure
 from latentkit.prediction.run import RunResult, run_plan
 from latentkit.sources.source import Fingerprint, Source
@@ -97,7 +97,7 @@ def stream(
 def through_step(step: EncodingStep, batches: Sequence[Batch] | BatchStream, sink: Collected) -> None:
     """Every batch through the step, as the loop does it."""
     if not step.networks:
-        step.load()
+        step.setup("predict")
     with torch.inference_mode():
         for batch in batches:
             if (encoded := step(batch)) is not None:
@@ -121,7 +121,7 @@ def plan_of(root: Path, source: Source, encoders: Sequence[Encoder], store: Stor
 
 
 def run_into(
-    sink: Outlet, source: Source, encoders: Sequence[Encoder], plan: Plan, **options: object
+    sink: Outputs, source: Source, encoders: Sequence[Encoder], plan: Plan, **options: object
 ) -> RunResult:
     """`run_plan` on a CPU, one process."""
     settings: dict[str, object] = {"resident": "all", "max_failures": 0.5, "workers": 0}

@@ -148,7 +148,7 @@ def test_the_step_that_lags_behind_loses_nothing(tmp_path: Path, pictures: int) 
     source = FolderSource(root=str(paint(tmp_path / "in", pictures)))
     encoder = MeanColour(batch_size=4)
     step = EncodingStep([encoder], Collected().fail)
-    step.load()
+    step.setup("predict")
     batches = list(stream(source, [(encoder, units(range(pictures)))]))
     results = [step(batch) for batch in batches]
     rest = step.drain()
