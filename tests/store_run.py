@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from latentkit.prediction.plan import Unit
 from latentkit.prediction.results import Encoded, Failure
 from latentkit.sources.source import Fingerprint, Item, Source, SourceError, Stat
 from latentkit.stores import NpyStore, OutputLock, Quarantine, ShardStore, Store
+from latentkit.stores.storage import LocalStorage, using
 
 BATCH = 8
 COPIES = {"t5_attention_mask": "text", "aspect_bucket": "vae"}
@@ -183,6 +185,52 @@ def tree(root: Path) -> dict[str, bytes]:
     if "quarantine.jsonl" in files:
         files["quarantine.jsonl"] = re.sub(rb'"time": "[^"]*"', b'"time": ""', files["quarantine.jsonl"])
     return files
+
+
+class Killed(BaseException):
+    """A process ends here."""
+
+
+class FailingStorage(LocalStorage):
+    """Dies instead of its nth fsync, rename or removal (0: never), and stays dead; syncs nothing."""
+
+    def __init__(self, nth: int = 0) -> None:
+        self.nth, self.calls, self._lock = nth, 0, threading.Lock()
+
+    def _step(self) -> None:
+        with self._lock:
+            self.calls += 1
+            if self.nth and self.calls >= self.nth:
+                raise Killed
+
+    def sync(self, descriptor: int) -> None:
+        self._step()
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._step()
+        super().rename(old, new)
+
+    def unlink(self, path: Path) -> None:
+        self._step()
+        super().unlink(path)
+
+
+def killed(root: Path, kind: str, nth: int, **options: object) -> bool:
+    """A run on a storage that dies at the nth call; whether it died."""
+    try:
+        with using(FailingStorage(nth)):
+            run(root, kind, **options)  # type: ignore[arg-type]
+    except Killed:
+        return True
+    return False
+
+
+def calls(root: Path, kind: str) -> int:
+    """How many such calls a run makes."""
+    storage = FailingStorage()
+    with using(storage):
+        run(root, kind)
+    return storage.calls
 
 
 def kill_at(nth: int) -> list[int]:

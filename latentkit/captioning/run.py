@@ -109,7 +109,7 @@ class CaptionRun:
         key = self._source[answer.number].key
         written = Written(answer.caption, self._captioner.name, self._captioner.prompt_sha256, fingerprint)
         if key in self._held:
-            release(self._root, 0, CAPTIONING, [key])
+            release(self._root, CAPTIONING, [key])
         append_caption(self._captions.path, key, written)
         self._captions.add(key, written)
         self._written += 1

@@ -15,7 +15,7 @@ from latentkit.crawlr.links import ForeignError
 from latentkit.downloading.client import Client
 from latentkit.sources import files
 from latentkit.sources.source import SourceError, Stat
-from latentkit.stores.publish import publish
+from latentkit.stores.storage import publish
 
 
 @dataclass(frozen=True, slots=True)

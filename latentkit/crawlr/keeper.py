@@ -12,7 +12,7 @@ from latentkit.crawlr.names import refusal, shown
 from latentkit.crawlr.tally import Tally
 from latentkit.sources.files import folded
 from latentkit.sources.library import Library
-from latentkit.stores.publish import publish_links, remove_many, remove_temporaries
+from latentkit.stores.storage import publish_links, remove_many, remove_temporaries
 
 _BATCH = 64
 """Photos that are linked and written down together, with one sync of the disk."""

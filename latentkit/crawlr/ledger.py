@@ -25,7 +25,7 @@ from latentkit.stores.ledger import (
     publish_lines,
     read_lines,
 )
-from latentkit.stores.publish import remove_many
+from latentkit.stores.storage import remove_many
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,8 @@ from latentkit.sources.source import Fingerprint
 from latentkit.stores import NpyStore
 from latentkit.stores.arrays import npy_publication
 from latentkit.stores.contract_file import contract_record
-from latentkit.stores.ledger import append_lines, done_line, fold_done, journal_path, publish_lines
-from latentkit.stores.publish import publish, publish_json, publish_many, sync_folder
+from latentkit.stores.ledger import done_ledger, done_line, fold_done, publish_lines
+from latentkit.stores.storage import publish, publish_json, publish_many, sync_folder
 
 BATCH = 256
 """Records that share a sync of their arrays."""
@@ -166,7 +166,7 @@ class _Migration:
         for name, records in entries.items():
             if records:
                 lines = [self._done_line(name, key, fields) for key, fields in records.items()]
-                append_lines(journal_path(self._root, name, 0), lines)
+                done_ledger(self._root, name).add(lines)
                 survey.done[name].update(records)
 
     def _done_line(self, name: str, key: str, fields: dict[str, Field]) -> bytes:

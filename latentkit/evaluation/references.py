@@ -26,7 +26,7 @@ from latentkit.evaluation.sets.open import open_set
 from latentkit.evaluation.sets.tensors import TensorRows
 from latentkit.evaluation.statistics import PICTURE_SIZE, is_statistics, publish_statistics, read_statistics
 from latentkit.pixels.geometry import Geometry
-from latentkit.stores.publish import make_folder, remove_temporaries
+from latentkit.stores.storage import make_folder, remove_temporaries
 
 LOCK = ".lock"
 _PATIENCE = 60.0

@@ -12,7 +12,7 @@ from latentkit.errors import UsageError
 from latentkit.evaluation.saving import SUFFIX
 from latentkit.report.evaluation import REPORT
 from latentkit.stores.npy import keyed_path
-from latentkit.stores.publish import publish, publish_json, remove_many, remove_temporaries
+from latentkit.stores.storage import publish, publish_json, remove_many, remove_temporaries
 
 SHEET = "reconstructions.png"
 CONFIGURATION = Path(".latentkit", "evaluation.yaml")

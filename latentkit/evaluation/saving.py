@@ -12,7 +12,7 @@ from PIL import Image
 
 from latentkit.prediction.background import BackgroundThread
 from latentkit.stores.npy import keyed_path
-from latentkit.stores.publish import Publication, publish_many
+from latentkit.stores.storage import Publication, publish_many
 
 SUFFIX = ".png"
 COMPRESSION = 1

@@ -21,7 +21,7 @@ import numpy as np
 
 from latentkit.errors import LatentkitError
 from latentkit.stores.arrays import npy_header
-from latentkit.stores.publish import publish
+from latentkit.stores.storage import publish
 
 IDENTITY = "identity"
 COUNT, PICTURE_SIZE = "count", "picture_size"

@@ -12,7 +12,7 @@ from typing import Any
 from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError
 from latentkit.runtime.provenance import versions
-from latentkit.stores.publish import publish_json
+from latentkit.stores.storage import publish_json
 
 KIND = "latentkit.webdataset_shards"
 NAME = "manifest.json"

@@ -19,7 +19,7 @@ import numpy as np
 
 from latentkit.errors import LatentkitError
 from latentkit.stores.arrays import npy_header
-from latentkit.stores.publish import publish
+from latentkit.stores.storage import publish
 
 RECORD = "json"
 

@@ -42,8 +42,8 @@ from latentkit.runtime.progress import ProgressReport
 from latentkit.stores.lock import OutputLock
 from latentkit.stores.npy import NpyStore
 from latentkit.stores.output import npy_outputs
-from latentkit.stores.publish import remove_many, remove_temporaries
 from latentkit.stores.samples import Sample, declared_fields, find_samples, read_sample
+from latentkit.stores.storage import remove_many, remove_temporaries
 from latentkit.stores.store import LEDGERS
 
 _T = TypeVar("_T")

@@ -25,7 +25,7 @@ from latentkit.sources.imagenet import ImageNetArchive
 from latentkit.sources.imagenet.names import SUFFIX
 from latentkit.sources.imagenet.tree import marker_path, read_marker
 from latentkit.sources.source import Stat
-from latentkit.stores.publish import Publication, publish_json, publish_many, remove_temporaries
+from latentkit.stores.storage import Publication, publish_json, publish_many, remove_temporaries
 
 BATCH = 1024
 """Pictures that share one fsync of each folder."""

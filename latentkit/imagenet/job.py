@@ -22,7 +22,7 @@ from latentkit.imagenet.tar import Block, ForeignError, TarError
 from latentkit.runtime.progress import ProgressReport
 from latentkit.sources.files import printable, stat_of
 from latentkit.sources.imagenet.index import Index, IndexedArchive, read_index
-from latentkit.stores.publish import publish_bytes, remove_temporaries
+from latentkit.stores.storage import publish_bytes, remove_temporaries
 
 _T = TypeVar("_T")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from latentkit.sources.imagenet.index import IndexedArchive
-from latentkit.stores.publish import publish_json
+from latentkit.stores.storage import publish_json
 
 
 @dataclass(frozen=True)

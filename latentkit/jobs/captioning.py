@@ -25,8 +25,8 @@ from latentkit.runtime.readable import readable_count
 from latentkit.sources import Captions, Fingerprint, Source
 from latentkit.stores import OutputLock
 from latentkit.stores.captions import fold_captions
-from latentkit.stores.publish import remove_temporaries
-from latentkit.stores.quarantine import Held, Quarantine, fold_quarantine, quarantine, release
+from latentkit.stores.quarantine import Held, Quarantine, quarantine, quarantine_ledger, release
+from latentkit.stores.storage import remove_temporaries
 from latentkit.stores.store import LEDGERS
 
 
@@ -235,18 +235,18 @@ class CaptionJob:
         remove_temporaries(self.root, below=False)
         remove_temporaries(self.root / LEDGERS, below=True)
         fold_captions(self.captions.path)
-        release(self.root, 0, CAPTIONING, sorted(plan.settled))
+        release(self.root, CAPTIONING, sorted(plan.settled))
         try:
             if not plan.todo:
                 return CaptionResult(0, 0, False)
             allowed = FailureLimit(
-                partial(quarantine, self.root, 0), len(self.source), self.max_failures, plan.held
+                partial(quarantine, self.root), len(self.source), self.max_failures, plan.held
             )
             held = Quarantine.read(self.root).held(CAPTIONING)
             run = CaptionRun(self.captioner, self.source, self.captions, self.root, set(held), allowed)
             return run.write(plan.todo, self.console)
         finally:
-            fold_quarantine(self.root)
+            quarantine_ledger(self.root).fold()
             fold_captions(self.captions.path)
 
     def fill(self) -> bool:

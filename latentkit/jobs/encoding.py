@@ -42,8 +42,8 @@ from latentkit.runtime.readable import readable_bytes, readable_count, readable_
 from latentkit.sources import Source
 from latentkit.stores import NpyStore, OutputLock, ShardStore, Store
 from latentkit.stores.output import open_output
-from latentkit.stores.publish import publish, publish_json
 from latentkit.stores.quarantine import Quarantine
+from latentkit.stores.storage import publish, publish_json
 from latentkit.upkeep.adopt import adopt
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from latentkit.report.evaluation import LABELS, REPORT, describe_value
 from latentkit.runtime.device import process_rank
-from latentkit.stores.publish import publish, publish_json, remove_many
+from latentkit.stores.storage import publish, publish_json, remove_many
 
 MISSING = ""
 """Stands in the table where a run has no such value."""

@@ -28,7 +28,7 @@ from latentkit.runtime.progress import ProgressReport
 from latentkit.sources.files import printable
 from latentkit.sources.library import Library
 from latentkit.stores import NpyStore, OutputLock
-from latentkit.stores.publish import publish_json
+from latentkit.stores.storage import publish_json
 from latentkit.upkeep.prune import check_max_share, prune
 
 _WAITING = 4

@@ -13,7 +13,7 @@ from latentkit.jobs.collection import Collection, build_library
 from latentkit.report.findings import as_json, print_findings
 from latentkit.runtime.exit_status import DONE, FAILED, Outcome
 from latentkit.stores import OutputLock
-from latentkit.stores.publish import publish_json
+from latentkit.stores.storage import publish_json
 from latentkit.upkeep.outputs import check_mode, open_output
 
 

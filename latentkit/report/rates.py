@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from latentkit.stores.publish import publish_json
+from latentkit.stores.storage import publish_json
 
 
 def read_rates(root: str | Path) -> dict[str, float]:

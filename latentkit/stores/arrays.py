@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from latentkit.errors import LatentkitError, one_line
-from latentkit.stores.publish import Publication
+from latentkit.stores.storage import Publication
 
 _MAX_HEADER = 4096
 _SECTOR = 512

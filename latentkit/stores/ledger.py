@@ -1,28 +1,36 @@
 """Ledgers: JSON Lines files that outlive kills, and the ledger of what was encoded from what.
 
 ``.latentkit/done/<encoder>.jsonl`` is published, sorted by key: ``{"key", "sha256", "size", "mtime_ns",
-"bytes", "facts"}``. While processes run, each appends to a journal of its own,
-``.latentkit/journal/<encoder>.<rank>.jsonl``; folding publishes ledger and journals as the new ledger (the
-later line wins) and then removes the journals. A kill between the two changes nothing: folding again gives
-the same.
+"bytes", "facts"}``. While processes run, each publishes journal segments,
+``.latentkit/journal/<encoder>.<start>-<host>-<pid>-<random>-<number>.jsonl``, and never changes one. Folding
+publishes ledger and segments as the new ledger (the later line wins), then removes the segments that it read,
+and no other. A kill between the two changes nothing: folding again gives the same. Journals of the version
+before, ``<encoder>.<rank>.jsonl``, are folded first.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import logging
+import os
 import re
+import secrets
+import socket
+import time
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from latentkit.sources.source import Fingerprint, Stat
-from latentkit.stores.publish import append, publish, remove_many
+from latentkit.stores.storage import Publication, append, publish, remove_many, storage
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_JOURNAL = re.compile(r"(?P<name>.+)\.(?P<rank>\d+)\.jsonl")
+_JOURNAL = re.compile(r"(?P<name>.+)\.(?P<start>\d+)(?P<rest>(-\w+)*)\.jsonl")
+_number = itertools.count()
 
 
 class Done(NamedTuple):
@@ -77,9 +85,11 @@ def read_lines(
     Yields:
         The entry, and its raw line without the newline.
     """
-    if not path.exists():
+    try:
+        file = storage().open(path)
+    except FileNotFoundError:
         return
-    with path.open("rb") as file:
+    with file:
         for number, raw in enumerate(file, 1):
             try:
                 value = json.loads(raw)
@@ -137,21 +147,111 @@ def done_path(root: Path, encoder: str) -> Path:
     return root / ".latentkit" / "done" / f"{encoder}.jsonl"
 
 
-def journal_path(root: Path, name: str, rank: int) -> Path:
-    return root / ".latentkit" / "journal" / f"{name}.{rank}.jsonl"
-
-
-def journals(root: Path, name: str) -> list[Path]:
-    """The journals of a ledger that were not folded yet, by rank."""
-    return _journals(root).get(name, [])
-
-
 def _journals(root: Path) -> dict[str, list[Path]]:
-    found: dict[str, list[tuple[int, Path]]] = {}
-    for path in (root / ".latentkit" / "journal").glob("*.jsonl"):
+    """Ledger's name -> its segments that were not folded yet, in the order in which they count."""
+    found: dict[str, list[tuple[int, str, Path]]] = {}
+    for path in storage().list(root / ".latentkit" / "journal", below=False):
         if match := _JOURNAL.fullmatch(path.name):
-            found.setdefault(match["name"], []).append((int(match["rank"]), path))
-    return {name: [path for _, path in sorted(paths)] for name, paths in found.items()}
+            found.setdefault(match["name"], []).append((int(match["start"]), match["rest"], path))
+    return {name: [path for *_, path in sorted(paths)] for name, paths in found.items()}
+
+
+@functools.cache
+def _writer(pid: int) -> str:
+    """This process among all that ever write: when it began, where, its number there, and chance."""
+    host = re.sub(r"\W", "_", socket.gethostname(), flags=re.ASCII)
+    return f"{time.time_ns():020d}-{host}-{pid}-{secrets.token_hex(4)}"
+
+
+@dataclass(frozen=True)
+class Ledger(Generic[_T]):
+    """A JSON Lines file, and the segments that fold into it.
+
+    Attributes:
+        root: the output's.
+        name: of its segments.
+        path: the published file.
+        parse: makes an entry from a line's object, as for `read_lines`; its first item is the key.
+        merge: entries and their lines, in the order in which they count, to the lines that are published.
+        keep_empty: whether the file stays when it has no line.
+    """
+
+    root: Path
+    name: str
+    path: Path
+    parse: Callable[[dict[str, Any]], _T]
+    merge: Callable[[Iterable[tuple[_T, bytes]]], Iterable[bytes]]
+    keep_empty: bool = True
+
+    def read(self, damages: list[Damage] | None = None) -> Iterator[tuple[_T, bytes]]:
+        """Entries and lines of the file and the segments, changing nothing."""
+        for path in (self.path, *self.segments()):
+            damage = Damage(path)
+            if damages is not None:
+                damages.append(damage)
+            yield from read_lines(path, self.parse, damage)
+
+    def segments(self) -> list[Path]:
+        """Those that were not folded yet."""
+        return _journals(self.root).get(self.name, [])
+
+    def segment(self, lines: Iterable[bytes]) -> Publication:
+        """How to publish a new segment."""
+        content = b"".join(line + b"\n" for line in lines)
+        name = f"{self.name}.{_writer(os.getpid())}-{next(_number):08d}.jsonl"
+        path = self.root / ".latentkit" / "journal" / name
+        return Publication(path, lambda file: file.write(content))
+
+    def add(self, lines: Iterable[bytes]) -> None:
+        """Publish a segment; what it says is on the disk when this returns."""
+        storage().publish([self.segment(lines)])
+
+    def fold(self) -> None:
+        """Publish file and segments as one, and repair damaged lines. For the holder of the output's lock."""
+        segments, damages = self.segments(), list[Damage]()
+        entries = list(self.read(damages))
+        for damage in damages:
+            damage.report(keep_cut=False)
+        if segments or any(damage.lines for damage in damages):
+            self._publish(self.merge(entries))
+            remove_many(segments)
+
+    def lines(self) -> Iterator[tuple[str, bytes]]:
+        """(key, line without its newline) of the folded file."""
+        for entry, raw in read_lines(self.path, self.parse, Damage(self.path)):
+            yield entry[0], raw  # type: ignore[index]
+
+    def forget(self, keys: Container[str]) -> list[bytes]:
+        """Take keys out of the folded file. Returns their lines."""
+        kept: list[bytes] = []
+        taken: list[bytes] = []
+        for key, raw in self.lines():
+            (taken if key in keys else kept).append(raw)
+        if taken:
+            self._publish(kept)
+        return taken
+
+    def remember(self, lines: Iterable[bytes]) -> None:
+        """Put lines into the file; they win over what is there."""
+        self.add(lines)
+        self.fold()
+
+    def _publish(self, lines: Iterable[bytes]) -> None:
+        lines = list(lines)
+        if lines or self.keep_empty:
+            publish_lines(self.path, lines)
+        else:
+            remove_many([self.path])
+
+
+def done_ledger(root: Path, encoder: str) -> Ledger[tuple[str, Done]]:
+    """What was encoded from what."""
+
+    def merge(entries: Iterable[tuple[tuple[str, Done], bytes]]) -> Iterator[bytes]:
+        lines = {key: raw for (key, _), raw in entries}
+        return (lines[key] for key in sorted(lines))
+
+    return Ledger(root, encoder, done_path(root, encoder), _parse_done, merge)
 
 
 def done_line(key: str, source: Fingerprint, size: int, facts: dict[str, Any]) -> bytes:
@@ -160,29 +260,28 @@ def done_line(key: str, source: Fingerprint, size: int, facts: dict[str, Any]) -
 
 
 def read_done(root: Path, encoder: str) -> dict[str, Done]:
-    """Every key that was encoded, from ledger and journals, changing nothing."""
-    done: dict[str, Done] = {}
-    for path in (done_path(root, encoder), *journals(root, encoder)):
-        done.update(entry for entry, _ in read_lines(path, _parse_done, Damage(path)))
-    return done
+    """Every key that was encoded, from ledger and journal, changing nothing."""
+    return dict(entry for entry, _ in done_ledger(root, encoder).read())
 
 
 def read_facts(root: Path, encoder: str, *, folded: bool = True) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(key, sha256 of what it was made from, facts) of a done ledger, sorted by key.
 
-    Unless ``folded``, those of its journals follow, and the later of one key counts.
+    Unless ``folded``, those of its journal follow, and the later of one key counts.
     """
 
     def parse(line: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
         return line["key"], line["sha256"], line["facts"]
 
-    for path in (done_path(root, encoder), *(() if folded else journals(root, encoder))):
+    ledger = done_ledger(root, encoder)
+    for path in (ledger.path, *(() if folded else ledger.segments())):
         yield from (entry for entry, _ in read_lines(path, parse, Damage(path)))
 
 
 def encoders_done(root: Path) -> list[str]:
     """The encoders that have a done ledger, sorted."""
-    return sorted(path.stem for path in (root / ".latentkit" / "done").glob("*.jsonl"))
+    paths = storage().list(root / ".latentkit" / "done", below=False)
+    return sorted(path.stem for path in paths if path.suffix == ".jsonl")
 
 
 def encoders_begun(root: Path) -> list[str]:
@@ -192,46 +291,8 @@ def encoders_begun(root: Path) -> list[str]:
 
 def fold_done(root: Path) -> None:
     """Fold the journals of all encoders into their done ledgers, and repair damaged lines."""
-    waiting = _journals(root)
     for encoder in encoders_begun(root):
-        _fold(done_path(root, encoder), waiting.get(encoder, []))
-
-
-def done_lines(root: Path, encoder: str) -> Iterator[tuple[str, bytes]]:
-    """(key, raw line without its newline) of a folded done ledger."""
-    path = done_path(root, encoder)
-    for (key, _), raw in read_lines(path, _parse_done, Damage(path)):
-        yield key, raw
-
-
-def forget_done(root: Path, encoder: str, keys: Container[str]) -> list[bytes]:
-    """Take keys out of a folded done ledger: they will be encoded again. Returns their lines."""
-    kept: list[bytes] = []
-    taken: list[bytes] = []
-    for key, raw in done_lines(root, encoder):
-        (taken if key in keys else kept).append(raw)
-    if taken:
-        publish_lines(done_path(root, encoder), kept)
-    return taken
-
-
-def remember_done(root: Path, encoder: str, lines: Iterable[bytes]) -> None:
-    """Put lines of `forget_done` or `done_line` into the done ledger; they win over what is there."""
-    append_lines(journal_path(root, encoder, 0), lines)
-    _fold(done_path(root, encoder), journals(root, encoder))
-
-
-def _fold(ledger: Path, waiting: list[Path]) -> None:
-    lines: dict[str, bytes] = {}
-    damaged = False
-    for path in (ledger, *waiting):
-        damage = Damage(path)
-        lines.update((key, raw) for (key, _), raw in read_lines(path, _parse_done, damage))
-        damage.report(keep_cut=False)
-        damaged = damaged or bool(damage.lines)
-    if waiting or damaged:
-        publish_lines(ledger, (lines[key] for key in sorted(lines)))
-        remove_many(waiting)
+        done_ledger(root, encoder).fold()
 
 
 def _parse_done(line: dict[str, Any]) -> tuple[str, Done]:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from latentkit.errors import LatentkitError
 from latentkit.runtime.provenance import utc_now
-from latentkit.stores.publish import make_folder, publish_json, remove_many, remove_temporaries
+from latentkit.stores.storage import make_folder, publish_json, remove_many, remove_temporaries
 
 
 class OutputLock:

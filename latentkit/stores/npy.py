@@ -25,16 +25,15 @@ from latentkit.stores.arrays import match, npy_publication
 from latentkit.stores.contract_file import read_contract
 from latentkit.stores.ledger import (
     Done,
-    append_lines,
+    done_ledger,
     done_line,
     done_path,
     encoders_begun,
     encoders_done,
-    journal_path,
     read_done,
 )
-from latentkit.stores.publish import Publication, publish_many, remove_many, remove_temporaries
 from latentkit.stores.records import publish_records
+from latentkit.stores.storage import Publication, publish_many, remove_many, remove_temporaries
 from latentkit.stores.store import LEDGERS, Counts, Store
 
 IN_RECORD = "attention_mask"
@@ -75,7 +74,7 @@ class NpyStore(Store):
         return [Unit(0, np.array(left, np.int64), False)] if left else []
 
     def write(self, *batches: Encoded) -> int:
-        """Publish the files of all batches together, then each one's ledger lines.
+        """Publish the files of all batches together, and then a segment of each one's ledger.
 
         Raises:
             LatentkitError: one line: the disk is full, ... What was published before stays.
@@ -103,11 +102,10 @@ class NpyStore(Store):
                 lines.setdefault(name, []).append(line)
                 keys.setdefault(name, []).append(key)
                 total += size
-        if files:
-            publish_many(files)
         for name in lines:
             self._release(name, keys[name])
-            append_lines(journal_path(Path(self.root), name, self._rank), lines[name])
+        root = Path(self.root)
+        publish_many(files, then=[done_ledger(root, name).segment(lines[name]) for name in lines])
         return total
 
     def finish(self, source: Source, *, complete: bool) -> None:

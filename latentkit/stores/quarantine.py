@@ -1,13 +1,13 @@
 """The quarantine ledger: pictures that could not be encoded, why, and when.
 
 ``<root>/quarantine.jsonl``, sorted by key: ``{"key", "stage", "reason", "time", "encoders", "sha256",
-"size", "mtime_ns"}``; ``time`` is UTC. Processes append to ``.latentkit/journal/quarantine.<rank>.jsonl``:
-such lines, and ``{"released": key, "encoders": [...]}`` just before a picture's output counts as done.
+"size", "mtime_ns"}``; ``time`` is UTC. Its journal holds such lines, and ``{"released": key, "encoders":
+[...]}`` just before a picture's output counts as done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,19 +15,7 @@ from typing import Any, NamedTuple
 from latentkit.prediction.results import Failure
 from latentkit.runtime.provenance import utc_now
 from latentkit.sources.source import Fingerprint, Stat
-from latentkit.stores.ledger import (
-    Damage,
-    append_lines,
-    as_stat,
-    dump,
-    journal_path,
-    journals,
-    optional_int,
-    publish_lines,
-    read_lines,
-    source_fields,
-)
-from latentkit.stores.publish import remove_many
+from latentkit.stores.ledger import Damage, Ledger, as_stat, dump, optional_int, source_fields
 
 
 class Held(NamedTuple):
@@ -50,6 +38,10 @@ class Held(NamedTuple):
         return None if self.sha256 is None else Fingerprint(self.sha256, self.stat)
 
 
+_Entry = tuple[str, list[str], Held | None]
+"""Key, encoders, and why they go without it; None: they no longer do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Quarantine:
     """What is held back, by encoder and key."""
@@ -58,8 +50,8 @@ class Quarantine:
 
     @classmethod
     def read(cls, root: str | Path) -> Quarantine:
-        """Ledger and journals as they are, changing nothing; an output that is not there has none."""
-        return cls(_read(Path(root))[0])
+        """Ledger and journal as they are, changing nothing; an output that is not there has none."""
+        return cls(_merged(quarantine_ledger(Path(root)).read()))
 
     def held(self, encoder: str) -> Mapping[str, Held]:
         """Key -> why, for one encoder."""
@@ -70,7 +62,7 @@ class Quarantine:
         return {key for entries in self.entries.values() for key in entries}
 
 
-def quarantine(root: Path, rank: int, failure: Failure) -> None:
+def quarantine(root: Path, failure: Failure) -> None:
     """Write a failure down, now; it is on the disk when this returns."""
     line = {
         "key": failure.key,
@@ -80,111 +72,57 @@ def quarantine(root: Path, rank: int, failure: Failure) -> None:
         "encoders": sorted(failure.encoders),
         **source_fields(failure.source),
     }
-    append_lines(journal_path(root, "quarantine", rank), [dump(line)])
+    quarantine_ledger(root).add([dump(line)])
 
 
-def release(root: Path, rank: int, encoder: str, keys: Iterable[str]) -> None:
+def release(root: Path, encoder: str, keys: Iterable[str]) -> None:
     """Write down that an encoder no longer goes without these pictures."""
-    lines = [dump({"released": key, "encoders": [encoder]}) for key in keys]
-    if lines:
-        append_lines(journal_path(root, "quarantine", rank), lines)
+    if lines := [dump({"released": key, "encoders": [encoder]}) for key in keys]:
+        quarantine_ledger(root).add(lines)
 
 
-def fold_quarantine(root: Path) -> None:
-    """Publish ledger and journals as the new ledger, then remove the journals. Safe to repeat after a kill.
+def quarantine_ledger(root: Path) -> Ledger[_Entry]:
+    """The ledger; entries of one picture that say the same become one line."""
 
-    Entries of one picture that say the same become one line; a ledger with no entry is removed.
-    """
-    entries, damages = _read(root)
-    waiting = journals(root, "quarantine")
-    for damage in damages:
-        damage.report(keep_cut=False)
-    if not waiting and not any(damage.lines for damage in damages):
-        return
-    ledger = root / "quarantine.jsonl"
-    if lines := _lines(entries):
-        publish_lines(ledger, lines)
-    else:
-        remove_many([ledger])
-    remove_many(waiting)
+    def merge(entries: Iterable[tuple[_Entry, bytes]]) -> Iterator[bytes]:
+        return _lines(_merged(entries))
+
+    return Ledger(root, "quarantine", root / "quarantine.jsonl", _parse, merge, keep_empty=False)
 
 
 def bad_lines(root: Path) -> list[int]:
     """Numbers of the ledger's lines that are no entries; changes nothing."""
-    return [number for damage in _read(root)[1] for number, _, _ in damage.lines]
+    damages: list[Damage] = []
+    for _ in quarantine_ledger(root).read(damages):
+        pass
+    return [number for damage in damages for number, _, _ in damage.lines]
 
 
-def quarantine_lines(root: Path) -> Iterator[tuple[str, bytes]]:
-    """(key, raw line without its newline) of the folded ledger."""
-    path = root / "quarantine.jsonl"
-    for (key, _, _), raw in read_lines(path, _parse, Damage(path)):
-        yield key, raw
+def _merged(entries: Iterable[tuple[_Entry, bytes]]) -> dict[str, dict[str, Held]]:
+    """Encoder -> key -> why."""
+    merged: dict[str, dict[str, Held]] = {}
+    for (key, encoders, held), _ in entries:
+        for encoder in encoders:
+            if held is None:
+                merged.get(encoder, {}).pop(key, None)
+            else:
+                merged.setdefault(encoder, {})[key] = held
+    return merged
 
 
-def forget_quarantined(root: Path, keys: Container[str]) -> None:
-    """Take pictures out of the folded ledger; one with no entry left is removed."""
-    kept: list[bytes] = []
-    taken = False
-    for key, raw in quarantine_lines(root):
-        if key in keys:
-            taken = True
-        else:
-            kept.append(raw)
-    if taken and kept:
-        publish_lines(root / "quarantine.jsonl", kept)
-    elif taken:
-        remove_many([root / "quarantine.jsonl"])
-
-
-def remember_quarantined(root: Path, lines: Iterable[bytes]) -> None:
-    """Put lines of `quarantine_lines` into the ledger; they win over what is there."""
-    append_lines(journal_path(root, "quarantine", 0), lines)
-    fold_quarantine(root)
-
-
-def _lines(entries: Mapping[str, Mapping[str, Held]]) -> list[bytes]:
-    grouped: dict[tuple[Any, ...], tuple[str, list[str]]] = {}
+def _lines(entries: Mapping[str, Mapping[str, Held]]) -> Iterator[bytes]:
+    grouped: dict[tuple[str, ...], tuple[Held, list[str]]] = {}
     for encoder in sorted(entries):
         for key, held in entries[encoder].items():
-            size, mtime_ns = (held.stat.size, held.stat.mtime_ns) if held.stat else (None, None)
-            name = (key, held.stage, held.reason, held.sha256, size, mtime_ns)
-            time, encoders = grouped.setdefault(name, (held.time, []))
-            encoders.append(encoder)
-            grouped[name] = (max(time, held.time), encoders)
-    return [
-        dump(
-            {
-                "key": key,
-                "stage": stage,
-                "reason": reason,
-                "time": time,
-                "encoders": encoders,
-                "sha256": sha256,
-                "size": size,
-                "mtime_ns": mtime_ns,
-            }
-        )
-        for (key, stage, reason, sha256, size, mtime_ns), (time, encoders) in sorted(
-            grouped.items(), key=lambda pair: (*pair[0][:3], pair[0][3] or "")
-        )
-    ]
+            name = (key, held.stage, held.reason, held.sha256 or "", str(held.stat))
+            latest, encoders = grouped.get(name, (held, []))
+            grouped[name] = (max(latest, held, key=lambda each: each.time), [*encoders, encoder])
+    for (key, *_), (held, encoders) in sorted(grouped.items()):
+        line = {"key": key, "stage": held.stage, "reason": held.reason, "time": held.time}
+        yield dump(line | {"encoders": encoders} | source_fields(held.fingerprint))
 
 
-def _read(root: Path) -> tuple[dict[str, dict[str, Held]], list[Damage]]:
-    entries: dict[str, dict[str, Held]] = {}
-    damages: list[Damage] = []
-    for path in (root / "quarantine.jsonl", *journals(root, "quarantine")):
-        damages.append(Damage(path))
-        for (key, encoders, held), _ in read_lines(path, _parse, damages[-1]):
-            for encoder in encoders:
-                if held is None:
-                    entries.get(encoder, {}).pop(key, None)
-                else:
-                    entries.setdefault(encoder, {})[key] = held
-    return entries, damages
-
-
-def _parse(line: dict[str, Any]) -> tuple[str, list[str], Held | None]:
+def _parse(line: dict[str, Any]) -> _Entry:
     encoders = line["encoders"]
     texts = [*encoders, line["released"]] if "released" in line else [*encoders, line["key"]]
     held = None

@@ -29,8 +29,8 @@ from latentkit.prediction.plan import caption_fingerprint
 from latentkit.sources.captions import LIST, MODEL, RECORD, caption_source, is_copy
 from latentkit.sources.source import Item, Source
 from latentkit.stores.ledger import Damage, dump, encoders_done, publish_lines, read_facts
-from latentkit.stores.publish import publish
 from latentkit.stores.quarantine import Quarantine
+from latentkit.stores.storage import publish
 
 FORMAT_VERSION = 2
 

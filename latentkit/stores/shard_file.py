@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from latentkit.stores.publish import publish
+from latentkit.stores.storage import publish
 
 FORMAT = "latentkit.latents/1"
 

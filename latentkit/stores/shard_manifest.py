@@ -13,8 +13,8 @@ from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.runtime.provenance import versions
 from latentkit.sources.source import Source
-from latentkit.stores.publish import publish_json
 from latentkit.stores.sidecar import SHARD, Head
+from latentkit.stores.storage import publish_json
 
 KIND = "latentkit.latent_shards"
 MANIFEST = "manifest.json"

@@ -24,7 +24,6 @@ from latentkit.errors import UsageError
 from latentkit.prediction.plan import Unit
 from latentkit.prediction.results import Encoded, Failure
 from latentkit.sources.source import Fingerprint, Source
-from latentkit.stores.publish import publish_json, remove_many
 from latentkit.stores.shard_buffer import ShardBuffer, check_outputs
 from latentkit.stores.shard_file import publish_shard
 from latentkit.stores.shard_manifest import MANIFEST, describe, reopen
@@ -38,6 +37,7 @@ from latentkit.stores.sidecar import (
     sidecar_path,
     sidecars,
 )
+from latentkit.stores.storage import publish_json, remove_many
 from latentkit.stores.store import LEDGERS, Counts, Store
 
 

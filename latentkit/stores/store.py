@@ -16,8 +16,8 @@ from latentkit.prediction.results import Encoded, Failure
 from latentkit.sources.source import Fingerprint, Source
 from latentkit.stores.contract_file import contract_record, read_contract
 from latentkit.stores.ledger import fold_done
-from latentkit.stores.publish import publish_json, remove_temporaries
-from latentkit.stores.quarantine import Quarantine, fold_quarantine, quarantine, release
+from latentkit.stores.quarantine import Quarantine, quarantine, quarantine_ledger, release
+from latentkit.stores.storage import publish_json, remove_temporaries
 
 LEDGERS = ".latentkit"
 
@@ -48,7 +48,6 @@ class Store(ABC):
 
     root: str
     folders: dict[str, str] = field(default_factory=dict)
-    _rank: int = field(default=0, init=False, repr=False)
     _contracts: dict[str, Contract] = field(default_factory=dict, init=False, repr=False)
     _held: dict[str, set[str]] = field(default_factory=dict, init=False, repr=False)
 
@@ -130,7 +129,7 @@ class Store(ABC):
         Raises:
             UsageError, ContractError: as `check`; ContractError not with ``overwrite``.
         """
-        self._rank, self._contracts = rank, dict(contracts)
+        self._contracts = dict(contracts)
         if rank != 0:
             return
         if overwrite:
@@ -164,7 +163,7 @@ class Store(ABC):
 
     def fail(self, failure: Failure) -> None:
         """Quarantine a picture; on the disk when this returns."""
-        quarantine(Path(self.root), self._rank, failure)
+        quarantine(Path(self.root), failure)
 
     @abstractmethod
     def finish(self, source: Source, *, complete: bool) -> None:
@@ -189,13 +188,13 @@ class Store(ABC):
         self._fold()
 
     def _fold(self) -> None:
-        fold_quarantine(Path(self.root))
+        quarantine_ledger(Path(self.root)).fold()
         fold_done(Path(self.root))
 
     def _release(self, encoder: str, keys: Sequence[str]) -> None:
         """To be called just before the ledger says that these are done."""
         if freed := sorted(self._held[encoder].intersection(keys)):
-            release(Path(self.root), self._rank, encoder, freed)
+            release(Path(self.root), encoder, freed)
             self._held[encoder].difference_update(freed)
 
     def folder(self, encoder: str) -> Path:

@@ -29,16 +29,13 @@ from latentkit.stores.arrays import read_npy
 from latentkit.stores.contract_file import contract_record
 from latentkit.stores.ledger import (
     Done,
-    append_lines,
+    done_ledger,
     done_line,
-    fold_done,
-    forget_done,
-    journal_path,
     read_done,
     read_facts,
 )
 from latentkit.stores.npy import NpyStore, array_path
-from latentkit.stores.publish import publish_json
+from latentkit.stores.storage import publish_json
 
 BATCH = 256
 """Arrays that share a sync of their ledger lines."""
@@ -78,6 +75,7 @@ def adopt(
         console.print(f"{encoder.name}: at most {len(indices):,} arrays would be adopted, not encoded")
         return
     root = Path(store.root)
+    ledger = done_ledger(root, encoder.name)
     adoption = _Adoption(store, encoder, asked, source)
     candidates = (
         (key, indices[key], known[key], facts)
@@ -93,10 +91,10 @@ def adopt(
             lines = list(pool.map(adoption.line, batch))
             adopted.update(key for (key, *_), line in zip(batch, lines, strict=True) if line is not None)
             if new := [line for line in lines if line]:
-                append_lines(journal_path(root, encoder.name, 0), new)
+                ledger.add(new)
             progress.advance(len(batch))
-    fold_done(root)
-    forget_done(root, encoder.name, read_done(root, encoder.name).keys() - adopted)
+    ledger.fold()
+    ledger.forget(read_done(root, encoder.name).keys() - adopted)
     note = {"arrays": len(adopted), "time": utc_now()}
     publish_json(store.contract_path(encoder.name), contract_record(asked) | {"adopted": note})
     console.print(f"{encoder.name}: {len(adopted):,} of {len(known):,} arrays adopted")

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from latentkit.sources.source import Source
-from latentkit.stores.ledger import forget_done
+from latentkit.stores.ledger import done_ledger
 from latentkit.stores.npy import NpyStore, array_path
-from latentkit.stores.publish import move_many
+from latentkit.stores.storage import move_many
 from latentkit.stores.store import hidden_folder
 from latentkit.upkeep.contracts import read_contracts
 from latentkit.upkeep.findings import ARRAYS, Finding
@@ -30,7 +30,7 @@ def mend(store: NpyStore, source: Source, findings: Iterable[Finding]) -> int:
             bad.setdefault(found.encoder, set()).add(found.key)
     store.repair()
     for encoder, keys in bad.items():
-        forget_done(root, encoder, keys)
+        done_ledger(root, encoder).forget(keys)
     move_many(_moves(store, bad))
     store.publish_records(source)
     return sum(map(len, bad.values()))

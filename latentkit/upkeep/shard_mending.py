@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from latentkit.sources.source import Source
 from latentkit.stores import ShardStore
-from latentkit.stores.publish import move_many, publish_json, remove_many
 from latentkit.stores.shard_manifest import reopen
+from latentkit.stores.storage import move_many, publish_json, remove_many
 from latentkit.stores.store import hidden_folder
 from latentkit.upkeep.findings import SHARDS, Finding
 

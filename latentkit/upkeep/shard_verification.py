@@ -12,8 +12,8 @@ from latentkit.sources import Captioned, ImageNetArchive
 from latentkit.sources.files import printable
 from latentkit.sources.source import Source
 from latentkit.stores import ShardStore
-from latentkit.stores.publish import find_temporaries
 from latentkit.stores.quarantine import bad_lines
+from latentkit.stores.storage import find_temporaries
 from latentkit.stores.store import LEDGERS
 from latentkit.upkeep.findings import Finding
 from latentkit.upkeep.shard_folder import FULL, ShardFolder

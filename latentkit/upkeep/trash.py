@@ -24,18 +24,11 @@ from typing import Any, NamedTuple
 from latentkit.errors import LatentkitError
 from latentkit.sources.files import printable
 from latentkit.sources.library import Library
-from latentkit.stores.ledger import (
-    done_lines,
-    dump,
-    encoders_done,
-    forget_done,
-    publish_lines,
-    remember_done,
-)
+from latentkit.stores.ledger import Ledger, done_ledger, dump, encoders_done, publish_lines
 from latentkit.stores.npy import NpyStore
-from latentkit.stores.publish import move_many, remove_many, remove_tree
-from latentkit.stores.quarantine import forget_quarantined, quarantine_lines, remember_quarantined
+from latentkit.stores.quarantine import quarantine_ledger
 from latentkit.stores.records import drop_records, insert_records, numbered_records
+from latentkit.stores.storage import move_many, remove_many, remove_tree
 from latentkit.stores.store import LEDGERS, hidden_folder
 
 _log = logging.getLogger(__name__)
@@ -105,10 +98,8 @@ class Trash:
         for (kind, place), keys in names.items():
             if kind == "record":
                 drop_records(self._records, keys)
-            elif kind == "done":
-                forget_done(self._root, place, keys)
-            elif kind == "quarantine":
-                forget_quarantined(self._root, keys)
+            elif kind not in _FILES:
+                self._ledger(kind, place).forget(keys)
         move_many((place, trash) for _, place, trash in self._moves(self._begun))
         move_many([(self._begun, self._plan)])
         self._remove(before)
@@ -141,8 +132,11 @@ class Trash:
         if kind == "record":
             yield from numbered_records(self._records)
         else:
-            lines = done_lines(self._root, place) if kind == "done" else quarantine_lines(self._root)
+            lines = self._ledger(kind, place).lines()
             yield from ((number, *line) for number, line in enumerate(lines, 1))
+
+    def _ledger(self, kind: str, encoder: str) -> Ledger[Any]:
+        return done_ledger(self._root, encoder) if kind == "done" else quarantine_ledger(self._root)
 
     def _put_back(self, plan: Path) -> tuple[int, list[Path]]:
         """How many things came back; and where something newer is, whose old stays in the trash."""
@@ -152,9 +146,8 @@ class Trash:
         for kind, encoder in sorted(lines, key=lambda of: ("quarantine", "done", "record").index(of[0])):
             there = {key for _, key, _ in self._lines(kind, encoder)}
             if kind == "quarantine":  # ledgers that list its key now: the picture came back and was encoded
-                there |= {
-                    key for name in encoders_done(self._root) for key, _ in done_lines(self._root, name)
-                }
+                ledgers = [done_ledger(self._root, name) for name in encoders_done(self._root)]
+                there |= {key for ledger in ledgers for key, _ in ledger.lines()}
             back = (
                 (entry.get("number", 0), entry["line"].encode("utf-8", "surrogateescape"))
                 for entry in _read(plan)
@@ -163,10 +156,7 @@ class Trash:
             if kind == "record":
                 insert_records(self._records, back)
             elif raw := [line for _, line in back]:
-                if kind == "done":
-                    remember_done(self._root, encoder, raw)
-                else:
-                    remember_quarantined(self._root, raw)
+                self._ledger(kind, encoder).remember(raw)
         head, count = _head(plan), sum(1 for _ in _read(plan))
         left = [(entry, place) for entry, place, trash in moves if os.path.lexists(trash)]
         if left:

@@ -15,11 +15,11 @@ from latentkit.runtime.progress import ProgressReport
 from latentkit.sources.files import printable
 from latentkit.sources.library import Library
 from latentkit.sources.source import Source
-from latentkit.stores.ledger import Damage, done_path, encoders_begun, journals, read_lines
+from latentkit.stores.ledger import Damage, done_ledger, done_path, encoders_begun, read_lines
 from latentkit.stores.npy import NpyStore, array_path, arrays_below
-from latentkit.stores.publish import find_temporaries
 from latentkit.stores.quarantine import Quarantine, bad_lines
 from latentkit.stores.records import image_id, stale_outputs
+from latentkit.stores.storage import find_temporaries
 from latentkit.stores.store import LEDGERS
 from latentkit.upkeep.contracts import read_contracts, require_outputs
 from latentkit.upkeep.findings import ARRAYS, Finding
@@ -144,7 +144,7 @@ class Verification:
 
     def _read_ledger(self, encoder: str) -> dict[str, Listed]:
         listed: dict[str, Listed] = {}
-        for path in (done_path(self._root, encoder), *journals(self._root, encoder)):
+        for path in (done_path(self._root, encoder), *done_ledger(self._root, encoder).segments()):
             damage = Damage(path)
             listed.update(entry for entry, _ in read_lines(path, _parse_listed, damage))
             for number, _, cut in damage.lines:

@@ -16,7 +16,7 @@ import latentkit
 from latentkit.errors import LatentkitError
 from latentkit.stores.arrays import npy_publication, read_npy
 from latentkit.stores.lock import OutputLock
-from latentkit.stores.publish import Publication, publish, publish_json, publish_many, remove_temporaries
+from latentkit.stores.storage import Publication, publish, publish_json, publish_many, remove_temporaries
 
 SCRIPT = Path(__file__).parents[1] / "store_run.py"
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(latentkit.__file__).parent.parent)}

@@ -15,7 +15,7 @@ from latentkit.downloading.body import FetchError
 from latentkit.downloading.client import Client
 from latentkit.downloading.watchdog import Stop
 from latentkit.errors import LatentkitError
-from latentkit.stores.publish import make_folder, publish, remove_temporaries
+from latentkit.stores.storage import make_folder, publish, remove_temporaries
 
 URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"

@@ -1,8 +1,11 @@
-"""Publishing: a file is at its name whole and on the disk, or it is not there.
+"""Storage: where bytes lie, behind a handful of operations.
 
-An exclusive temporary in the same folder, write, validate what was written, fsync, rename, fsync of the
-folder. A killed process leaves the old file or the new one, and at worst a temporary that the next run
-removes. Many files share one fsync of each folder.
+A file is at its name whole and on the disk, or it is not there. Locally: an exclusive temporary in the same
+folder, write, validate what was written, fsync, rename, fsync of the folder. A killed process leaves the old
+file or the new one, and at worst a temporary that the next run removes. Many files share one fsync of each
+folder.
+
+The functions work on the storage in use, which is the local one unless `using` says otherwise.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from latentkit.errors import LatentkitError
 
@@ -57,6 +60,138 @@ class Publication:
     validate: Callable[[BinaryIO], object] | None = None
 
 
+class Storage(Protocol):
+    """The operations; each raises LatentkitError, one line with the path and the cause, when it fails."""
+
+    def open(self, path: Path) -> BinaryIO:
+        """Read a file, or any range of it. Raises FileNotFoundError where there is none."""
+        ...
+
+    def list(self, folder: Path, *, below: bool) -> list[Path]:
+        """The files in a folder, and in the folders below it if asked; none where there is no folder."""
+        ...
+
+    def publish(self, files: Sequence[Publication], then: Sequence[Publication] = ()) -> None:
+        """See `publish_many`."""
+        ...
+
+    def remove(self, paths: Iterable[Path]) -> int:
+        """Remove files that may already be gone. Returns how many there were."""
+        ...
+
+    def move(self, moves: Iterable[tuple[Path, Path]]) -> int:
+        """See `move_many`."""
+        ...
+
+
+class LocalStorage:
+    """Files of a local or mounted file system. `sync`, `rename` and `unlink` are all that changes it."""
+
+    def open(self, path: Path) -> BinaryIO:
+        return path.open("rb")
+
+    def list(self, folder: Path, *, below: bool) -> list[Path]:
+        found: list[Path] = []
+        for name, folders, files in os.walk(folder):
+            found += [Path(name, file) for file in files]
+            if not below:
+                folders.clear()
+        return found
+
+    def publish(self, files: Sequence[Publication], then: Sequence[Publication] = ()) -> None:
+        temporaries: dict[Path, Path] = {}
+        try:
+            for folder in sorted({file.path.parent for file in (*files, *then)}):
+                make_folder(folder)
+            temporaries |= {file.path: _temporary(file.path) for file in (*files, *then)}
+            if len(temporaries) == 1:
+                self._write((*files, *then)[0], temporaries)
+            else:
+                with ThreadPoolExecutor(_THREADS) as pool:
+                    list(pool.map(lambda file: self._write(file, temporaries), (*files, *then)))
+            for some in (files, then):
+                for file in some:
+                    with _naming(file.path):
+                        self.rename(temporaries[file.path], file.path)
+                self._sync_all(file.path.parent for file in some)
+        except BaseException:
+            for temporary in temporaries.values():
+                with contextlib.suppress(OSError):
+                    self.unlink(temporary)
+            raise
+
+    def remove(self, paths: Iterable[Path]) -> int:
+        folders: list[Path] = []
+        for path in paths:
+            with _naming(path), contextlib.suppress(FileNotFoundError):
+                self.unlink(path)
+                folders.append(path.parent)
+        self._sync_all(folders)
+        return len(folders)
+
+    def move(self, moves: Iterable[tuple[Path, Path]]) -> int:
+        folders: list[Path] = []
+        for old, new in moves:
+            make_folder(new.parent)
+            with _naming(new), contextlib.suppress(FileNotFoundError):
+                self.rename(old, new)
+                folders += [old.parent, new.parent]
+        self._sync_all(folders)
+        return len(folders) // 2
+
+    def sync(self, descriptor: int) -> None:
+        """Bring an open file or folder onto the disk."""
+        os.fsync(descriptor)
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Over what is there."""
+        old.replace(new)
+
+    def unlink(self, path: Path) -> None:
+        """Raises FileNotFoundError where there is none."""
+        path.unlink()
+
+    def _sync_all(self, folders: Iterable[Path]) -> None:
+        for folder in sorted({*folders}):
+            sync_folder(folder)
+
+    def _write(self, file: Publication, temporaries: Mapping[Path, Path]) -> None:
+        with _naming(file.path):
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            descriptor = os.open(temporaries[file.path], flags, 0o666)
+            with os.fdopen(descriptor, "w+b") as handle:
+                file.write(handle)
+                handle.flush()
+                if handle.tell() != os.fstat(descriptor).st_size:
+                    raise OSError(f"it did not become {handle.tell()} bytes long")
+                if file.validate is not None:
+                    handle.seek(0)
+                    try:
+                        file.validate(handle)
+                    except ValueError as error:
+                        raise OSError(f"what was written is not what was meant: {error}") from error
+                self.sync(descriptor)
+
+
+_local = LocalStorage()
+
+
+@contextlib.contextmanager
+def using(storage: LocalStorage) -> Iterator[None]:
+    """Work on another storage, in all threads."""
+    global _local
+    before, _local = _local, storage
+    try:
+        yield
+    finally:
+        _local = before
+
+
+def storage() -> Storage:
+    """The storage in use."""
+    return _local
+
+
 def publish(
     path: Path,
     write: Callable[[BinaryIO], object],
@@ -66,35 +201,19 @@ def publish(
     publish_many([Publication(path, write, validate)])
 
 
-def publish_many(files: Sequence[Publication]) -> None:
+def publish_many(files: Sequence[Publication], then: Sequence[Publication] = ()) -> None:
     """Publish files: all are written and on the disk before the first of them takes its name.
 
     After an error no temporary is left, and each path holds its old content or its whole new one.
 
+    Args:
+        files: what to publish.
+        then: what mentions these: written at the same time, and named when they have their names.
+
     Raises:
         LatentkitError: one line with the path and the cause: disk full, read-only, not what was meant ...
     """
-    folders = sorted({file.path.parent for file in files})
-    temporaries: list[Path] = []
-    try:
-        for folder in folders:
-            make_folder(folder)
-        temporaries += [_temporary(file.path) for file in files]
-        if len(files) == 1:
-            _write(files[0], temporaries[0])
-        else:
-            with ThreadPoolExecutor(_THREADS) as pool:
-                list(pool.map(_write, files, temporaries))
-        for file, temporary in zip(files, temporaries, strict=True):
-            with _naming(file.path):
-                temporary.replace(file.path)
-        for folder in folders:
-            sync_folder(folder)
-    except BaseException:
-        for temporary in temporaries:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        raise
+    storage().publish(files, then)
 
 
 def publish_bytes(path: Path, content: bytes) -> None:
@@ -120,7 +239,7 @@ def publish_links(links: Mapping[Path, str]) -> None:
         with _naming(path):
             temporary.symlink_to(target)
             try:
-                temporary.replace(path)
+                _local.rename(temporary, path)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
@@ -143,7 +262,7 @@ def sync_folder(folder: Path) -> None:
     with _naming(folder):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(descriptor)
+            _local.sync(descriptor)
         finally:
             os.close(descriptor)
 
@@ -162,7 +281,7 @@ def append(path: Path, content: bytes) -> None:
             rest = memoryview(content)
             while rest:
                 rest = rest[file.write(rest) :]
-            os.fsync(file.fileno())
+            _local.sync(file.fileno())
         except BaseException:
             with contextlib.suppress(OSError):
                 file.truncate(before)
@@ -173,16 +292,7 @@ def append(path: Path, content: bytes) -> None:
 
 def remove_many(paths: Iterable[Path]) -> int:
     """Remove files that may already be gone, and sync their folders. Returns how many there were."""
-    folders: set[Path] = set()
-    count = 0
-    for path in paths:
-        with _naming(path), contextlib.suppress(FileNotFoundError):
-            path.unlink()
-            folders.add(path.parent)
-            count += 1
-    for folder in sorted(folders):
-        sync_folder(folder)
-    return count
+    return storage().remove(paths)
 
 
 def move_many(moves: Iterable[tuple[Path, Path]]) -> int:
@@ -194,17 +304,7 @@ def move_many(moves: Iterable[tuple[Path, Path]]) -> int:
     Returns:
         How many there were.
     """
-    folders: set[Path] = set()
-    count = 0
-    for old, new in moves:
-        make_folder(new.parent)
-        with _naming(new), contextlib.suppress(FileNotFoundError):
-            old.rename(new)
-            folders |= {old.parent, new.parent}
-            count += 1
-    for folder in sorted(folders):
-        sync_folder(folder)
-    return count
+    return storage().move(moves)
 
 
 def remove_tree(folder: Path) -> None:
@@ -227,33 +327,11 @@ def remove_temporaries(folder: Path, *, below: bool) -> int:
 
 def find_temporaries(folder: Path, *, below: bool) -> list[Path]:
     """What `remove_temporaries` would remove."""
-    found: list[Path] = []
-    for name, folders, files in os.walk(folder):
-        found += [Path(name, file) for file in files if _TEMPORARY.fullmatch(file)]
-        if not below:
-            folders.clear()
-    return found
+    return [path for path in storage().list(folder, below=below) if _TEMPORARY.fullmatch(path.name)]
 
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f".latentkit-{os.getpid()}-{next(_serial)}.tmp")
-
-
-def _write(file: Publication, temporary: Path) -> None:
-    with _naming(file.path):
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with os.fdopen(descriptor, "w+b") as handle:
-            file.write(handle)
-            handle.flush()
-            if handle.tell() != os.fstat(descriptor).st_size:
-                raise OSError(f"it did not become {handle.tell()} bytes long")
-            if file.validate is not None:
-                handle.seek(0)
-                try:
-                    file.validate(handle)
-                except ValueError as error:
-                    raise OSError(f"what was written is not what was meant: {error}") from error
-            os.fsync(descriptor)
 
 
 @contextlib.contextmanager
