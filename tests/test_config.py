@@ -19,6 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from latentkit.errors import UsageError
 from latentkit.jobs.config import build, conf_dir, register
+from latentkit.jobs.hardware import fill_vram
+from latentkit.runtime.device import Device
 
 CONF = conf_dir()
 GROUPS = {
@@ -105,7 +107,46 @@ def test_vram_is_pulled_whatever_the_order_and_an_explicit_value_wins() -> None:
     for overrides in itertools.permutations(["vram=high", "encoder=sd_vae", "dataset=demo"]):
         assert composed(*overrides).encoders.sd_vae.batch_size == 128
     assert composed("vram=low", "encoders.sd_vae.batch_size=5").encoders.sd_vae.batch_size == 5
-    assert composed("vram=low", "vram.batch_size.sd_vae=7").encoders.sd_vae.batch_size == 7
+    for profile in ("low", "high"):
+        decoding = composed(f"vram={profile}", verb="evaluate")
+        sizes = {"low": 8, "high": 64}[profile]
+        assert decoding.decoder.batch_size == decoding.batch_size == sizes
+        assert composed(f"vram={profile}", "decoder.batch_size=3", verb="evaluate").decoder.batch_size == 3
+
+
+@pytest.mark.parametrize(("free", "picked", "size"), [(0, "low", 16), (39, "low", 16), (40, "high", 128)])
+def test_auto_picks_when_the_run_starts_and_a_value_by_hand_stays(free: int, picked: str, size: int) -> None:
+    cfg = composed("encoder=[sd_vae,t5]", "encoders.t5.batch_size=3", "vram.compile=false")
+    assert cfg.encoders.sd_vae.batch_size is None
+    fill_vram(cfg.vram, Device("cuda", free * 2**30))
+    assert cfg.vram.profile == f"auto: {picked}"
+    assert (cfg.encoders.sd_vae.batch_size, cfg.encoders.t5.batch_size) == (size, 3)
+    assert (cfg.vram.compile, cfg.vram.channels_last) == (False, picked == "high")
+
+
+def test_a_profile_that_an_encoder_does_not_know_is_one_clear_line() -> None:
+    cfg = composed("encoder=sd_vae", "vram=low", "vram.profile=tiny")
+    with pytest.raises(UsageError, match=r"^encoders\.sd_vae: vram=tiny: .* values for low, high only"):
+        build(cfg.encoders.sd_vae, "encoders.sd_vae", name="sd_vae")
+
+
+def test_an_encoder_is_one_yaml(tmp_path: Path) -> None:
+    """No other file of conf/ has to know of it: not for its batch sizes, its architecture or its weights."""
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder" / "wide_vae.yaml").write_text(
+        "# @package encoders.wide_vae\n"
+        "_target_: latentkit.encoders.Autoencoder\n"
+        "model: someone/wide-vae\n"
+        "architecture: {latent_channels: 32, block_out_channels: [128, 256, 512, 512, 512]}\n"
+        "weights: ${weights}\n"
+        "batch_size: ${by_vram:{low:2,high:24}}\n"
+    )
+    for profile, size in (("low", 2), ("high", 24)):
+        chosen = ("encoder=wide_vae", "weights=random", f"vram={profile}")
+        cfg = composed(f"hydra.searchpath=[file://{tmp_path}]", *chosen)
+        encoder = build(cfg.encoders.wide_vae, "encoders.wide_vae", name="wide_vae")
+        assert encoder.batch_size == size
+        assert encoder.outputs == {"latents": {"shape": [32, 16, 16], "dtype": "float16"}}
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -158,7 +199,7 @@ MISTAKES = {
     ("encoders.sd_vae.crop=round",): ["crop", "round", "adm"],
     ("encoders.sd_vae.precision=fp8",): ["precision", "fp8", "16-mixed"],
     ("vram=tiny",): ["tiny", "auto", "high", "low"],
-    ("vram.batch_size.t5=many",): ["t5", "many"],
+    ("encoders.t5.batch_size=many",): ["t5", "many"],
     ("weights.size=huge",): ["size", "huge", "small", "real"],
     ("store=zip",): ["zip", "npy", "shards"],
     ("dataset=folder",): ["dataset.root"],

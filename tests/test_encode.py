@@ -88,7 +88,7 @@ def test_a_folder_becomes_arrays_records_a_summary_and_a_picture(photos: Path) -
 
 
 def test_flip_adds_a_folder_of_the_mirrored_pictures_latents(photos: Path) -> None:
-    arguments = (*SMALL, "encoder=sd_vae", "encoders.sd_vae.size=32", "vram.batch_size.sd_vae=9")
+    arguments = (*SMALL, "encoder=sd_vae", "encoders.sd_vae.size=32", "encoders.sd_vae.batch_size=9")
     assert encode(*arguments, "flip=true", cwd=photos.parent).returncode == 0
     assert encode(*arguments, "output_dir=plain", cwd=photos.parent).returncode == 0
     for number in range(9):

@@ -25,7 +25,7 @@ CODE = dict(re.findall(r"<!-- tested: (.+?) -->\n```python\n(.*?)```", GUIDE, re
 COMMANDS = re.findall(
     r"^python -m latentkit\.(\w+)(.*)$", "".join(re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL)), re.M
 )
-SMALL = ("weights=random", "encoders.sd_vae.size=32", "workers=1", "vram.batch_size.sd_vae=50")
+SMALL = ("weights=random", "encoders.sd_vae.size=32", "workers=1", "encoders.sd_vae.batch_size=50")
 OUT = "outputs/datasets/imagenet1k_{}_sdvae_latents_shards"
 
 

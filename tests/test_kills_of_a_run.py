@@ -16,8 +16,8 @@ RUNS_OWN = {"summary.json", "run.json", "rates.json", "lock"}
 """What legitimately differs between two runs: when they ran, how fast, and what the last one found done."""
 
 STORES = {
-    "npy": ("encoder=[dinov3,sd_vae,t5]", "vram.batch_size.sd_vae=2", "vram.batch_size.dinov3=3"),
-    "shards": ("encoder=sd_vae", "store=shards", "shard_size=3", "vram.batch_size.sd_vae=2"),
+    "npy": ("encoder=[dinov3,sd_vae,t5]", "encoders.sd_vae.batch_size=2", "encoders.dinov3.batch_size=3"),
+    "shards": ("encoder=sd_vae", "store=shards", "shard_size=3", "encoders.sd_vae.batch_size=2"),
 }
 
 

@@ -194,7 +194,7 @@ def small_archives(data: Path) -> None:
 def test_encoded_from_archives_and_from_the_tree(work: Path) -> None:
     """The same keys, labels and bytes, those of the ledgers too: one goes on where the other stopped."""
     assert prepare(VARIANT, "extract=true", cwd=work).returncode == 0
-    options = ("weights=random", "shard_size=25", "vram.batch_size.sd_vae=8")
+    options = ("weights=random", "shard_size=25", "encoders.sd_vae.batch_size=8")
     archives = encode("dataset=imagenet", *options, "output_dir=archives", cwd=work)
     assert archives.returncode == 0, archives.stderr
     from_tree = encode("dataset=imagenet_tree", *options, "output_dir=tree", cwd=work)

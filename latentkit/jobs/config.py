@@ -19,6 +19,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from latentkit.errors import UsageError, one_line
 from latentkit.jobs import schemas
+from latentkit.jobs.hardware import by_vram
 
 _LONGEST_NAME = 200
 """Characters of an evaluation's name; what is longer ends in a hash."""
@@ -43,6 +44,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("shards_dir", _shards_dir, replace=True)
     OmegaConf.register_new_resolver("evaluation_name", _evaluation_name, replace=True)
     OmegaConf.register_new_resolver("given", _given, replace=True)
+    OmegaConf.register_new_resolver("by_vram", by_vram, replace=True)
 
 
 def _basename(path: str) -> str:
@@ -127,8 +129,9 @@ def _resolved(config: DictConfig, where: str) -> dict[str, Any]:
     except InterpolationKeyError as error:
         raise UsageError(_no_origin(error, where)) from None
     except OmegaConfBaseException as error:
-        without_notes = one_line(error).partition(" full_key:")[0]
-        raise UsageError(f"{where}: {without_notes}") from None
+        told = one_line(error).partition(" full_key:")[0]
+        internal = "UsageError raised while resolving interpolation: "
+        raise UsageError(f"{where}: {told.removeprefix(internal)}") from None
     return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
 
 

@@ -19,6 +19,7 @@ from latentkit.errors import LatentkitError, UsageError
 from latentkit.jobs.captioning import CaptionJob
 from latentkit.jobs.collection import Collection
 from latentkit.jobs.config import build
+from latentkit.jobs.hardware import check_launch, fill_vram
 from latentkit.pixels import Pillow
 from latentkit.prediction.plan import EncoderPlan, Plan, check_room, make_plan
 from latentkit.report.account import run_summary
@@ -27,9 +28,7 @@ from latentkit.report.rates import publish_rates, read_rates
 from latentkit.report.summary import Summary, print_summary
 from latentkit.runtime.device import (
     Device,
-    check_launch,
     decoding_workers,
-    fill_vram,
     find_device,
     fit_network,
     launched_externally,
@@ -106,10 +105,11 @@ class EncodingJob:
                 raise UsageError(f"{key}={cfg[key]}: must be at least {least}")
         collection = Collection.from_config(cfg)
         source, store = collection.first(cfg.limit), collection.store
-        rank = process_rank() if cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1 else 0
+        several = cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1
+        rank = process_rank(cfg.trainer.devices) if several else 0
         console = Console(stderr=True, quiet=rank > 0)
         captions = CaptionJob.before_encoding(cfg, collection, source, console)
-        if captions is not None and cfg.trainer.devices != 1 and launched_externally():
+        if captions is not None and several and (launched_externally() or cfg.trainer.num_nodes != 1):
             raise UsageError("only one process captions: run latentkit.caption first, then this without it")
         device = find_device(cfg.trainer.accelerator)
         fill_vram(cfg.vram, device)

@@ -87,7 +87,8 @@ class EvaluationJob:
         """
         began = time.monotonic()
         quiet_libraries()
-        rank = process_rank() if cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1 else 0
+        several = cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1
+        rank = process_rank(cfg.trainer.devices) if several else 0
         device = find_device(cfg.trainer.accelerator)
         metrics = {name: build(cfg.metrics[name], f"metrics.{name}") for name in map(str, cfg.metrics)}
         folder = ReportFolder(Path(cfg.report_dir))
@@ -173,7 +174,7 @@ class EvaluationJob:
             statistics=reference.statistics if reference else None,
             keep_statistics=self._keep,
             images=self.folder.images if self.cfg.save_images else None,
-            batch_size=self.cfg.vram.batch_size["decoder"],
+            batch_size=self.decoder.batch_size if self.decoder else self.cfg.batch_size,
             workers=decoding_workers(self.cfg.workers),
             console=self.console,
         )

@@ -10,12 +10,11 @@ from omegaconf import MISSING
 
 @dataclass
 class VramConfig:
-    """How much device memory a run may take; the encoders' options pull from it.
+    """How much device memory a run may take; the encoders pull from it, batch sizes by its profile.
 
     Attributes:
         profile: low, high, or auto (picked by free memory when the run starts).
         resident: ``one`` encoder in device memory at a time, or ``all``.
-        batch_size: encoder -> pictures or captions a batch.
         compile: run the networks through torch.compile (never on a CPU).
         channels_last: run convolutions in channels-last memory order.
         when: the profiles that ``auto`` picks from.
@@ -23,7 +22,6 @@ class VramConfig:
 
     profile: str = MISSING
     resident: str | None = MISSING
-    batch_size: dict[str, int | None] = field(default_factory=dict)
     compile: bool | None = MISSING
     channels_last: bool | None = MISSING
     when: dict[str, Any] | None = None
@@ -179,6 +177,7 @@ class EvaluateConfig(CollectionConfig):
     save_reference: str | None = None
     save_images: bool = False
     sweep_dir: str = MISSING
+    batch_size: int | None = None
     seed: int = 0
     workers: int | None = None
 

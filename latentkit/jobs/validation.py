@@ -13,7 +13,8 @@ from latentkit.evaluation.sets.open import existing
 from latentkit.evaluation.statistics import is_own
 from latentkit.jobs.collection import chosen
 from latentkit.jobs.config import build
-from latentkit.runtime.device import check_launch, fill_vram, find_device
+from latentkit.jobs.hardware import check_launch, fill_vram
+from latentkit.runtime.device import find_device
 
 CROPS = ("adm", "resize", "none")
 DEMO = "demo"

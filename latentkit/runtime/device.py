@@ -1,4 +1,4 @@
-"""Which device a run has, the VRAM profile that fits it, and which of a run's processes this one is."""
+"""Which device a run has, and which of a run's processes this one is."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
-
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
 
 from latentkit.errors import UsageError
 
@@ -31,7 +27,6 @@ class Network(Protocol):
 
 _Network = TypeVar("_Network", bound=Network)
 
-HIGH_FROM_BYTES = 40 * 2**30
 MOST_WORKERS = 16
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
@@ -66,38 +61,38 @@ def find_device(accelerator: str) -> Device:
     raise UsageError(f"trainer.accelerator={accelerator}: torch sees no GPU here; use trainer=cpu")
 
 
-def fill_vram(vram: DictConfig, device: Device) -> None:
-    """Give ``vram=auto`` the values of the profile that fits the device; values set by hand stay."""
-    if vram.profile == "auto":
-        chosen = vram.when["high" if device.free_bytes >= HIGH_FROM_BYTES else "low"]
-        vram.profile = f"auto: {chosen.profile}"
-        for key in ("resident", "compile", "channels_last"):
-            if vram[key] is None:
-                vram[key] = chosen[key]
-        for encoder, size in chosen.batch_size.items():
-            if vram.batch_size.get(encoder) is None:
-                vram.batch_size[encoder] = size
-    if vram.resident not in ("one", "all"):
-        raise UsageError(f"vram.resident={vram.resident}: choose one of one, all")
+def process_rank(devices: Any = 1) -> int:
+    """This process's number among those of one run, as Lightning is going to count them.
+
+    torchrun's ``RANK``, else ``SLURM_PROCID``, else ``NODE_RANK`` * processes of a node + ``LOCAL_RANK``. The
+    processes that Lightning starts have both of these, also where SLURM has given its shell a number.
+
+    Args:
+        devices: ``trainer.devices``.
+    """
+    place = os.environ
+    if "RANK" in place:
+        return int(place["RANK"])
+    if "SLURM_PROCID" in place and not {"NODE_RANK", "LOCAL_RANK"} <= place.keys():
+        return int(place["SLURM_PROCID"])
+    node = int(place.get("NODE_RANK", place.get("GROUP_RANK", 0)))
+    return (node and node * _processes(devices)) + int(place.get("LOCAL_RANK", 0))
 
 
-def process_rank() -> int:
-    """This process's number among those that Lightning, torchrun or SLURM started for one run."""
-    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-    return int(next((os.environ[name] for name in names if name in os.environ), 0))
+def _processes(devices: Any) -> int:
+    """Of one node."""
+    if str(devices) in ("auto", "-1"):
+        import torch
+
+        return max(1, torch.cuda.device_count())
+    if isinstance(devices, str) and "," in devices:
+        return len(devices.strip(",").split(","))
+    return int(devices) if isinstance(devices, int | str) else len(devices)
 
 
 def launched_externally() -> bool:
     """Whether torchrun or SLURM starts the processes, rather than the first of them."""
     return "RANK" in os.environ or "SLURM_PROCID" in os.environ
-
-
-def check_launch(trainer: DictConfig) -> None:
-    """Raise UsageError for a sweep whose runs would each have to start processes of their own."""
-    if trainer.devices != 1 and HydraConfig.get().mode == RunMode.MULTIRUN and not launched_externally():
-        raise UsageError(
-            "a sweep over several devices has to be started by torchrun or srun, or one job at a time"
-        )
 
 
 def decoding_workers(asked: int | None) -> int:

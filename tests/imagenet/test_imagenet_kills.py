@@ -21,7 +21,7 @@ RUNS_OWN = {"summary.json", "run.json", "rates.json", "lock", "config.yaml"}
 
 ARGUMENTS = (
     *("dataset=imagenet", "dataset.split=train", "weights=random", "flip=true", "shard_size=4"),
-    *("encoders.sd_vae.size=32", "vram.batch_size.sd_vae=3"),
+    *("encoders.sd_vae.size=32", "encoders.sd_vae.batch_size=3"),
 )
 
 

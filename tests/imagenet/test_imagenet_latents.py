@@ -23,7 +23,7 @@ from latentkit.stores import LatentShards
 
 OPTIONS = (
     *("dataset.split=train", "weights=random", "flip=true", "shard_size=250", "workers=1"),
-    *("encoders.sd_vae.size=32", "vram.batch_size.sd_vae=50"),
+    *("encoders.sd_vae.size=32", "encoders.sd_vae.batch_size=50"),
 )
 OUT = Path("outputs/datasets/imagenet1k_train_sdvae_latents_shards")
 INDEX = Path("outputs/datasets/imagenet1k_train_index.safetensors")

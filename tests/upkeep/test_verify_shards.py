@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 from latentkit.stores import OutputLock
 
 DATASET = ("dataset=folder", "dataset.root=photos", "store=shards", "output_dir=out")
-TINY = ("encoders.sd_vae.size=32", "vram.batch_size.sd_vae=4", "workers=1")
+TINY = ("encoders.sd_vae.size=32", "encoders.sd_vae.batch_size=4", "workers=1")
 ENCODE = (*DATASET, "encoder=sd_vae", "weights=random", "shard_size=2", "max_failures=0.5", *TINY)
 CLASSES = {"bird": 5, "cat": 6, "dog": 6}
 SHARDS = 8
