@@ -24,7 +24,7 @@ from rich.table import Table
 
 from latentkit.encoders import T5, Autoencoder, DINOv3, Encoder, Random
 from latentkit.runtime.forward import Forward
-from latentkit.runtime.precision import precision_plugin
+from latentkit.runtime.precision import precision_context
 
 PRECISIONS = ("32-true", "tf32", "16-mixed", "bf16-mixed")
 WORDS = ("a", "the", "red", "green", "house", "tree", "over", "under", "bright", "small", "with", "and")
@@ -115,7 +115,7 @@ def measure(
     network = dataclasses.replace(encoder, channels_last=compiled).load()
     forward = Forward(network, precision, compiled=compiled, shapes_vary=encoder.shapes_vary).to(device)
     tensors = inputs(encoder, batch, rng, device)
-    with precision_plugin("32-true", device).forward_context():
+    with precision_context("32-true", device):
         exact = next(iter(network.forward(**{k: v[:8] for k, v in tensors.items()}).values())).double()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -21,14 +21,16 @@ class GallerySearch:
     def __init__(self, total: int, wanted: int) -> None:
         self._wanted = wanted
         self._step = -(-total // SAMPLED)
-        self._worst = self._best = self._sampled = _table([], [])
+        self._worst: list[tuple[float, int]] = []
+        self._best: list[tuple[float, int]] = []
+        self._sampled: list[tuple[float, int]] = []
 
     def add(self, positions: np.ndarray, psnr: np.ndarray) -> None:
         """Hear of some pictures: positions int64 [B], dB float [B]."""
-        new = _table(positions, psnr)
-        self._worst = _sorted(self._worst, new)[: self._wanted]
-        self._best = _sorted(self._best, new)[-self._wanted :]
-        self._sampled = np.concatenate([self._sampled, new[new["position"] % self._step == 0]])
+        new = list(zip(psnr.tolist(), positions.tolist(), strict=True))
+        self._worst = sorted(self._worst + new)[: self._wanted]
+        self._best = sorted(self._best + new)[-self._wanted :]
+        self._sampled += [pair for pair in new if pair[1] % self._step == 0]
 
     def merge(self, others: Iterable[GallerySearch]) -> dict[str, dict[int, float]]:
         """``worst``, ``median`` and ``best`` -> position -> dB, the lowest first; ties go by position.
@@ -37,24 +39,9 @@ class GallerySearch:
         one.
         """
         together = [self, *others]
-        worst = _sorted(*(search._worst for search in together))[: self._wanted]
-        best = _sorted(*(search._best for search in together))[-self._wanted :]
-        sampled = _sorted(*(search._sampled for search in together))
+        worst = sorted(pair for search in together for pair in search._worst)[: self._wanted]
+        best = sorted(pair for search in together for pair in search._best)[-self._wanted :]
+        sampled = sorted(pair for search in together for pair in search._sampled)
         first = max(0, (len(sampled) - self._wanted) // 2)
         rows = {"worst": worst, "median": sampled[first : first + self._wanted], "best": best}
-        return {
-            name: {int(position): float(value) for value, position in row}
-            for name, row in rows.items()
-            if len(row)
-        }
-
-
-def _table(positions: object, psnr: object) -> np.ndarray:
-    positions = np.asarray(positions, np.int64)
-    table = np.empty(len(positions), [("psnr", np.float64), ("position", np.int64)])
-    table["psnr"], table["position"] = psnr, positions
-    return table
-
-
-def _sorted(*tables: np.ndarray) -> np.ndarray:
-    return np.sort(np.concatenate(tables), order=["psnr", "position"])
+        return {name: {position: psnr for psnr, position in row} for name, row in rows.items() if row}

@@ -7,7 +7,6 @@ import signal
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -130,7 +129,7 @@ def decoded_rows(
     loader = DataLoader(
         decoder,
         batch_size=None,
-        collate_fn=_as_it_is,
+        collate_fn=lambda chunk: chunk,
         num_workers=workers,
         multiprocessing_context="fork" if workers else None,  # whatever a sweep's launcher made the default
         worker_init_fn=_leave_signals_to_the_parent,
@@ -159,10 +158,6 @@ def worker_deaths_told(workers: int) -> Iterator[None]:
             "a decoding process died (killed for memory?); give the same command "
             f"with fewer of them: workers={workers // 2}"
         ) from error
-
-
-def _as_it_is(chunk: Any) -> Any:
-    return chunk
 
 
 def _leave_signals_to_the_parent(_: int) -> None:

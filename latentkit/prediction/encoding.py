@@ -76,12 +76,12 @@ class EncodingStep(Step[Batch, Encoded]):
             for row in rows:
                 self._fail(
                     Failure(
-                        index=batch.indices[row],
-                        key=batch.keys[row],
-                        stage="encode",
-                        reason=f"{batch.encoder}: {reason}",
-                        encoders=(batch.encoder,),
-                        source=batch.sources[row],
+                        batch.indices[row],
+                        batch.keys[row],
+                        "encode",
+                        f"{batch.encoder}: {reason}",
+                        (batch.encoder,),
+                        batch.sources[row],
                     )
                 )
         bad = {*outcome.lost, *outcome.unfinite}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latentkit.runtime.precision import precision_plugin
+from latentkit.runtime.precision import precision_context
 
 FINITE = "finite"
 """An output [B] bool of a network that rounds: which rows were finite before. It is not among the results."""
@@ -78,10 +78,17 @@ class Forward(nn.Module):
             settings: further arguments of the network, the same for all rows.
         """
         device = self._place.device
+        place = torch.device("cpu") if self.to_host else device
+        pin = place != device
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
         count = len(next(iter(moved.values())))
-        padded = {name: _padded(tensor, pad_to) for name, tensor in moved.items()}
         total = max(count, pad_to)
+        padded = {
+            name: torch.cat([tensor, tensor[-1:].expand(total - count, *tensor.shape[1:])])
+            if total > count
+            else tensor
+            for name, tensor in moved.items()
+        }
         outputs: dict[str, Tensor] = {}
         lost: list[int] = []
         start = 0
@@ -96,15 +103,16 @@ class Forward(nn.Module):
                 if length > 1:
                     continue
                 lost.append(start)
-            for name, output in (found or {}).items():
+                found = {}
+            for name, output in found.items():
                 if name not in outputs:
-                    outputs[name] = self._room(output, count)
+                    shape = (count, *output.shape[1:])
+                    outputs[name] = torch.empty(shape, dtype=output.dtype, device=place, pin_memory=pin)
                 rows = output[start - begin : count - begin]
                 outputs[name][start : start + len(rows)].copy_(rows, non_blocking=True)
             start = begin + length
-        arrived = None
-        if self.to_host and device.type == "cuda":
-            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived = torch.cuda.Event() if pin else None  # type: ignore[no-untyped-call]
+        if arrived is not None:
             arrived.record()
 
         def again(row: int) -> dict[str, Tensor] | None:
@@ -122,7 +130,7 @@ class Forward(nn.Module):
     ) -> dict[str, Tensor] | None:
         """Its outputs, and which rows are `FINITE`; None when memory ran out."""
         try:
-            with precision_plugin(precision, self._place.device).forward_context():
+            with precision_context(precision, self._place.device):
                 outputs = dict(network(**tensors, **settings))
             told = outputs.pop(FINITE, None)
             finite = [output.isfinite().reshape(len(output), -1).all(1) for output in outputs.values()]
@@ -132,44 +140,34 @@ class Forward(nn.Module):
                 return None
             raise
 
-    def _room(self, like: Tensor, count: int) -> Tensor:
-        pin = self.to_host and like.is_cuda
-        device = torch.device("cpu") if self.to_host else like.device
-        return torch.empty((count, *like.shape[1:]), dtype=like.dtype, device=device, pin_memory=pin)
 
-
+@dataclass(frozen=True)
 class Launched:
-    """A batch on its way through a network."""
+    """A batch on its way through a network.
 
-    def __init__(
-        self,
-        outputs: dict[str, Tensor],
-        lost: list[int],
-        again: Callable[[int], dict[str, Tensor] | None],
-        arrived: torch.cuda.Event | None,
-    ) -> None:
-        self._outputs, self._lost, self._again, self._arrived = outputs, lost, again, arrived
+    Attributes:
+        outputs, lost: as in `Outcome`, and `FINITE`; on the host they are whole once `arrived` has happened.
+        again: a row's outputs in float32, not compiled; None when memory ran out.
+    """
+
+    outputs: dict[str, Tensor]
+    lost: list[int]
+    again: Callable[[int], dict[str, Tensor] | None]
+    arrived: torch.cuda.Event | None
 
     def result(self) -> Outcome:
         """Wait for it. To be asked for once."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        outputs, unfinite = self._outputs, []
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        outputs, unfinite = self.outputs, []
         finite = outputs.pop(FINITE, torch.ones(0, dtype=torch.bool))
         for row in torch.nonzero(~finite).flatten().tolist():
-            if row in self._lost:
+            if row in self.lost:
                 continue
-            found = self._again(row)
+            found = self.again(row)
             if found is None or not found.pop(FINITE):
                 unfinite.append(row)
                 continue
             for name, output in found.items():
                 outputs[name][row] = output[0]
-        return Outcome(outputs, self._lost, unfinite)
-
-
-def _padded(tensor: Tensor, size: int) -> Tensor:
-    missing = size - len(tensor)
-    if missing <= 0:
-        return tensor
-    return torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])])
+        return Outcome(outputs, self.lost, unfinite)

@@ -1,4 +1,4 @@
-"""Arithmetic of the forward pass: Lightning's precision plugins by name, and TF32 as one of our own."""
+"""Arithmetic of a forward pass, by name."""
 
 from __future__ import annotations
 
@@ -7,24 +7,21 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 import torch
-from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.plugins.precision import MixedPrecision
 
 
-class TF32Precision(Precision):
-    """float32 weights and activations; matrix products and convolutions round their inputs to TF32."""
+def precision_context(name: str, device: torch.device) -> AbstractContextManager[None]:
+    """Computes in that precision inside; outside it is again what the process has set.
 
-    precision = "tf32"  # type: ignore[assignment]
-
-    def forward_context(self) -> AbstractContextManager[None]:
-        """TF32 inside, whatever the process's own setting was again outside."""
-        return _tf32(True)
-
-
-class Float32Precision(Precision):
-    """Full float32: TF32 is off inside, also where the process has switched it on."""
-
-    def forward_context(self) -> AbstractContextManager[None]:
-        return _tf32(False)
+    Args:
+        name: ``32-true``: float32, TF32 off. ``tf32``: float32 weights and activations; matrix products and
+            convolutions round their inputs to TF32. ``16-mixed``, ``bf16-mixed``: Lightning's autocast.
+        device: where it computes.
+    """
+    if name in ("32-true", "tf32"):
+        return _tf32(name == "tf32")
+    mixed: Literal["16-mixed", "bf16-mixed"] = "16-mixed" if name == "16-mixed" else "bf16-mixed"
+    return MixedPrecision(mixed, device.type).forward_context()
 
 
 @contextmanager
@@ -35,13 +32,3 @@ def _tf32(allowed: bool) -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
-
-
-def precision_plugin(name: str, device: torch.device) -> Precision:
-    """The plugin for ``32-true``, ``tf32``, ``16-mixed`` or ``bf16-mixed`` on a device."""
-    if name == "32-true":
-        return Float32Precision()
-    if name == "tf32":
-        return TF32Precision()
-    mixed: Literal["16-mixed", "bf16-mixed"] = "16-mixed" if name == "16-mixed" else "bf16-mixed"
-    return MixedPrecision(mixed, device.type)

@@ -8,7 +8,7 @@ import torch
 
 from latentkit.errors import UsageError
 from latentkit.evaluation.metrics.feature_bank import FeatureBank
-from latentkit.runtime.precision import precision_plugin
+from latentkit.runtime.precision import precision_context
 
 BLOCK = 1 << 24
 """Distances held at a time: 64 MiB of float32."""
@@ -76,7 +76,7 @@ class PrecisionRecall(FeatureBank):
 
 
 def _euclidean(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    with precision_plugin("32-true", first.device).forward_context():
+    with precision_context("32-true", first.device):
         return torch.cdist(first, second)
 
 
