@@ -187,7 +187,8 @@ class ShardFolder:
             return  # what it ought to say is not known; mending these makes it anew
         there = json.loads(path.read_bytes())
         ought = self._store.describe(self._encoder, self._contract, self._source, complete=True)
-        names = (there.keys() | ought.keys()) - {"complete", "versions"}
+        # Equal hashes are equal contracts, though older ones leave implied values out.
+        names = (there.keys() | ought.keys()) - {"complete", "versions", "contract"}
         if wrong := sorted(name for name in names if there.get(name) != ought.get(name)):
             self._find("manifest", path, f"not what the ledgers say: {', '.join(wrong)}")
         elif manifest.complete and state.incomplete and not self._outdated:

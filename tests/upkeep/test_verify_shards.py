@@ -410,3 +410,16 @@ def test_a_killed_fix_is_finished_by_the_next(work: Path) -> None:
         assert verify(copy, "fix=true", kill_at=point).returncode == -signal.SIGKILL
         assert verify(copy, "fix=true").returncode == 0
         assert tree(copy) == expected, f"killed at change {point}"
+
+
+def test_an_older_contract_without_implied_values_is_the_same_contract(work: Path) -> None:
+    for path in (work / "out" / ".latentkit" / "contracts" / "sd_vae.json", manifest(work)):
+        values = json.loads(path.read_text())
+        for name in ("decoder", "damaged_jpeg"):
+            del values["contract"]["input"][name]
+        path.write_text(json.dumps(values))
+    expected = verify(work)
+    encode(work)
+    again = verify(work)
+    assert "manifest" not in {kind for kind, _ in findings(work)}
+    assert again.returncode == expected.returncode
