@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 from latentkit.encoders.contract import Contract
 from latentkit.errors import UsageError
@@ -104,6 +104,17 @@ class Encoder(ABC):
         """The contract's ``model``, ``revision``, ``weights`` and ``pretrained``."""
         model = f"{type(self).__module__}.{type(self).__qualname__}"
         return {"model": model, "revision": None, "weights": "none", "pretrained": True}
+
+    def fitted(self, device: str) -> Self:
+        """The same for ``cuda`` or ``cpu``: with the precision that ``auto`` stands for there.
+
+        It is compiled on a GPU only.
+        """
+        gpu = device == "cuda"
+        precision = self.precision
+        if precision == "auto":
+            precision = self.gpu_precision if gpu else "32-true"
+        return replace(self, precision=precision, compile=self.compile and gpu)
 
     @property
     def shapes_vary(self) -> bool:

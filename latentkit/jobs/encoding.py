@@ -30,7 +30,6 @@ from latentkit.runtime.device import (
     Device,
     decoding_workers,
     find_device,
-    fit_network,
     launched_externally,
     process_rank,
 )
@@ -114,7 +113,7 @@ class EncodingJob:
         device = find_device(cfg.trainer.accelerator)
         fill_vram(cfg.vram, device)
         built = (build(cfg.encoders[name], f"encoders.{name}", name=str(name)) for name in cfg.encoders)
-        encoders = [fit_network(encoder, device) for encoder in built]
+        encoders = [encoder.fitted(device.kind) for encoder in built]
         decoder = Pillow(source.orient, source.strict)
         contracts = {encoder.name: encoder.contract(decoder) for encoder in encoders}
         if cfg.adopt and (cfg.overwrite or cfg.limit is not None or not isinstance(store, NpyStore)):

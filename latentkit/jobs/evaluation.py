@@ -32,7 +32,6 @@ from latentkit.runtime.device import (
     Device,
     decoding_workers,
     find_device,
-    fit_network,
     process_rank,
 )
 from latentkit.runtime.exit_status import DONE, FAILED, INTERRUPTED, Outcome
@@ -125,7 +124,7 @@ class EvaluationJob:
             metrics=metrics,
             left_out=left_out,
             extractors=extractors,
-            decoder=fit_network(decoder, device) if generated.latents else None,
+            decoder=decoder.fitted(device.kind) if generated.latents else None,
             by_originals=own is not None and cfg.reference is None,
             without_latents=own.left_out if own else 0,
             unrecorded=own.unrecorded if own else 0,

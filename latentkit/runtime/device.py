@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from latentkit.errors import UsageError
-
-
-class Network(Protocol):
-    """A network that is declared and not built yet, a dataclass: an encoder, a decoder."""
-
-    @property
-    def precision(self) -> str:
-        """Arithmetic of its forward pass, or ``auto``."""
-        ...
-
-    @property
-    def gpu_precision(self) -> str:
-        """What ``auto`` stands for on a GPU."""
-        ...
-
-
-_Network = TypeVar("_Network", bound=Network)
 
 MOST_WORKERS = 16
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
@@ -98,13 +80,3 @@ def launched_externally() -> bool:
 def decoding_workers(asked: int | None) -> int:
     """Processes that decode pictures: as asked, else one a processor that this process may use."""
     return min(MOST_WORKERS, len(os.sched_getaffinity(0))) if asked is None else asked
-
-
-def fit_network(network: _Network, device: Device) -> _Network:
-    """With the precision that ``auto`` stands for there; compiled for a GPU only."""
-    declared: Any = network
-    if network.precision == "auto":
-        precision = network.gpu_precision if device.kind == "cuda" else "32-true"
-        declared = dataclasses.replace(declared, precision=precision)
-    fitted: _Network = declared if device.kind == "cuda" else dataclasses.replace(declared, compile=False)
-    return fitted

@@ -135,3 +135,11 @@ def test_a_caption_s_contract_implies_no_image_decoder() -> None:
     assert contract.sha256 == "b9b92988f46e9eb7e98f3491523123894b3b1a98e188a5c690940034f9ed3d0a"
     with pytest.raises(ContractError, match=r"no field 'input\.decoder'"):
         contract.require(input__decoder="pillow")
+
+
+def test_a_device_settles_what_auto_and_compile_stand_for() -> None:
+    encoder = Autoencoder(name="sd_vae", model="", precision="auto", compile=True, weights=Random(seed=4))
+    assert (encoder.fitted("cuda").precision, encoder.fitted("cuda").compile) == ("16-mixed", True)
+    assert (encoder.fitted("cpu").precision, encoder.fitted("cpu").compile) == ("32-true", False)
+    chosen = replace(encoder, precision="bf16-mixed", compile=False)
+    assert chosen.fitted("cuda") == chosen.fitted("cpu") == chosen
