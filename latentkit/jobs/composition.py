@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.utils import get_method
 from omegaconf import DictConfig, open_dict
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.jobs.config import conf_dir, register
@@ -26,18 +31,7 @@ from latentkit.runtime.exit_status import DONE, FAILED, INTERRUPTED, WRONG_USAGE
 if TYPE_CHECKING:
     from latentkit.jobs.command import Command
 
-_FLAGS = (
-    *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun"),
-    *(
-        "--info",
-        "--shell-completion",
-        "--config-path",
-        "--config-name",
-        "--config-dir",
-        "--experimental-rerun",
-    ),
-)
-"""Hydra's; a part of one that is only its beginning will do."""
+_QUOTE = "'"
 
 
 class _Ended(int):
@@ -174,65 +168,62 @@ def _check_order(arguments: list[str]) -> None:
     for word in arguments:
         if word.startswith("="):
             raise UsageError(f"{word}: there is no key before the equals sign")
+    flags, unknown = get_args_parser().parse_known_args(arguments)
+    for word in unknown:
         name = word.partition("=")[0]
-        if name.startswith("--") and not any(flag.startswith(name) for flag in _FLAGS):
-            raise UsageError(f"{name}: no such flag; a value is given as {name[2:].replace('-', '_')}=VALUE")
-    if "--resolve" in arguments and not any(re.match("-[ch]$|--cfg|--help", word) for word in arguments):
-        raise UsageError("--resolve goes with --cfg job")
-    if {"-m", "--multirun"} & {*arguments} and any(re.match("-c$|--cfg", word) for word in arguments):
-        raise UsageError("--cfg prints one configuration: leave out -m, and of each sweep give one value")
-    flags = [i for i, word in enumerate(arguments) if word.startswith("-")]
-    values = [i for i, word in enumerate(arguments) if "=" in word and not word.startswith("-")]
-    if flags and values and values[0] < flags[0] and (late := [i for i in values if i > flags[0]]):
+        if name.startswith("-"):
+            raise UsageError(f"{name}: no such flag; a value is given as {_as_key(name)}=VALUE")
         raise UsageError(
-            f"{arguments[late[0]]} stands after the flag {arguments[flags[0]]}, other arguments before it: "
-            "put flags before all key=value arguments, or after all of them"
+            f"{word} stands after a flag, and other arguments stand before it: "
+            "put flags such as -m before all key=value arguments, or after all of them"
         )
+    if flags.resolve and not (flags.cfg or flags.help):
+        raise UsageError("--resolve goes with --cfg job")
+    if flags.multirun and flags.cfg:
+        raise UsageError("--cfg prints one configuration: leave out -m, and of each sweep give one value")
+
+
+def _as_key(flag: str) -> str:
+    return flag.lstrip("-").replace("-", "_")
 
 
 def _clear(error: BaseException) -> str:
     """Our own errors as they are; Hydra's and OmegaConf's on one line, without their internals."""
-    if isinstance(error, LatentkitError):
-        return str(error)
+    for link in _chain(error):
+        if isinstance(link, LatentkitError):
+            return str(link)
+        if isinstance(link, MissingMandatoryValue):
+            name = str(link).split("\n")[0].rpartition(" ")[2]
+            return f"{name} is not set: give {name}=VALUE"
     if isinstance(error, OSError) and _is_of_the_disk(error):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    text = str(error).split("Config search path:")[0]
-    text = text.removeprefix("UsageError raised while resolving interpolation: ")
-    text = text.removeprefix("Error merging override ")
-    if text.startswith("Ambiguous value for argument '"):
-        key, _, values = text.split("'")[1].partition("=")
-        return f"{key}={values}: a list is written {key}=[{values}]; a run for each needs the flag -m"
-    cause = error.__cause__
-    if "Available options in" in text:
-        head, _, options = text.partition("Available options in")
-        hint = " (a dataset of your own needs encoder=NAME)" if "find 'encoder/" in head else ""
-        return f"{' '.join(head.split())}; there are {', '.join(options.split()[1:])}{hint}"
-    if "Could not load '" in text:
-        group, _, option = text.split("Could not load '")[1].split("'")[0].rpartition("/")
-        known = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-        return f"Could not find '{group}/{option}'; there are {', '.join(known)}"
-    if "missing EQUAL at" in text:
-        word = text.split("'")[1]
-        return f"{word}: give {word}=VALUE"
-    if "No match in the defaults list" in text:
-        name = text.split("'")[1]
-        return f"{name}: this command has no such group"
-    if "Missing mandatory value: " in text:
-        name = text.split("Missing mandatory value: ")[1].split()[0]
-        return f"{name} is not set: give {name}=VALUE"
-    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and "Could not override" in text:
-        return _no_such_key(text.split("'")[1], cause)
-    if isinstance(cause, OmegaConfBaseException) and str(cause).split("\n")[0] not in text:
-        text = f"{text}: {cause}"
-    text = text.replace("str is not a ListConfig, list or tuple", "a list is written key=[a,b]")
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _no_such_option(error.missing_cfg_file, error.options)
     if isinstance(error, OverrideParseException):
-        word = "" if error.override in text else f"{error.override}: "
+        if "=" not in error.override:
+            return f"{error.override}: give {error.override}=VALUE"
         how = "quote special characters twice: \"key='a, b'\"; write $HOME for ~"
-        text = f"{word}{text.splitlines()[0]} ({how})"
-    internal = ("full_key:", "object_type=", "reference_type=", "See https:")
-    return " ".join(
-        " ".join(line.split()) for line in text.splitlines() if not line.strip().startswith(internal)
-    )
+        return f"{error.override}: this is no key=VALUE ({how})"
+    at_fault = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(at_fault, ConfigKeyError | ConfigAttributeError):
+        return _no_such_key(at_fault)
+    text = str(at_fault).partition("Config search path:")[0]
+    if "No match in the defaults list" in text:
+        return f"{text.split(_QUOTE)[1]}: this command has no such group"
+    if text.startswith("Ambiguous value"):
+        key, _, values = text.split(_QUOTE)[1].partition("=")
+        return f"{key}={values}: a list is written {key}=[{values}]; a run for each needs the flag -m"
+    if isinstance(at_fault, OmegaConfBaseException):
+        where = f"{at_fault.full_key}={at_fault.value}: " if at_fault.full_key else ""
+        text = where + text.partition("\n")[0]
+    return " ".join(text.replace("str is not a ListConfig, list or tuple", "a list is written [a,b]").split())
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those behind it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _is_of_the_disk(error: BaseException) -> bool:
@@ -240,9 +231,16 @@ def _is_of_the_disk(error: BaseException) -> bool:
     return isinstance(error, OSError) and not isinstance(error, HydraException)
 
 
-def _no_such_key(name: str, error: OmegaConfBaseException) -> str:
+def _no_such_option(name: str, options: Sequence[str] | None) -> str:
+    group = name.rpartition("/")[0]
+    known = options or sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+    hint = " (a dataset of your own needs encoder=NAME)" if group == "encoder" else ""
+    return f"could not find {name}; there are {', '.join(known)}{hint}"
+
+
+def _no_such_key(error: OmegaConfBaseException) -> str:
     node = error.parent_node
     keys = [str(key) for key in node if key != "hydra"] if isinstance(node, Mapping | DictConfig) else []
-    close = difflib.get_close_matches(name.rpartition(".")[2], keys, n=1)
+    close = difflib.get_close_matches(str(error.key), keys, n=1)
     meant = f", did you mean {close[0]}?" if close else ""
-    return f"{name}: no such key{meant} (there are {', '.join(keys)})"
+    return f"{error.full_key}: no such key{meant} (there are {', '.join(keys)})"

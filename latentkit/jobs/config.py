@@ -129,9 +129,8 @@ def _resolved(config: DictConfig, where: str) -> dict[str, Any]:
     except InterpolationKeyError as error:
         raise UsageError(_no_origin(error, where)) from None
     except OmegaConfBaseException as error:
-        told = one_line(error).partition(" full_key:")[0]
         internal = "UsageError raised while resolving interpolation: "
-        raise UsageError(f"{where}: {told.removeprefix(internal)}") from None
+        raise UsageError(f"{where}: {str(error).splitlines()[0].removeprefix(internal)}") from None
     return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
 
 

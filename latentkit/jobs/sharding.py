@@ -19,7 +19,7 @@ def shard(cfg: DictConfig) -> Outcome:
     Raises:
         UsageError, LatentkitError: one line.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     job = TarJob(
         store=build_npy_store(cfg),
         shards_dir=cfg.shards_dir,
@@ -33,7 +33,7 @@ def shard(cfg: DictConfig) -> Outcome:
         plan = job.plan()
         announce(job, plan, console)
         if cfg.dry_run:
-            console.print("dry_run=true: nothing was touched", highlight=False)
+            console.print("dry_run=true: nothing was touched")
             return Outcome(DONE, plan.manifest.to_dict())
         status = summarise(job, plan, job.run(plan, console), console)
     return Outcome(status, plan.manifest.to_dict())

@@ -27,7 +27,7 @@ def run_summary(
     encoders: Sequence[Encoder],
     contracts: Mapping[str, Contract],
     store: Store,
-    held_for: Sequence[str],
+    held_for: Iterable[str],
     device: str,
     seconds: float,
 ) -> Summary:
@@ -42,108 +42,80 @@ def run_summary(
         seconds: since the command's start.
     """
     ledger = Quarantine.read(store.root)
-    keys = _quarantined_keys(source, ledger)
-    parts = _encoder_summaries(
-        plan.encoders, result, left, encoders, list(contracts.values()), store, ledger, keys, len(source)
-    )
+    known = ledger.keys()
+    keys = known.intersection(source.keys()) if known else set()
+    still = {part.encoder: part.todo for part in left.encoders} if left else {}
+    parts, cut = [], set()
+    for part, encoder in zip(plan.encoders, encoders, strict=True):
+        held = len(ledger.held(part.encoder).keys() & keys)
+        parts.append(_encoder_summary(part, encoder, contracts, store, result, held, still, len(source)))
+        if encoder.geometry is None:
+            facts = read_facts(Path(store.root), encoder.name)
+            cut |= {key for key, _, fact in facts if fact.get("cut") and key not in part.uncaptioned}
+    conversions = {name: count for name, count in result.notes.items() if count} if result else {}
+    if cut and (count := len(cut.intersection(source.keys()))):
+        conversions[CUT] = count
+    lacking = {key for part in plan.encoders for key in part.uncaptioned}
+    lacking |= {key for name in contracts for key in ledger.held(name)} & keys
+    for part in left.encoders if left else ():
+        lacking |= {source[index].key for unit in part.units for index in unit.indices.tolist()}
     encoded = sum(result.encoded[name] for name in contracts) / len(contracts) if result else 0
     passes = result.seconds if result else 0.0
-    held = {key for name in contracts for key in ledger.held(name)} & keys
     return Summary(
         dataset=dataset,
         output_dir=store.root,
         status="done" if left is None else "interrupted",
         pictures=len(source),
-        incomplete=_incomplete(source, plan, left, held),
+        incomplete=len(lacking),
         seconds=round(seconds, 3),
         pictures_per_second=round(encoded / passes, 3) if encoded and passes else None,
         device=result.device if result else device,
         encoders=parts,
         quarantine=_quarantine_entries(ledger, held_for, keys),
-        conversions=_conversions(source, plan, result, encoders, store),
+        conversions=conversions,
         ignored_files=source.ignored,
     )
 
 
-def _quarantined_keys(source: Source, ledger: Quarantine) -> set[str]:
-    """Keys of the ledger that are (still) the source's."""
-    keys = ledger.keys()
-    return {key for index in range(len(source)) if (key := source[index].key) in keys} if keys else set()
+def _encoder_summary(
+    part: EncoderPlan,
+    encoder: Encoder,
+    contracts: Mapping[str, Contract],
+    store: Store,
+    result: RunResult | None,
+    quarantined: int,
+    still: Mapping[str, int],
+    pictures: int,
+) -> EncoderSummary:
+    """Done is what is published: a shard that an interruption kept from being whole is left, all of it."""
+    name, contract = encoder.name, contracts[encoder.name]
+    others = part.done + quarantined + part.captionless
+    done = result.encoded[name] if result else 0
+    if name in still:
+        done = max(0, pictures - others - still[name])
+    return EncoderSummary(
+        encoder=name,
+        done=done,
+        skipped=part.done,
+        quarantined=quarantined,
+        captionless=part.captionless,
+        left=pictures - done - others,
+        bytes=store.counts(name).bytes,
+        folder=str(Path(store.root, store.folders.get(name, name))),
+        contract=contract.sha256,
+        pretrained=contract.pretrained,
+        precision=encoder.precision,
+        batch_size=result.batch_sizes.get(name) if result else None,
+        peak_device_bytes=result.peak_bytes.get(name) if result else None,
+    )
 
 
-def _quarantine_entries(ledger: Quarantine, encoders: Iterable[str], keys: Set[str]) -> list[dict[str, str]]:
-    """Each picture and reason once, for the encoders and keys of this run."""
+def _quarantine_entries(ledger: Quarantine, names: Iterable[str], keys: Set[str]) -> list[dict[str, str]]:
+    """Each picture and reason once."""
     found = {
         (key, held.stage, held.reason, held.time)
-        for encoder in encoders
-        for key, held in ledger.held(encoder).items()
+        for name in names
+        for key, held in ledger.held(name).items()
         if key in keys
     }
     return [dict(zip(("key", "stage", "reason", "time"), entry, strict=True)) for entry in sorted(found)]
-
-
-def _incomplete(source: Source, plan: Plan, left: Plan | None, held: Set[str]) -> int:
-    """How many pictures lack the output of one of the run's encoders; `held` are those in quarantine now."""
-    lacking = {key for part in plan.encoders for key in part.uncaptioned} | held
-    for part in left.encoders if left else ():
-        lacking.update(source[index].key for unit in part.units for index in unit.indices.tolist())
-    return len(lacking)
-
-
-def _conversions(
-    source: Source, plan: Plan, result: RunResult | None, encoders: Sequence[Encoder], store: Store
-) -> dict[str, int]:
-    """What this run noted, and the number of captions cut in the whole collection where a ledger knows it."""
-    notes = dict(result.notes) if result else {}
-    cut: set[str] = set()
-    for part, encoder in zip(plan.encoders, encoders, strict=True):
-        if encoder.geometry is None:
-            facts = read_facts(Path(store.root), encoder.name)
-            cut.update(key for key, _, fact in facts if fact.get("cut") and key not in part.uncaptioned)
-    if cut:
-        notes[CUT] = len(cut.intersection(source.keys()))
-    return {name: count for name, count in notes.items() if count}
-
-
-def _encoder_summaries(
-    parts: Sequence[EncoderPlan],
-    result: RunResult | None,
-    left: Plan | None,
-    encoders: Sequence[Encoder],
-    contracts: Sequence[Contract],
-    store: Store,
-    ledger: Quarantine,
-    keys: Set[str],
-    pictures: int,
-) -> list[EncoderSummary]:
-    """One summary an encoder; the sequences are in one order, `pictures` is the source's length.
-
-    Done is what is published: a shard that an interruption kept from being whole is left, all of it.
-    """
-    still = {part.encoder: part.todo for part in left.encoders} if left else {}
-    summaries = []
-    for part, encoder, contract in zip(parts, encoders, contracts, strict=True):
-        name = encoder.name
-        quarantined = sum(key in keys for key in ledger.held(name))
-        others = part.done + quarantined + part.captionless
-        done = result.encoded[name] if result else 0
-        if name in still:
-            done = max(0, pictures - others - still[name])
-        summaries.append(
-            EncoderSummary(
-                encoder=name,
-                done=done,
-                skipped=part.done,
-                quarantined=quarantined,
-                captionless=part.captionless,
-                left=pictures - done - others,
-                bytes=store.counts(name).bytes,
-                folder=str(Path(store.root, store.folders.get(name, name))),
-                contract=contract.sha256,
-                pretrained=contract.pretrained,
-                precision=encoder.precision,
-                batch_size=result.batch_sizes.get(name) if result else None,
-                peak_device_bytes=result.peak_bytes.get(name) if result else None,
-            )
-        )
-    return summaries

@@ -16,20 +16,20 @@ def announce(job: TarJob, plan: TarPlan, console: Console) -> None:
     """Say what will be done, before anything is written."""
     random = [name for name, contract in job.contracts.items() if not contract.pretrained]
     if random:
-        _say(console, f"RANDOM WEIGHTS in {', '.join(random)}: the shapes are real, the numbers mean nothing")
+        console.print(f"RANDOM WEIGHTS in {', '.join(random)}: the shapes are real, the numbers mean nothing")
     unrecorded = [name for name, contract in job.contracts.items() if not contract.recorded]
     if unrecorded:
-        _say(console, f"nobody recorded what made {', '.join(unrecorded)}; the manifest says so too")
+        console.print(f"nobody recorded what made {', '.join(unrecorded)}; the manifest says so too")
     whole = readable_count(len(plan.samples.complete), "complete picture")
-    _say(console, f"{whole} in {job.store.root}, to {job.shards_dir}")
+    console.print(f"{whole} in {job.store.root}, to {job.shards_dir}")
     pictures = sum(len(tar.samples) for tar in plan.todo)
     todo, size = readable_count(len(plan.todo), "tar"), readable_bytes(plan.bytes)
     words = [f"{todo} to write ({pictures:,} pictures, at most {size})"] * bool(plan.todo)
     words += [f"{readable_count(len(plan.manifest.shards), 'tar')} done"] * bool(plan.manifest.shards)
     words += [f"{len(plan.stale):,} to remove"] * bool(plan.stale)
-    _say(console, f"  {', '.join(words)}")
+    console.print(f"  {', '.join(words)}")
     if not plan.todo and not plan.stale:
-        _say(console, "nothing to do")
+        console.print("nothing to do")
 
 
 def summarise(job: TarJob, plan: TarPlan, result: TarResult, console: Console) -> int:
@@ -45,30 +45,25 @@ def summarise(job: TarJob, plan: TarPlan, result: TarResult, console: Console) -
         tars = [tar for tar in manifest.shards.values() if tar.bucket == bucket]
         pictures, size = sum(tar.count for tar in tars), sum(tar.bytes for tar in tars)
         table.add_row(bucket, f"{len(tars):,}", f"{pictures:,}", readable_bytes(size))
-    console.print(table)
+    console.print(table, soft_wrap=False)
     if result.tars:
         rate = result.bytes / result.seconds / 2**20
         wrote = f"{readable_count(result.tars, 'tar')}, {readable_bytes(result.bytes)}"
-        _say(console, f"wrote {wrote} in {result.seconds:,.1f} s, {rate:,.0f} MiB/s")
-    _say(console, f"in {job.shards_dir}")
+        console.print(f"wrote {wrote} in {result.seconds:,.1f} s, {rate:,.0f} MiB/s")
+    console.print(f"in {job.shards_dir}")
     if manifest.incomplete:
         lacking = ", ".join(f"{name} {count:,}" for name, count in manifest.lacking.items())
-        _say(console, f"incomplete, not in the tars: {manifest.incomplete:,} (lacking: {lacking})")
+        console.print(f"incomplete, not in the tars: {manifest.incomplete:,} (lacking: {lacking})")
     left_out = {key: why for tar in manifest.shards.values() for key, why in tar.left_out.items()}
     if left_out:
-        _say(console, f"damaged, left out: {len(left_out):,} (verify fix=true, then encode and shard again)")
+        console.print(f"damaged, left out: {len(left_out):,} (verify fix=true, then encode and shard again)")
         for key in sorted(left_out)[:REASONS_SHOWN]:
-            _say(console, f"  {key}: {left_out[key]}")
+            console.print(f"  {key}: {left_out[key]}")
         if len(left_out) > REASONS_SHOWN:
-            _say(console, f"  and {len(left_out) - REASONS_SHOWN:,} more")
+            console.print(f"  and {len(left_out) - REASONS_SHOWN:,} more")
     if result.left:
-        _say(
-            console,
+        console.print(
             f"interrupted with {readable_count(result.left, 'tar')} left; the same command goes on from here",
         )
         return INTERRUPTED
     return QUARANTINED if left_out else DONE
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -89,41 +89,31 @@ class Summary:
 
 def print_summary(summary: Summary, console: Console) -> None:
     """The table, and beneath it what a user should know."""
-    counts = {
-        "done": [encoder.done for encoder in summary.encoders],
-        "skipped": [encoder.skipped for encoder in summary.encoders],
-        "bad": [encoder.quarantined for encoder in summary.encoders],
-        "no caption": [encoder.captionless for encoder in summary.encoders],
-        "left": [encoder.left for encoder in summary.encoders],
-    }
-    shown = {
-        name: column for name, column in counts.items() if name in ("done", "skipped", "bad") or any(column)
+    headings = {"done": "done", "skipped": "skipped", "quarantined": "bad"}
+    sometimes = {"captionless": "no caption", "left": "left"}
+    headings |= {
+        name: heading
+        for name, heading in sometimes.items()
+        if any(getattr(encoder, name) for encoder in summary.encoders)
     }
     table = Table(title=f"{summary.dataset}: {summary.status}", title_justify="left", title_style="bold")
     table.add_column("encoder", no_wrap=True)
-    for heading in (*shown, "size"):
+    for heading in (*headings.values(), "size"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("contract", no_wrap=True)
-    for row, encoder in enumerate(summary.encoders):
-        table.add_row(
-            encoder.encoder,
-            *(f"{column[row]:,}" for column in shown.values()),
-            readable_bytes(encoder.bytes),
-            encoder.contract[:12],
-        )
+    for encoder in summary.encoders:
+        counts = [f"{getattr(encoder, name):,}" for name in headings]
+        table.add_row(encoder.encoder, *counts, readable_bytes(encoder.bytes), encoder.contract[:12])
     console.print(table)
-    rate = f", {summary.pictures_per_second:,.1f} pictures/s" if summary.pictures_per_second else ""
-    _say(
-        console,
-        f"{readable_count(summary.pictures, 'picture')}, {summary.seconds:,.1f} s{rate}, on {summary.device}",
-    )
-    _say(console, f"in {', '.join(dict.fromkeys(encoder.folder for encoder in summary.encoders))}")
     for line in _remarks(summary):
-        _say(console, line)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _remarks(summary: Summary) -> list[str]:
-    lines = []
+    rate = f", {summary.pictures_per_second:,.1f} pictures/s" if summary.pictures_per_second else ""
+    pictures = readable_count(summary.pictures, "picture")
+    lines = [f"{pictures}, {summary.seconds:,.1f} s{rate}, on {summary.device}"]
+    lines.append(f"in {', '.join(dict.fromkeys(encoder.folder for encoder in summary.encoders))}")
     if summary.incomplete:
         lines.append(f"incomplete: {readable_count(summary.incomplete, 'picture')} lack some output")
     counts = [f"{name} {count:,}" for name, count in sorted(summary.conversions.items()) if name != CUT]
@@ -144,7 +134,3 @@ def _remarks(summary: Summary) -> list[str]:
             "RANDOM WEIGHTS: the shapes are real, the numbers mean nothing (weights=pretrained for real ones)"
         )
     return lines
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)

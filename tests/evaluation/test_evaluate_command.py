@@ -132,7 +132,7 @@ def test_the_configuration_that_is_shown_has_the_weights_that_are_used(
 MISTAKES = {
     "genrated=x": "genrated: no such key, did you mean generated?",
     "protocol=admm": "there are adm, torch_fidelity",
-    "metric=[fid,kidd]": "Could not find 'metric/kidd'",
+    "metric=[fid,kidd]": "could not find metric/kidd",
     "metric=fid,kid": "metric=fid,kid: a list is written metric=[fid,kid]; a run for each needs the flag -m",
     "metrics.fid.foo=1": "metrics.fid.foo: no such key",
     "generated=": "an empty path",

@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
 
-from latentkit.jobs.sweep import SweepReport, SweepTable, _numbers
+from latentkit.jobs.sweep import SweepReport
+from latentkit.report.sweep import SweepTable, swept_numbers
 
 RESULTS = {"fid": 3.943, "kid": 0.00123, "kid_std": 0.0001, "my|own": 1.0}
 
@@ -104,7 +105,7 @@ def test_a_plot_has_room_for_every_value(values: list[str], count: int) -> None:
     ],
 )
 def test_what_a_sweep_is_drawn_over(names: list[str], axis: tuple[str, list[float]] | None) -> None:
-    assert _numbers(names) == axis
+    assert swept_numbers(names) == axis
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["it reported", "it failed"])
