@@ -174,8 +174,8 @@ def _check_order(arguments: list[str]) -> None:
         if name.startswith("-"):
             raise UsageError(f"{name}: no such flag; a value is given as {_as_key(name)}=VALUE")
         raise UsageError(
-            f"{word} stands after a flag, and other arguments stand before it: "
-            "put flags such as -m before all key=value arguments, or after all of them"
+            f"{word} stands after a flag such as -m, and other arguments stand before it: "
+            "put flags before all key=value arguments, or after all of them"
         )
     if flags.resolve and not (flags.cfg or flags.help):
         raise UsageError("--resolve goes with --cfg job")
@@ -202,8 +202,10 @@ def _clear(error: BaseException) -> str:
     if isinstance(error, OverrideParseException):
         if "=" not in error.override:
             return f"{error.override}: give {error.override}=VALUE"
+        why = error.message.split("\n")[0]
+        why = "it cannot be read" if error.override in why else why
         how = "quote special characters twice: \"key='a, b'\"; write $HOME for ~"
-        return f"{error.override}: this is no key=VALUE ({how})"
+        return f"{error.override}: {why} ({how})"
     at_fault = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(at_fault, ConfigKeyError | ConfigAttributeError):
         return _no_such_key(at_fault)

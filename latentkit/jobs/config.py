@@ -24,6 +24,13 @@ from latentkit.jobs.hardware import by_vram
 _LONGEST_NAME = 200
 """Characters of an evaluation's name; what is longer ends in a hash."""
 
+_LISTS = (list, tuple)
+_PLAIN: dict[str, tuple[type, ...]] = {
+    **{"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "None": (type(None),)},
+    **{"list": _LISTS, "tuple": _LISTS, "dict": (dict,)},
+}
+"""Annotation -> the types of a YAML value that it allows."""
+
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -39,12 +46,8 @@ def register() -> None:
     """Make the schemas and resolvers known to Hydra. Safe to call again."""
     for verb, schema in schemas.ROOTS.items():
         ConfigStore.instance().store(name=f"{verb}_schema", node=schema)
-    OmegaConf.register_new_resolver("basename", _basename, replace=True)
-    OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
-    OmegaConf.register_new_resolver("shards_dir", _shards_dir, replace=True)
-    OmegaConf.register_new_resolver("evaluation_name", _evaluation_name, replace=True)
-    OmegaConf.register_new_resolver("given", _given, replace=True)
-    OmegaConf.register_new_resolver("by_vram", by_vram, replace=True)
+    for resolver in (_basename, _sweep_dir, _shards_dir, _evaluation_name, _given, by_vram):
+        OmegaConf.register_new_resolver(resolver.__name__.lstrip("_"), resolver, replace=True)
 
 
 def _basename(path: str) -> str:
@@ -154,29 +157,16 @@ def _check(factory: Any, values: Mapping[str, Any], where: str) -> None:
         if parameter.default is parameter.empty and key not in values:
             raise UsageError(f"{where}.{key} is not set: give {where}.{key}=VALUE")
     if isinstance(factory, type) and dataclasses.is_dataclass(factory):
-        hints: dict[str, Any] = {}
-        for base in reversed(factory.__mro__):
-            hints |= inspect.get_annotations(base)
         for key, value in values.items():
-            _check_type(str(hints.get(key, "Any")), value, f"{where}.{key}")
+            _check_type(str(parameters[key].annotation), value, f"{where}.{key}")
 
 
 def _check_type(hint: str, value: Any, where: str) -> None:
     """Hold a plain annotation (`int`, `str | None`, `list[str]` ...) against a YAML value."""
-    plain: dict[str, tuple[type, ...]] = {
-        "int": (int,),
-        "float": (int, float),
-        "str": (str,),
-        "bool": (bool,),
-        "None": (type(None),),
-        "list": (list, tuple),
-        "tuple": (list, tuple),
-        "dict": (dict,),
-    }
     names = [part.strip().split("[")[0] for part in hint.split("|")]
-    if any(name not in plain for name in names):
+    if any(name not in _PLAIN for name in names):
         return
-    allowed = tuple(kind for name in names for kind in plain[name])
+    allowed = tuple(kind for name in names for kind in _PLAIN[name])
     wrong_bool = isinstance(value, bool) and bool not in allowed
     if wrong_bool or not isinstance(value, allowed):
         raise UsageError(f"{where}={value!r}: expected {hint}")
