@@ -126,13 +126,7 @@ class Contract:
 
     def difference(self, other: Contract) -> list[tuple[str, Any, Any]]:
         """(field, ours, theirs) for every leaf that differs, in order of the fields' names."""
-        ours, theirs = (dict(_leaves(contract._explicit())) for contract in (self, other))
-        absent = "(absent)"
-        return [
-            (name, ours.get(name, absent), theirs.get(name, absent))
-            for name in sorted(ours.keys() | theirs.keys())
-            if ours.get(name, absent) != theirs.get(name, absent)
-        ]
+        return differences(self._explicit(), other._explicit())
 
     def require(self, **asked: Any) -> None:
         """Check fields by value, dots written as double underscores: ``require(input__size=256)``.
@@ -168,6 +162,17 @@ def normalisation(
     if latents_mean and latents_std:
         return tuple(latents_mean), tuple(factor / deviation for deviation in latents_std)
     return shift_factor or 0.0, factor
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(field, ours, theirs) for each leaf of two JSON objects that differs, in order of the names."""
+    mine, others = dict(_leaves(ours)), dict(_leaves(theirs))
+    absent = "(absent)"
+    return [
+        (name, mine.get(name, absent), others.get(name, absent))
+        for name in sorted(mine.keys() | others.keys())
+        if mine.get(name, absent) != others.get(name, absent)
+    ]
 
 
 def resolve_shape(shape: Sequence[int | str], height: int, width: int) -> list[int]:

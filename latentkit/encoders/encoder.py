@@ -38,6 +38,7 @@ class Encoder(ABC):
             (`dataclasses.replace`) by what it stands for before `contract` is asked for.
         compile: whether the network goes through `torch.compile`, applied by the caller.
         channels_last: whether convolutions run in the NHWC memory format.
+        group: the configuration group that declares it, for messages.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Encoder(ABC):
     precision: str = "32-true"
     compile: bool = False
     channels_last: bool = False
+    group: str = "encoders"
 
     def __post_init__(self) -> None:
         self.require_choice("precision", PRECISIONS)
@@ -54,7 +56,7 @@ class Encoder(ABC):
     @property
     def where(self) -> str:
         """Its node in the configuration, for messages; one that is part of something else says which."""
-        return f"encoders.{self.name}"
+        return f"{self.group}.{self.name}"
 
     def require_choice(self, option: str, choices: Sequence[str]) -> None:
         """Raise UsageError, listing the choices, unless the option's value is one of them."""
@@ -81,6 +83,11 @@ class Encoder(ABC):
     @abstractmethod
     def outputs(self) -> dict[str, dict[str, Any]]:
         """Output name -> {"shape": [...], "dtype": ...} of one item, as in `Contract.outputs`."""
+
+    @property
+    def pretrained(self) -> bool:
+        """False marks random weights: shapes are right, numbers mean nothing."""
+        return True
 
     @abstractmethod
     def build(self) -> torch.nn.Module:
@@ -139,6 +146,15 @@ class Encoder(ABC):
             outputs=self.outputs,
             precision=self.precision,
         )
+
+    def identity(self) -> dict[str, Any]:
+        """All that changes the features of pictures in memory, as JSON values: for reports, and for files of
+        statistics. Fetches and hashes weights.
+        """
+        self.require_precision()
+        origin = {field: self.origin[field] for field in ("model", "revision", "weights")}
+        described = {"input": self.describe_input(), "stored": self.stored, "precision": self.precision}
+        return {"network": self.name, **origin, **described}
 
     def load(self) -> torch.nn.Module:
         """The network: on the CPU, float32, in eval mode, without gradients.

@@ -62,7 +62,6 @@ class PretrainedEncoder(Encoder):
 
     @property
     def pretrained(self) -> bool:
-        """False marks random weights: outputs of the right shape that mean nothing."""
         return not isinstance(self.weights, Random)
 
     @property

@@ -2,106 +2,96 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
-
+from latentkit.encoders import Encoder, LatentDecoder
 from latentkit.evaluation.comparability import Circumstances, Size, reasons_against
+from latentkit.evaluation.metrics.metric import EvaluationMetric
 from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.references import Reference
-from latentkit.evaluation.sets.first import FirstOf
 from latentkit.evaluation.sink import EvaluationResult
 from latentkit.report.evaluation import Compared, Report
 from latentkit.runtime.provenance import provenance
-from latentkit.runtime.readable import readable_count
-
-if TYPE_CHECKING:
-    from latentkit.jobs.evaluation import EvaluationJob
 
 
-def describe(job: EvaluationJob, result: EvaluationResult) -> Report:
-    """The results, whether they are comparable, and all that they depend on."""
+def build_report(
+    result: EvaluationResult,
+    *,
+    name: str,
+    generated: PictureSet,
+    reference: Reference | None,
+    by_originals: bool,
+    metrics: Mapping[str, EvaluationMetric],
+    options: Mapping[str, Any],
+    left_out: Mapping[str, str],
+    extractors: Sequence[Encoder],
+    decoder: LatentDecoder | None,
+    random: Sequence[str],
+    protocol: Mapping[str, Any],
+    typed: Sequence[str],
+    seconds: float,
+) -> Report:
+    """The results, whether they are comparable, and all that they depend on.
+
+    Args:
+        name: of the results' folder.
+        by_originals: the reference is what the generated pictures reconstruct.
+        options: metric -> its configuration, as JSON values.
+        left_out: metric -> why this run does not have it.
+        random: what has random weights.
+        protocol: its options, ``name`` and ``pictures`` among them.
+        typed: the run's arguments.
+        seconds: since the run began.
+    """
     results = {
-        f"r{name}" if job.by_originals and name == "fid" else name: value
+        f"r{value}" if by_originals and value == "fid" else value: number
         for values in result.values.values()
-        for name, value in values.items()
+        for value, number in values.items()
     }
-    reference = job.reference
-    typed = list(HydraConfig.get().overrides.task)
-    sizes: dict[str, Size | None] = dict(result.sizes.items())
-    if reference and reference.picture_size:
-        sizes.setdefault("reference", reference.picture_size)
-    elif reference and reference.several_sizes:
-        sizes.setdefault("reference", None)
-    circumstances = Circumstances(
-        pictures=len(job.generated),
-        expected=job.cfg.protocol.pictures,
-        reference_pictures=_count(reference) if reference else None,
-        limited=_is_cut(job.generated) or (reference is not None and _is_cut(reference.pictures)),
-        random=job.random,
-        extractors={extractor.name: extractor.precision for extractor in job.extractors},
-        decoder=job.decoder.precision if job.decoder else None,
-        by_hand=tuple(word.partition("=")[0] for word in typed if word.startswith("protocol.")),
-        sizes=sizes,
+    sizes: dict[str, Size | None] = {}
+    if reference and (reference.picture_size or reference.several_sizes):
+        sizes["reference"] = reference.picture_size
+    sizes.update(result.sizes.items())
+    reasons = reasons_against(
+        Circumstances(
+            pictures=len(generated),
+            expected=protocol["pictures"],
+            reference_pictures=reference.count if reference else None,
+            limited=generated.cut or bool(reference and reference.pictures and reference.pictures.cut),
+            random=tuple(random),
+            extractors={extractor.name: extractor.precision for extractor in extractors},
+            decoder=decoder.precision if decoder else None,
+            by_hand=tuple(word.partition("=")[0] for word in typed if word.startswith("protocol.")),
+            sizes=sizes,
+        )
     )
-    reasons = reasons_against(circumstances)
-    unpublished = {name: why for name, metric in job.metrics.items() if (why := metric.nonstandard_reason())}
+    unpublished = {name: why for name, metric in metrics.items() if (why := metric.nonstandard_reason())}
     done = result.passes["generated"]
     pictures = sum(passed.pictures.total() for passed in result.passes.values())
-    seconds = sum(passed.seconds for passed in result.passes.values())
+    looking = sum(passed.seconds for passed in result.passes.values())
     return Report(
-        name=job.folder.path.name,
+        name=name,
         results=results,
-        left_out={**job.left_out, **result.failures},
+        left_out={**left_out, **result.failures},
         comparable=not reasons and not result.values.keys() <= unpublished.keys(),
         reasons=reasons,
         unpublished=unpublished,
-        warnings=_warnings(job),
+        warnings=[*(reference.warnings if reference else ()), *generated.warnings],
         generated=Compared(
-            job.generated.name, done.pictures.total(), sizes.get("generated"), job.generated.identity()
+            generated.name, done.pictures.total(), sizes.get("generated"), generated.identity()
         ),
-        reference=Compared(reference.name, _count(reference), sizes.get("reference"), reference.identity)
+        reference=Compared(reference.name, reference.count, sizes.get("reference"), reference.identity)
         if reference
         else None,
-        protocol=_plain(job.cfg.protocol),
-        metrics={name: _plain(job.cfg.metrics[name]) for name in job.metrics},
-        decoder=job.decoder.identity() if job.decoder else None,
-        extractors={extractor.name: extractor.identity() for extractor in job.extractors},
-        seconds=round(time.monotonic() - job.began, 3),
-        pictures_per_second=round(pictures / seconds, 3) if seconds else None,
+        protocol=protocol,
+        metrics={name: options[name] for name in metrics},
+        decoder=decoder.identity() if decoder else None,
+        extractors={extractor.name: extractor.identity() for extractor in extractors},
+        seconds=round(seconds, 3),
+        pictures_per_second=round(pictures / looking, 3) if looking else None,
         device=done.device,
         peak_device_bytes=done.peak_bytes,
         job=typed,
         provenance=provenance(),
     )
-
-
-def _warnings(job: EvaluationJob) -> list[str]:
-    warnings = [*(job.reference.warnings if job.reference else ()), *job.not_kept]
-    if job.without_latents:
-        warnings.append(f"{readable_count(job.without_latents, 'picture')} of the dataset have no latents")
-    if job.unrecorded:
-        warnings.append(
-            f"of {readable_count(job.unrecorded, 'latent')} nobody recorded the picture: "
-            "one that changed since would not be noticed"
-        )
-    return warnings
-
-
-def _is_cut(pictures: PictureSet | None) -> bool:
-    return isinstance(pictures, FirstOf) and pictures.cut
-
-
-def _count(reference: Reference) -> int | None:
-    """Of the pictures behind a reference; None where statistics do not say (ADM's hold a part of theirs)."""
-    if reference.recorded and reference.pictures is not None:
-        return len(reference.pictures)
-    count = reference.statistics.get("count")
-    return None if count is None else int(count)
-
-
-def _plain(node: DictConfig) -> dict[str, Any]:
-    values = OmegaConf.to_container(node, resolve=True)
-    return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from latentkit.encoders.contract import Vector
+from latentkit.encoders.contract import Contract, Vector
 from latentkit.errors import LatentkitError
 
 NAMED = 3
@@ -44,12 +44,21 @@ class PictureSet(ABC):
         latents: how to decode; None for a set of pictures.
         originals: the pictures that latents were made from, at the same positions; None where they are not
             known.
+        contract: of latents that have one.
+        cut: whether these are the first of more.
     """
 
     name: str
     keys: Sequence[str]
     latents: LatentSpace | None = None
     originals: PictureSet | None = None
+    contract: Contract | None = None
+    cut: bool = False
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What a report has to say of the set."""
+        return ()
 
     def __len__(self) -> int:
         return len(self.keys)

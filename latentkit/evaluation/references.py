@@ -1,5 +1,8 @@
 """What generated pictures are compared with: other pictures, or statistics of them, kept so that they are
 computed once.
+
+Kept statistics lie in a folder, one file for each combination of networks: those of FID serve whatever other
+networks a run has.
 """
 
 from __future__ import annotations
@@ -9,9 +12,9 @@ import json
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,11 @@ import numpy as np
 from filelock import FileLock
 
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.evaluation.compatibility import AsTheyAre, check_recorded
+from latentkit.evaluation.compatibility import AsTheyAre, check_statistics
 from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.sets.identity import file_identity
-from latentkit.evaluation.sets.open import open_set
 from latentkit.evaluation.sets.tensors import TensorRows
-from latentkit.evaluation.statistics import PICTURE_SIZE, is_statistics, publish_statistics, read_statistics
+from latentkit.evaluation.statistics import COUNT, PICTURE_SIZE, publish_statistics, read_statistics
 from latentkit.pixels.geometry import Geometry
 from latentkit.stores.storage import make_folder, remove_temporaries
 
@@ -38,6 +40,33 @@ _LONGEST = 200
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class KeptFile:
+    """A file of kept statistics.
+
+    Attributes:
+        path: ``<name>-<12 digits of the identity's sha256>.npz``.
+        identity: JSON values: what they depend on, ``pictures`` and ``extractors``.
+        names: of the statistics that go there.
+    """
+
+    path: Path
+    identity: Mapping[str, Any]
+    names: Collection[str]
+
+    def read(self) -> tuple[dict[str, np.ndarray], str | None]:
+        """What is kept, and a warning; what is not what its name says is left, to be written anew."""
+        if not os.access(self.path, os.F_OK):
+            return {}, None
+        try:
+            statistics, whose = read_statistics(self.path, self.names)
+        except LatentkitError as error:
+            return {}, f"{error}: computed anew"
+        if whose != json.loads(json.dumps(self.identity)):
+            return {}, f"{self.path} is of other pictures or networks than its name says: computed anew"
+        return statistics, None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reference:
     """A reference.
@@ -48,19 +77,18 @@ class Reference:
         pictures: for metrics that the statistics do not serve; None where only statistics are there.
         identity: JSON values: what they depend on, ``pictures`` and ``extractors``; of statistics of which
             nobody recorded it the file, and its ``pictures`` if it holds some.
-        cache: where `keep` puts statistics; None where they cannot be kept.
-        kept_as: what these depend on, where it is not `identity`: the pictures of a file whose statistics are
-            of others.
+        kept: where `keep` puts statistics; empty where they cannot be kept.
         warnings: what a report has to say of it.
+        found: statistics that this run has added.
     """
 
     name: str
     statistics: Mapping[str, np.ndarray]
     pictures: PictureSet | None
     identity: Mapping[str, Any]
-    cache: Path | None = None
-    kept_as: Mapping[str, Any] | None = None
-    warnings: tuple[str, ...] = ()
+    kept: Sequence[KeptFile] = ()
+    warnings: list[str] = field(default_factory=list)
+    found: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def recorded(self) -> bool:
@@ -84,6 +112,13 @@ class Reference:
         return None
 
     @property
+    def count(self) -> int | None:
+        """Of the pictures; None where statistics do not say (ADM's file holds a part of theirs)."""
+        if self.recorded and self.pictures is not None:
+            return len(self.pictures)
+        return int(self.statistics[COUNT]) if COUNT in self.statistics else None
+
+    @property
     def several_sizes(self) -> bool:
         """Whether its statistics say that the pictures have several sizes."""
         return PICTURE_SIZE in self.statistics and not self.statistics[PICTURE_SIZE].any()
@@ -91,14 +126,20 @@ class Reference:
     def keep(self, statistics: Mapping[str, np.ndarray]) -> None:
         """Keep statistics of all its pictures for the next run, beside those that are kept already.
 
-        Evaluations that do so at one time wait for each other; where nothing can be locked the log says so.
-
-        Raises:
-            LatentkitError: one line that says why they cannot be written.
+        Evaluations that do so at one time wait for each other; where nothing can be locked the log says so. A
+        full disk is no reason to lose the results: it is a warning.
         """
-        if self.cache is not None and statistics:
-            with _alone_in(self.cache.parent):
-                publish_statistics(self.cache, statistics, self.kept_as or self.identity)
+        self.found.update(statistics)
+        for file in self.kept:
+            chosen = {name: array for name, array in statistics.items() if name in file.names}
+            if not chosen:
+                continue
+            chosen |= {name: statistics[name] for name in (COUNT, PICTURE_SIZE) if name in statistics}
+            try:
+                with _alone_in(file.path.parent):
+                    publish_statistics(file.path, chosen, file.identity)
+            except LatentkitError as error:
+                self.warnings.append(f"what was found out of the reference is not kept: {error}")
 
     def check_saving(self, path: Path) -> None:
         """Raise UsageError where `save` would say what nobody knows, or replace another's statistics."""
@@ -112,96 +153,111 @@ class Reference:
                 f"save_reference={path}: it holds statistics of other pictures or networks: give another file"
             )
 
-    def save(self, path: Path, found: Mapping[str, np.ndarray]) -> None:
+    def save(self, path: Path) -> None:
         """Publish what this run knows, and has found out by now, in a file that `check_saving` has passed.
 
         Raises:
             LatentkitError: one line that says why it cannot be written.
         """
-        kept_there = self.cache is not None and path.resolve().parent == self.cache.resolve().parent
+        kept_there = path.resolve().parent in {file.path.resolve().parent for file in self.kept}
         with _alone_in(path.parent) if kept_there else nullcontext():
-            publish_statistics(path, {**self.statistics, **found}, self.identity)
+            publish_statistics(path, {**self.statistics, **self.found}, self.identity)
 
 
 def open_reference(
-    reference: str | PictureSet,
+    reference: Path | PictureSet,
     *,
     geometry: Geometry | AsTheyAre | None,
     orient: bool | None = None,
     extractors: Mapping[str, Mapping[str, Any]],
     folder: Path,
-    names: Collection[str] | None = None,
+    needed: Mapping[str, Collection[str]],
 ) -> Reference:
     """A reference, with the statistics of it that are kept.
 
     Args:
-        reference: pictures; or a path: statistics (``.npz``: ours, ADM's, pytorch-fid's or clean-fid's), or
-            pictures as `open_set` takes them.
-        geometry: how picture files are cropped, and what statistics must have been made with, if that is
-            recorded. None: nobody asked, pictures stay as they are, statistics may be of any.
+        reference: pictures; or the file of statistics (``.npz``: ours, ADM's, pytorch-fid's or clean-fid's).
+        geometry: what statistics must have been made with, if that is recorded. None: nobody asked, they may
+            be of any.
         orient: whether statistics must be of pictures in their EXIF orientation, if that is recorded; None:
             nobody asked.
         extractors: name -> identity of this run's feature networks.
         folder: of kept statistics.
-        names: of the statistics that metrics need; the others are not read. None: all.
+        needed: name of a statistic that metrics need -> the extractors that it is of; no other is read.
 
     Raises:
-        UsageError: nothing that can be compared with is there.
         ContractError: statistics were made with another network, crop or orientation; names the field.
-        LatentkitError: statistics are damaged; or as `open_set`.
+        LatentkitError: statistics are damaged.
     """
-    if isinstance(reference, str):
-        path = Path(reference).expanduser()
-        if is_statistics(path):
-            return _of_statistics(path, names, geometry, orient, extractors, folder)
-        reference = open_set(reference, None, geometry if isinstance(geometry, Geometry) else None)
-    if reference.latents is not None:
-        raise UsageError(f"{reference.name} holds latents: a reference is pictures or statistics")
-    identity = {"pictures": reference.identity(), "extractors": extractors}
-    cache, statistics, warnings = _cached(folder, reference.name, identity, names)
+    pictures: PictureSet | None = None
+    statistics: dict[str, np.ndarray] = {}
+    warnings: list[str] = []
+    if isinstance(reference, PictureSet):
+        pictures = reference
+        identity: Mapping[str, Any] = {"pictures": pictures.identity(), "extractors": extractors}
+    else:
+        statistics, recorded = read_statistics(reference, needed)
+        if recorded is not None:
+            check_statistics(reference, recorded, geometry, orient, extractors)
+            for name, of in needed.items():
+                if not recorded["extractors"].keys() >= {*of}:  # they are of what its metric does not read
+                    statistics.pop(name, None)
+            identity = recorded
+        else:
+            warnings.append(
+                f"{reference.name} does not record which network and which crop its statistics are of"
+            )
+            identity = {"file": reference.name}
+            if _holds_pictures(reference):
+                pictures = TensorRows(reference, None)
+                identity |= {"pictures": pictures.identity()}
+            else:
+                identity |= file_identity(reference)
+    kept: list[KeptFile] = []
+    if pictures is not None:
+        whose = {"pictures": pictures.identity(), "extractors": extractors}
+        kept, found, more = _kept(folder, reference.name, whose, needed)
+        if pictures is not reference:
+            found.pop(COUNT, None)  # ADM's file has statistics of more pictures than lie in it
+        statistics, warnings = {**found, **statistics}, [*warnings, *more]
     return Reference(
         name=reference.name,
         statistics=statistics,
-        pictures=reference,
+        pictures=pictures,
         identity=identity,
-        cache=cache,
+        kept=kept,
         warnings=warnings,
     )
 
 
-def cache_path(folder: Path, name: str, identity: Mapping[str, Any]) -> Path:
-    """Where statistics are kept: ``<name>-<12 digits of the identity's sha256>.npz``; long names are cut."""
+def _kept(
+    folder: Path, name: str, identity: Mapping[str, Any], needed: Mapping[str, Collection[str]]
+) -> tuple[list[KeptFile], dict[str, np.ndarray], list[str]]:
+    """Where statistics are kept, nowhere if they cannot be; those that are kept already, and warnings."""
+    files: list[KeptFile] = []
+    found: dict[str, np.ndarray] = {}
+    warnings: list[str] = []
+    names: dict[tuple[str, ...], set[str]] = {}
+    for statistic, of in needed.items():
+        names.setdefault(tuple(sorted(of)), set()).add(statistic)
+    for networks, statistics_of in sorted(names.items()):
+        whose = {**identity, "extractors": {one: identity["extractors"][one] for one in networks}}
+        files.append(KeptFile(_kept_path(folder, name, whose), whose, statistics_of))
+        statistics, warning = files[-1].read()
+        found |= statistics
+        warnings += [warning] if warning else []
+    if not _is_writable(folder):
+        warnings.append(f"{folder} cannot be written to: what is found out of the reference is not kept")
+        files.clear()
+    return files, found, warnings
+
+
+def _kept_path(folder: Path, name: str, identity: Mapping[str, Any]) -> Path:
+    """Long names are cut."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode("ascii")).hexdigest()
     stem = re.sub(r"[^\w.-]+", "-", name).strip("-") or "reference"
     stem = stem.encode()[:_LONGEST].decode(errors="ignore")
     return folder / f"{stem}-{digest[:12]}.npz"
-
-
-def _cached(
-    folder: Path, name: str, identity: Mapping[str, Any], names: Collection[str] | None
-) -> tuple[Path | None, dict[str, np.ndarray], tuple[str, ...]]:
-    """Where statistics are kept, None where they cannot be; those that are kept already, and warnings."""
-    cache = cache_path(folder, name, identity)
-    statistics, warnings = _kept(cache, identity, names)
-    if _is_writable(folder):
-        return cache, statistics, warnings
-    unkept = f"{folder} cannot be written to: what is found out of the reference is not kept"
-    return None, statistics, (*warnings, unkept)
-
-
-def _kept(
-    path: Path, identity: Mapping[str, Any], names: Collection[str] | None
-) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Statistics that were kept, and warnings; what is not what its name says is left, to be written anew."""
-    if not os.access(path, os.F_OK):
-        return {}, ()
-    try:
-        statistics, whose = read_statistics(path, names)
-    except LatentkitError as error:
-        return {}, (f"{error}: computed anew",)
-    if whose != json.loads(json.dumps(identity)):
-        return {}, (f"{path} is of other pictures or networks than its name says: computed anew",)
-    return statistics, ()
 
 
 @contextmanager
@@ -224,39 +280,6 @@ def _is_writable(folder: Path) -> bool:
     """Whether files can be put into a folder, or it can be made."""
     there = next(place for place in (folder, *folder.absolute().parents) if os.access(place, os.F_OK))
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
-
-
-def _of_statistics(
-    path: Path,
-    names: Collection[str] | None,
-    geometry: Geometry | AsTheyAre | None,
-    orient: bool | None,
-    extractors: Mapping[str, Mapping[str, Any]],
-    folder: Path,
-) -> Reference:
-    statistics, recorded = read_statistics(path, names)
-    if recorded is not None:
-        check_recorded(path, recorded, geometry, orient, extractors)
-        return Reference(name=path.name, statistics=statistics, pictures=None, identity=recorded)
-    unknown = f"{path.name} does not record which network and which crop its statistics are of"
-    if not _holds_pictures(path):
-        identity = {"file": path.name} | file_identity(path)
-        return Reference(
-            name=path.name, statistics=statistics, pictures=None, identity=identity, warnings=(unknown,)
-        )
-    pictures = TensorRows(path, None)
-    of_pictures = {"pictures": pictures.identity(), "extractors": extractors}
-    cache, kept, warnings = _cached(folder, path.name, of_pictures, names)
-    kept.pop("count", None)  # mu and sigma are of more pictures than lie in ADM's file, nobody knows how many
-    return Reference(
-        name=path.name,
-        statistics={**kept, **statistics},
-        pictures=pictures,
-        identity={"file": path.name, "pictures": pictures.identity()},
-        cache=cache,
-        kept_as=of_pictures,
-        warnings=(unknown, *warnings),
-    )
 
 
 def _holds_pictures(path: Path) -> bool:

@@ -10,11 +10,11 @@ import lightning.pytorch as pl
 import numpy as np
 from rich.console import Console
 
-from latentkit.encoders import LatentDecoder
+from latentkit.encoders import Encoder, LatentDecoder
 from latentkit.errors import UsageError
 from latentkit.evaluation.batches import PictureBatches
-from latentkit.evaluation.extractors.extractor import Extractor
-from latentkit.evaluation.metrics.metric import ORIGINALS, PIXELS, EvaluationMetric, Side
+from latentkit.evaluation.extractors.features import check_extractors, extractors_of
+from latentkit.evaluation.metrics.metric import ORIGINALS, EvaluationMetric, Side
 from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.saving import PictureFolder
 from latentkit.evaluation.sink import EvaluationResult, MetricSink
@@ -30,7 +30,7 @@ _CHANGED_STATISTICS = (
 def evaluate_sets(
     generated: PictureSet,
     metrics: Mapping[str, EvaluationMetric],
-    extractors: Sequence[Extractor],
+    extractors: Sequence[Encoder],
     decoder: LatentDecoder | None,
     make_trainer: Callable[..., pl.Trainer],
     *,
@@ -88,16 +88,16 @@ def evaluate_sets(
         folder = stack.enter_context(PictureFolder(images)) if images is not None else None
         for side, pictures, active in todo:
             size = batch_size if pictures.latents is None or decoder is None else decoder.batch_size
-            taps = {tap for metric in active.values() for tap in metric.taps}
+            features = {feature for metric in active.values() for feature in metric.features}
             batches = PictureBatches(
                 pictures,
                 np.arange(len(pictures), dtype=np.int64)[loop.rank :: loop.processes],
                 size,
-                originals=ORIGINALS in taps or (by_originals and bool(unserved)),
+                originals=ORIGINALS in features or (by_originals and bool(unserved)),
                 workers=workers,
                 pin=loop.pin,
             )
-            step.begin_pass(pictures, size, taps, by_originals=by_originals and bool(unserved))
+            step.begin_pass(pictures, size, features, by_originals=by_originals and bool(unserved))
             sink = MetricSink(
                 result,
                 batches,
@@ -131,18 +131,15 @@ def evaluate_sets(
 def _check(
     generated: PictureSet,
     metrics: Mapping[str, EvaluationMetric],
-    extractors: Sequence[Extractor],
+    extractors: Sequence[Encoder],
     unserved: Sequence[str],
     reference: PictureSet | None,
 ) -> None:
     """Raise UsageError when a metric lacks its reference, its originals, or an extractor."""
-    given = [tap for extractor in extractors for tap in extractor.taps]
-    for name, metric in metrics.items():
-        for tap in sorted({*metric.taps} - {PIXELS, ORIGINALS, *given}):
-            there = ", ".join(given) or "none"
-            raise UsageError(f"metric={name} reads {tap}, which no extractor gives (there are: {there})")
+    needed = extractors_of({read for metric in metrics.values() for read in metric.features}, extractors)
+    check_extractors(metrics, needed)
     if unserved and reference is None:
         raise UsageError(f"{', '.join(unserved)}: no reference, or its statistics lack what these need")
-    pairs = [name for name, metric in metrics.items() if ORIGINALS in metric.taps]
+    pairs = [name for name, metric in metrics.items() if ORIGINALS in metric.features]
     if pairs and generated.originals is None:
         raise UsageError(f"{', '.join(pairs)}: {generated.name} has no originals beside its pictures")

@@ -91,7 +91,7 @@ class MetricSink(Sink[Extracted]):
         features = result.features
         positions = torch.from_numpy(result.positions).to(features[PIXELS].device)
         for metric in self.metrics.values():
-            metric.update({tap: features[tap] for tap in metric.taps}, positions, self.side)
+            metric.update({name: features[name] for name in metric.features}, positions, self.side)
         psnr = [metric.latest_psnr for metric in self.metrics.values() if metric.latest_psnr is not None]
         if psnr:
             self._search.add(result.positions, psnr[0].cpu().numpy())

@@ -4,7 +4,7 @@
 ``count`` is of the pictures; ``picture_size``, int64 [2], their height and width, zeros where they have
 several.
 ``identity``, which only our own files have, is JSON text: ``pictures`` (`PictureSet.identity`) and
-``extractors`` (name -> `Extractor.identity`).
+``extractors`` (name -> `Encoder.identity`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from latentkit.errors import LatentkitError
-from latentkit.stores.arrays import npy_header
 from latentkit.stores.storage import publish
 
 IDENTITY = "identity"
@@ -30,7 +29,6 @@ _MEAN, _COVARIANCE = "mu", "sigma"
 _ASYMMETRY = 1e-6
 """How far a covariance may be from symmetric, relative to its largest entry."""
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)
 _DAMAGED = (
     OSError,
     ValueError,
@@ -116,13 +114,8 @@ def publish_statistics(path: Path, statistics: Mapping[str, np.ndarray], identit
     arrays[IDENTITY] = np.array(text)
 
     def write(file: BinaryIO) -> None:
-        with zipfile.ZipFile(file, "w") as archive:
-            for name in sorted(arrays):
-                array = np.ascontiguousarray(arrays[name]).reshape(arrays[name].shape)
-                member = zipfile.ZipInfo(f"{name}.npy", _EPOCH)
-                with archive.open(member, "w", force_zip64=True) as stream:
-                    stream.write(npy_header(array))
-                    stream.write(array.reshape(-1).view(np.uint8).data)
+        named: dict[str, Any] = dict(sorted(arrays.items()))
+        np.savez(file, **named)
 
     def validate(file: BinaryIO) -> None:
         with np.load(file, allow_pickle=False) as written:
@@ -152,17 +145,13 @@ def _check(arrays: Mapping[str, np.ndarray], there: Collection[str]) -> None:
             raise ValueError(f"{name} is {array.dtype} {array.tolist()}, not int64 [height, width]")
         if name == COUNT and (array.dtype.kind not in "iu" or array.shape != () or array < 1):
             raise ValueError(f"{name} is {array.dtype} {array.tolist()}, not the number of pictures")
-        stem, _, suffix = name.partition("_")
-        if stem == _MEAN:
-            covariance = f"{_COVARIANCE}_{suffix}" if suffix else _COVARIANCE
-            if covariance not in there:
-                raise ValueError(f"it has {name} and no {covariance}")
-            if covariance in arrays:
-                _check_pair(array, arrays[covariance], name, covariance)
-        elif stem == _COVARIANCE:
-            mean = f"{_MEAN}_{suffix}" if suffix else _MEAN
-            if mean not in there:
-                raise ValueError(f"it has {name} and no {mean}")
+        for this, that in ((_MEAN, _COVARIANCE), (_COVARIANCE, _MEAN)):
+            stem, mark, suffix = name.partition("_")
+            other = that + mark + suffix
+            if stem == this and other not in there:
+                raise ValueError(f"it has {name} and no {other}")
+            if stem == this == _MEAN and other in arrays:
+                _check_pair(array, arrays[other], name, other)
 
 
 def _is_identity(value: Any) -> bool:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor, nn
 
-from latentkit.encoders import LatentDecoder
+from latentkit.encoders import Encoder, LatentDecoder
 from latentkit.encoders.contract import Vector
 from latentkit.errors import LatentkitError
 from latentkit.evaluation.batches import PictureBatch
-from latentkit.evaluation.extractors.extractor import Extractor
+from latentkit.evaluation.extractors.features import FeatureNetwork, extractors_of
 from latentkit.evaluation.metrics.metric import ORIGINALS, PIXELS
 from latentkit.evaluation.picture_set import PictureSet, named
 from latentkit.prediction.loop import Step
@@ -26,8 +26,8 @@ class Extracted:
 
     Attributes:
         positions: int64 [B], places in the set's ``keys``.
-        features: name -> [B, ...]: the extractors' taps, `PIXELS`, and `ORIGINALS` where they were asked for.
-        of_originals: the taps of the originals, where these are the reference.
+        features: name -> [B, ...]: the encoders' outputs, `PIXELS`, and `ORIGINALS` where asked for.
+        of_originals: those of the originals, where these are the reference.
     """
 
     positions: np.ndarray
@@ -46,24 +46,24 @@ class EvaluationStep(Step[PictureBatch, Extracted]):
         decoder: for sets of latents.
     """
 
-    def __init__(self, extractors: Sequence[Extractor], decoder: LatentDecoder | None) -> None:
+    def __init__(self, extractors: Sequence[Encoder], decoder: LatentDecoder | None) -> None:
         super().__init__()
         self._extractors, self._declared = extractors, decoder
         self._decoder: Forward | None = None
         self.networks = nn.ModuleDict()
 
     def begin_pass(
-        self, pictures: PictureSet, size: int, taps: AbstractSet[str], *, by_originals: bool = False
+        self, pictures: PictureSet, size: int, features: AbstractSet[str], *, by_originals: bool = False
     ) -> None:
         """Turn to a set.
 
         Args:
             pictures: whose batches will come.
             size: pictures of a whole batch.
-            taps: the features that are wanted.
+            features: those that are wanted.
             by_originals: whether those of the originals are wanted too.
         """
-        self._pictures, self._size, self._taps, self._by_originals = pictures, size, taps, by_originals
+        self._pictures, self._size, self._wanted, self._by_originals = pictures, size, features, by_originals
         self._pad_to = 0 if pictures.latents is None else size
 
     @property
@@ -78,9 +78,12 @@ class EvaluationStep(Step[PictureBatch, Extracted]):
             assert self._declared is not None
             declared = self._declared
             self._decoder = Forward(declared.load(), declared.precision, compiled=declared.compile)
-        for extractor in self._extractors:
-            if extractor.name not in self.networks and not self._taps.isdisjoint(extractor.taps):
-                self.networks[extractor.name] = Forward(extractor.load(), extractor.precision)
+        for extractor in extractors_of(self._wanted, self._extractors):
+            if extractor.name not in self.networks:
+                network = FeatureNetwork(extractor)
+                self.networks[extractor.name] = Forward(
+                    network, extractor.precision, compiled=extractor.compile
+                )
 
     def forward(self, batch: PictureBatch) -> Extracted:
         """Decode and extract.
@@ -109,10 +112,10 @@ class EvaluationStep(Step[PictureBatch, Extracted]):
 
     def _extract(self, pixels: Tensor, positions: np.ndarray) -> dict[str, Tensor]:
         return {
-            tap: feature
-            for name, network in self.networks.items()
-            for tap, feature in self._run(network, {"pixels": pixels}, positions).items()
-            if tap in self._taps
+            name: feature
+            for network in self.networks.values()
+            for name, feature in self._run(network, {"pixels": pixels}, positions).items()
+            if name in self._wanted
         }
 
     def _run(

@@ -31,7 +31,7 @@ def evaluate(cfg: DictConfig) -> Outcome:
     Raises:
         UsageError, LatentkitError: one line.
     """
-    from latentkit.jobs.validation import validate
+    from latentkit.jobs.inputs import validate
 
     validate(cfg)
     from latentkit.jobs.evaluation import EvaluationJob
@@ -39,7 +39,7 @@ def evaluate(cfg: DictConfig) -> Outcome:
 
     if status := encode_missing(cfg):
         return Outcome(status, {})
-    job = EvaluationJob.from_config(cfg)
+    job = EvaluationJob(cfg)
     job.announce()
     with job.lock():
         return job.report(job.run())

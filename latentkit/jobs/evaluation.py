@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from latentkit.encoders import LatentDecoder
-from latentkit.errors import LatentkitError, UsageError
-from latentkit.evaluation.build_report import describe
-from latentkit.evaluation.extractors.extractor import Extractor
-from latentkit.evaluation.metrics.metric import ORIGINALS, PIXELS, EvaluationMetric
+from latentkit.encoders import Encoder, LatentDecoder
+from latentkit.errors import UsageError
+from latentkit.evaluation.build_report import build_report
+from latentkit.evaluation.extractors.features import check_extractors, extractors_of
+from latentkit.evaluation.metrics.metric import ORIGINALS, EvaluationMetric
 from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.references import Reference, open_reference
 from latentkit.evaluation.report_folder import ReportFolder
@@ -40,9 +40,11 @@ from latentkit.runtime.readable import readable_count
 from latentkit.stores import OutputLock
 
 
-@dataclasses.dataclass(frozen=True)
 class EvaluationJob:
     """Everything that one evaluation needs, opened and checked; no network is loaded yet.
+
+    Args:
+        cfg: with values that `validate` has passed.
 
     Attributes:
         generated, reference: the two sides; no reference where no metric asks for one.
@@ -51,90 +53,50 @@ class EvaluationJob:
         extractors: those whose features the metrics read.
         decoder: None where the generated side is pictures.
         by_originals: whether the reference is the pictures that the latents were made from.
-        without_latents: the dataset's pictures that its latents lack.
-        unrecorded: latents of which nobody recorded what they were made from.
         folder: of the results.
         rank: this process's number among those of one run; only process 0 speaks and writes.
+
+    Raises:
+        UsageError, LatentkitError: one line each.
     """
 
-    generated: PictureSet
-    reference: Reference | None
-    metrics: dict[str, EvaluationMetric]
-    left_out: dict[str, str]
-    extractors: list[Extractor]
-    decoder: LatentDecoder | None
-    by_originals: bool
-    without_latents: int
-    unrecorded: int
-    folder: ReportFolder
-    cfg: DictConfig
-    device: Device
-    rank: int
-    console: Console
-    began: float
-    _found: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    """Statistics of the reference that this run has added."""
-    not_kept: list[str] = dataclasses.field(default_factory=list)
-    """Why statistics of the reference could not be kept."""
-
-    @classmethod
-    def from_config(cls, cfg: DictConfig) -> EvaluationJob:
-        """Open both sides and build what they need, of values that `validate` has passed.
-
-        Raises:
-            UsageError, LatentkitError: one line each.
-        """
-        began = time.monotonic()
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg, self._began = cfg, time.monotonic()
         quiet_libraries()
         several = cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1
-        rank = process_rank(cfg.trainer.devices) if several else 0
-        device = find_device(cfg.trainer.accelerator)
+        self.rank = process_rank(cfg.trainer.devices) if several else 0
+        self.console = Console(stderr=True, quiet=self.rank > 0)
+        self.device = find_device(cfg.trainer.accelerator)
+        self.folder = ReportFolder(Path(cfg.report_dir))
         metrics = {name: build(cfg.metrics[name], f"metrics.{name}") for name in map(str, cfg.metrics)}
-        folder = ReportFolder(Path(cfg.report_dir))
         decoder: LatentDecoder = build(cfg.decoder, "decoder")
         opened = open_generated(cfg, decoder)
-        generated, own = opened.pictures, opened.own
-        folder.check(generated.keys if cfg.save_images else None)
+        self.generated, own = opened.pictures, opened.own
+        self.by_originals = own is not None and cfg.reference is None
+        self.decoder = decoder.fitted(self.device.kind) if self.generated.latents else None
+        self.folder.check(self.generated.keys if cfg.save_images else None)
         pictures = open_reference_side(cfg, opened)
-        left_out = _not_allowed(metrics, generated, referenced=pictures is not None)
-        _refuse_what_was_asked_for(cfg, left_out, metrics)
-        metrics = {name: metric for name, metric in metrics.items() if name not in left_out}
-        extractors = _build_extractors(cfg, metrics)
-        reference = None
+        self.left_out = _not_allowed(metrics, self.generated, referenced=pictures is not None)
+        metrics = _without(self.left_out, metrics, cfg)
+        self.extractors = _build_extractors(cfg, metrics, self.device)
+        self.reference: Reference | None = None
         if pictures is not None and any(metric.compares for metric in metrics.values()):
-            reference = open_reference(
+            self.reference = open_reference(
                 pictures,
                 geometry=reference_geometry(cfg, opened),
                 orient=own.pictures.source.orient if own else None,
-                extractors={extractor.name: extractor.identity() for extractor in extractors},
+                extractors={extractor.name: extractor.identity() for extractor in self.extractors},
                 folder=Path(cfg.references_dir),
-                names={name for metric in metrics.values() for name in metric.statistics},
+                needed=_needed_statistics(metrics),
             )
-            lacking = _not_served(reference, metrics)
-            _refuse_what_was_asked_for(cfg, lacking, metrics)
-            left_out |= lacking
-            metrics = {name: metric for name, metric in metrics.items() if name not in lacking}
+            lacking = _not_served(self.reference, metrics)
+            metrics = _without(lacking, metrics, cfg)
+            self.left_out |= lacking
+        self.metrics: dict[str, EvaluationMetric] = metrics
         if cfg.save_reference is not None:
-            if reference is None:
+            if self.reference is None:
                 raise UsageError("save_reference: no metric of this run compares with a reference")
-            reference.check_saving(Path(cfg.save_reference))
-        return cls(
-            generated=generated,
-            reference=reference,
-            metrics=metrics,
-            left_out=left_out,
-            extractors=extractors,
-            decoder=decoder.fitted(device.kind) if generated.latents else None,
-            by_originals=own is not None and cfg.reference is None,
-            without_latents=own.left_out if own else 0,
-            unrecorded=own.unrecorded if own else 0,
-            folder=folder,
-            cfg=cfg,
-            device=device,
-            rank=rank,
-            console=Console(stderr=True, quiet=rank > 0),
-            began=began,
-        )
+            self.reference.check_saving(Path(cfg.save_reference))
 
     def lock(self) -> AbstractContextManager[object]:
         """One evaluation at a time writes into a folder; held by process 0."""
@@ -142,7 +104,7 @@ class EvaluationJob:
 
     def announce(self) -> None:
         """Say what will be done, before anything is loaded."""
-        say = partial(self.console.print, highlight=False, markup=False, soft_wrap=True)
+        say = self._say
         if self.random:
             say(f"RANDOM WEIGHTS in {', '.join(self.random)}: the numbers mean nothing")
         against = f" against {self.reference.name}" if self.reference else ""
@@ -161,7 +123,9 @@ class EvaluationJob:
         make_trainer = partial(
             build, self.cfg.trainer, "trainer", accelerator="gpu" if self.device.kind == "cuda" else "cpu"
         )
-        reference = self.reference
+        known: dict[str, Any] = {}
+        if reference := self.reference:
+            known = {"statistics": reference.statistics, "keep_statistics": reference.keep}
         return evaluate_sets(
             self.generated,
             self.metrics,
@@ -170,12 +134,11 @@ class EvaluationJob:
             make_trainer,
             reference=reference.pictures if reference else None,
             by_originals=self.by_originals,
-            statistics=reference.statistics if reference else None,
-            keep_statistics=self._keep,
             images=self.folder.images if self.cfg.save_images else None,
             batch_size=self.decoder.batch_size if self.decoder else self.cfg.batch_size,
             workers=decoding_workers(self.cfg.workers),
             console=self.console,
+            **known,
         )
 
     def report(self, result: EvaluationResult) -> Outcome:
@@ -188,7 +151,23 @@ class EvaluationJob:
         if result.interrupted:
             self.console.print("interrupted: no number came of it")
             return Outcome(INTERRUPTED, {})
-        report = describe(self, result)
+        cfg = self.cfg
+        report = build_report(
+            result,
+            name=self.folder.path.name,
+            generated=self.generated,
+            reference=self.reference,
+            by_originals=self.by_originals,
+            metrics=self.metrics,
+            options=_plain(cfg.metrics),
+            left_out=self.left_out,
+            extractors=self.extractors,
+            decoder=self.decoder,
+            random=self.random,
+            protocol=_plain(cfg.protocol),
+            typed=list(HydraConfig.get().overrides.task),
+            seconds=time.monotonic() - self._began,
+        )
         sheet = None
         if result.gallery:
             note = f"{report.name}: {readable_count(len(self.generated), 'picture')}, by PSNR"
@@ -196,17 +175,12 @@ class EvaluationJob:
                 result.gallery, note + "; RANDOM WEIGHTS: the pictures mean nothing" * bool(self.random)
             )
         content = report.to_dict()
-        there = self.folder.publish(content, sheet, save_images=self.cfg.save_images)
+        there = self.folder.publish(content, sheet, save_images=cfg.save_images)
         print_report(report, self.console)
-        self.console.print(there, highlight=False, markup=False, soft_wrap=True)
-        if self.cfg.save_reference and self.reference:
-            self.reference.save(Path(self.cfg.save_reference), self._found)
-            self.console.print(
-                f"the reference's statistics: {self.cfg.save_reference}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+        self._say(there)
+        if cfg.save_reference and self.reference:
+            self.reference.save(Path(cfg.save_reference))
+            self._say(f"the reference's statistics: {cfg.save_reference}")
         return Outcome(FAILED if result.failures else DONE, content)
 
     @property
@@ -217,14 +191,8 @@ class EvaluationJob:
         names += ["the decoder"] if self.decoder and not self.decoder.pretrained else []
         return (*names, *(extractor.name for extractor in self.extractors if not extractor.pretrained))
 
-    def _keep(self, statistics: Mapping[str, np.ndarray]) -> None:
-        """A full disk is no reason to lose the results."""
-        assert self.reference is not None
-        self._found.update(statistics)
-        try:
-            self.reference.keep(statistics)
-        except LatentkitError as error:
-            self.not_kept.append(f"what was found out of the reference is not kept: {error}")
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _not_allowed(
@@ -233,7 +201,7 @@ def _not_allowed(
     """Metric -> why the generated side, or the want of another, does not allow it."""
     found = {}
     for name, metric in metrics.items():
-        if ORIGINALS in metric.taps and generated.originals is None:
+        if ORIGINALS in metric.features and generated.originals is None:
             found[name] = f"{generated.name} has no originals"
         elif metric.compares and not referenced:
             found[name] = "there is no reference: give reference=PATH or dataset=NAME"
@@ -261,14 +229,33 @@ def _not_served(reference: Reference, metrics: Mapping[str, EvaluationMetric]) -
     return found
 
 
-def _refuse_what_was_asked_for(
-    cfg: DictConfig, left_out: Mapping[str, str], metrics: Mapping[str, EvaluationMetric]
-) -> None:
-    """Raise UsageError unless metrics of the protocol's own set are left out, and others stay."""
+def _without(
+    left_out: Mapping[str, str], metrics: Mapping[str, EvaluationMetric], cfg: DictConfig
+) -> dict[str, EvaluationMetric]:
+    """The other metrics. Raises UsageError unless they are the protocol's own set, and some stay."""
     asked_by_hand = chosen("metric") != cfg.protocol.name
     if left_out and (asked_by_hand or len(left_out) == len(metrics)):
         name, reason = next(iter(left_out.items()))
         raise UsageError(f"metric={name}: {reason}")
+    return {name: metric for name, metric in metrics.items() if name not in left_out}
+
+
+def _needed_statistics(metrics: Mapping[str, EvaluationMetric]) -> dict[str, set[str]]:
+    """Statistic of a reference -> the extractors that it is of.
+
+    Raises:
+        UsageError: two metrics call statistics of different features by one name.
+    """
+    read: dict[str, Sequence[str]] = {}
+    for name, metric in metrics.items():
+        for statistic in metric.statistics:
+            if (features := read.setdefault(statistic, metric.features)) != metric.features:
+                raise UsageError(
+                    f"metric={name}: statistics of {', '.join(features)} are called {statistic} too: "
+                    f"give metrics.{name}.statistics other names"
+                )
+    encoders = {statistic: {name.rpartition(".")[0] for name in names} for statistic, names in read.items()}
+    return {statistic: names - {""} for statistic, names in encoders.items()}
 
 
 def _too_few(name: str, metric: EvaluationMetric, whose: str, there: int) -> str:
@@ -277,7 +264,19 @@ def _too_few(name: str, metric: EvaluationMetric, whose: str, there: int) -> str
     return f"it needs at least {metric.min_samples():,} pictures{decides}, {whose} has {there:,}"
 
 
-def _build_extractors(cfg: DictConfig, metrics: Mapping[str, EvaluationMetric]) -> list[Extractor]:
-    taps = {tap for metric in metrics.values() for tap in metric.taps} - {PIXELS, ORIGINALS}
-    built = [build(cfg.extractors[name], f"extractors.{name}", name=str(name)) for name in cfg.extractors]
-    return [extractor for extractor in built if not taps.isdisjoint(extractor.taps)]
+def _build_extractors(
+    cfg: DictConfig, metrics: Mapping[str, EvaluationMetric], device: Device
+) -> list[Encoder]:
+    """The encoders whose outputs the metrics read."""
+    built: list[Encoder] = [
+        build(cfg.extractors[name], f"extractors.{name}", name=str(name), group="extractors")
+        for name in cfg.extractors
+    ]
+    needed = extractors_of({read for metric in metrics.values() for read in metric.features}, built)
+    check_extractors(metrics, needed)
+    return [encoder.fitted(device.kind) for encoder in needed]
+
+
+def _plain(node: DictConfig) -> dict[str, Any]:
+    values: Any = OmegaConf.to_container(node, resolve=True)
+    return {str(key): value for key, value in values.items()}

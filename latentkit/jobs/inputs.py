@@ -1,33 +1,68 @@
-"""Both sides of an evaluation, opened as the configuration says."""
+"""Both sides of an evaluation: what was chosen is checked, then opened."""
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from latentkit.encoders import LatentDecoder
 from latentkit.encoders.contract import ContractError
 from latentkit.errors import UsageError
-from latentkit.evaluation.compatibility import AsTheyAre
+from latentkit.evaluation.compatibility import CROPS, AsTheyAre, Decodable, check_originals, recorded_geometry
 from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.sets.first import FirstOf
-from latentkit.evaluation.sets.latents import EncodedLatents
 from latentkit.evaluation.sets.open import existing, open_own, open_set
-from latentkit.evaluation.sets.paired import Reconstructions, recorded_geometry
+from latentkit.evaluation.sets.paired import Reconstructions
 from latentkit.evaluation.sets.pictures import SourcePictures
-from latentkit.evaluation.sets.space import Decodable
-from latentkit.evaluation.statistics import is_statistics
+from latentkit.evaluation.statistics import is_own, is_statistics
 from latentkit.jobs.collection import chosen
 from latentkit.jobs.config import build
-from latentkit.jobs.validation import DEMO
-from latentkit.pixels import AdmCrop, Geometry, ResizeSquare
+from latentkit.jobs.hardware import check_launch, fill_vram
+from latentkit.pixels import AdmCrop, Geometry
+from latentkit.runtime.device import find_device
 from latentkit.sources import Source
+
+DEMO = "demo"
+"""The dataset that nobody had to choose."""
 
 USUAL_SIZE = 256
 """Of a crop whose size was not given."""
+
+
+def validate(cfg: DictConfig) -> None:
+    """Fill in what a VRAM profile decides, before anything is opened or encoded.
+
+    Raises:
+        UsageError: a value cannot be meant.
+    """
+    if not cfg.metrics:
+        raise UsageError("no metric: give metric=NAME")
+    if cfg.crop not in (None, "none", *CROPS):
+        raise UsageError(f"crop={cfg.crop}: choose one of {', '.join(CROPS)}, none")
+    if cfg.limit is not None and cfg.limit < 2:
+        raise UsageError(f"limit={cfg.limit}: at least 2")
+    if cfg.workers is not None and cfg.workers < 0:
+        raise UsageError(f"workers={cfg.workers}: must be at least 0")
+    if not cfg.report_dir or (Path(cfg.report_dir).exists() and not Path(cfg.report_dir).is_dir()):
+        raise UsageError(f"report_dir={cfg.report_dir}: give a folder")
+    if cfg.generated is None and cfg.reference is not None and _is_demo_by_default():
+        raise UsageError("reference without generated: give generated=PATH, or dataset=NAME for its latents")
+    for key in ("generated", "reference"):
+        if cfg[key] is not None:
+            existing(cfg[key], or_statistics=key == "reference")
+    if cfg.save_reference is not None:
+        cfg.save_reference = str(Path(cfg.save_reference).expanduser())
+        _check_save_reference(Path(cfg.save_reference))
+    fill_vram(cfg.vram, find_device(cfg.trainer.accelerator))
+    build(cfg.decoder, "decoder")
+    for name in cfg.metrics:
+        build(cfg.metrics[name], f"metrics.{name}")
+    check_launch(cfg.trainer)
 
 
 @dataclass(frozen=True)
@@ -58,14 +93,11 @@ def open_generated(cfg: DictConfig, decoder: LatentDecoder) -> Generated:
             raise UsageError(f"size={cfg.size} does nothing by itself: give crop=adm or crop=resize with it")
         given = open_set(cfg.generated, decodable, geometry)
         prepared = None
-        if isinstance(given, EncodedLatents) and given.contract.recorded:
+        if given.contract and given.contract.recorded:
+            if geometry:
+                check_originals(f"crop={cfg.crop}: {cfg.generated}", given.contract, geometry)
             with suppress(ContractError):  # a geometry of somebody's own
                 prepared = recorded_geometry(given.contract)
-        if geometry and prepared and geometry.describe() != prepared.describe():
-            raise ContractError(
-                f"{cfg.generated}: the contract says that its pictures were prepared by {prepared}, crop="
-                f"{cfg.crop} is another: leave crop out"
-            )
         return Generated(_limited(cfg, given), prepared=prepared)
     own = open_own(cfg.output_dir, decodable, _source(cfg), _dataset_title(cfg), geometry)
     there = own.pictures.geometry
@@ -76,15 +108,16 @@ def open_generated(cfg: DictConfig, decoder: LatentDecoder) -> Generated:
     return Generated(_limited(cfg, own), own, there)
 
 
-def open_reference_side(cfg: DictConfig, generated: Generated) -> str | PictureSet | None:
+def open_reference_side(cfg: DictConfig, generated: Generated) -> Path | PictureSet | None:
     """What metrics compare with: what was given, else the dataset's pictures; a path where it is statistics.
 
     Raises:
         UsageError, LatentkitError: as `open_set`.
     """
     if cfg.reference is not None:
-        if is_statistics(existing(cfg.reference, or_statistics=True)):
-            return str(cfg.reference)
+        place = existing(cfg.reference, or_statistics=True)
+        if is_statistics(place):
+            return place
         return _limited(cfg, open_set(cfg.reference, None, asked_geometry(cfg)))
     if generated.own is not None:
         return _limited(cfg, generated.own.pictures)
@@ -104,9 +137,7 @@ def reference_geometry(cfg: DictConfig, generated: Generated) -> Geometry | AsTh
 
 def asked_geometry(cfg: DictConfig) -> Geometry | None:
     """The crop that was asked for; None where none was, or ``none``."""
-    size = cfg.size or USUAL_SIZE
-    geometries: dict[str, Geometry] = {"adm": AdmCrop(size=size), "resize": ResizeSquare(size=size)}
-    return geometries.get(cfg.crop)
+    return CROPS[cfg.crop](size=cfg.size or USUAL_SIZE) if cfg.crop in CROPS else None
 
 
 def _reads_dataset(cfg: DictConfig) -> bool:
@@ -129,3 +160,18 @@ def _dataset_title(cfg: DictConfig) -> str:
 
 def _limited(cfg: DictConfig, pictures: PictureSet) -> PictureSet:
     return pictures if cfg.limit is None else FirstOf(pictures, cfg.limit)
+
+
+def _is_demo_by_default() -> bool:
+    typed = HydraConfig.get().overrides.task
+    return chosen("dataset") == DEMO and not any(word.startswith("dataset=") for word in typed)
+
+
+def _check_save_reference(path: Path) -> None:
+    if path.suffix != ".npz":
+        raise UsageError(f"save_reference={path}: give FILE.npz")
+    if path.exists() and not is_own(path):
+        raise UsageError(f"save_reference={path} exists, and it is not latentkit's: give another file")
+    there = next(folder for folder in path.resolve().parents if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UsageError(f"save_reference={path}: {there} is no folder that can be written to")

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, open_dict
 from latentkit.errors import UsageError
 from latentkit.jobs.collection import Collection, chosen
 from latentkit.jobs.encoding import EncodingJob
-from latentkit.jobs.validation import DEMO
+from latentkit.jobs.inputs import DEMO
 from latentkit.prediction.plan import Comparison
 from latentkit.runtime.exit_status import DONE, QUARANTINED
 from latentkit.stores.quarantine import Quarantine

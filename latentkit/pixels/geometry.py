@@ -10,13 +10,16 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
 from latentkit.errors import UsageError
 from latentkit.pixels.decode import MAX_PIXELS, DecodeError
+
+if TYPE_CHECKING:
+    import torch
 
 ASPECT_BUCKETS = ("1024x1024", "832x1216", "1216x832", "768x1280", "1280x768", "704x1344", "1344x704")
 """Width x height, about one megapixel each: the sizes that 1024-pixel diffusion models are trained on."""
@@ -30,9 +33,11 @@ class Geometry(ABC):
 
     Attributes:
         dtype: of the array: ``uint8``, or ``float32`` (still 0..255, unrounded).
+        on_tensors: whether `prepare` is there.
     """
 
     dtype: ClassVar[str] = "uint8"
+    on_tensors: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
@@ -41,6 +46,16 @@ class Geometry(ABC):
         Raises:
             DecodeError: the picture's size is of no use to this geometry.
         """
+
+    def prepare(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The arrays of pictures that are on the device already: uint8 [B, H, W, 3] -> [B, height, width, 3].
+
+        Raises:
+            UsageError: this geometry is defined by Pillow, on the host.
+        """
+        raise UsageError(
+            f"{type(self).__name__} works on the host alone: an extractor needs another geometry"
+        )
 
     @abstractmethod
     def shape(self, width: int, height: int) -> tuple[int, int]:
@@ -141,12 +156,20 @@ class AntialiasedResize(_Square):
     """
 
     dtype: ClassVar[str] = "float32"
+    on_tensors: ClassVar[bool] = True
     size: int = 224
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         square, split = (self.size, self.size), Image.fromarray(pixels).split()
         planes = (plane.convert("F").resize(square, Image.Resampling.BILINEAR) for plane in split)
         return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+
+    def prepare(self, pixels: torch.Tensor) -> torch.Tensor:
+        from torch.nn.functional import interpolate
+
+        planes = pixels.permute(0, 3, 1, 2).float()
+        square = (self.size, self.size)
+        return interpolate(planes, square, mode="bilinear", antialias=True).permute(0, 2, 3, 1)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -231,6 +254,7 @@ class CropToMultiple(Geometry):
         multiple: both sides of the array are multiples of it, in pixels.
     """
 
+    on_tensors: ClassVar[bool] = True
     multiple: int = 8
 
     def __post_init__(self) -> None:
@@ -240,6 +264,12 @@ class CropToMultiple(Geometry):
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         height, width = self.shape(pixels.shape[1], pixels.shape[0])
         return _centre(pixels, width, height)
+
+    def prepare(self, pixels: torch.Tensor) -> torch.Tensor:
+        high, wide = pixels.shape[1:3]
+        height, width = self.shape(wide, high)
+        top, left = (high - height) // 2, (wide - width) // 2
+        return pixels[:, top : top + height, left : left + width]
 
     def shape(self, width: int, height: int) -> tuple[int, int]:
         if min(width, height) < self.multiple:

@@ -69,7 +69,7 @@ def parse_npy(content: bytearray, declared: Mapping[str, Any]) -> np.ndarray:
 
 @functools.lru_cache(64)
 def _parse_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    return _read_header(io.BytesIO(header))
+    return read_header(io.BytesIO(header))
 
 
 def read_npy(path: Path, declared: Mapping[str, Any]) -> np.ndarray:
@@ -107,7 +107,7 @@ def inspect_npy(path: Path, declared: Mapping[str, Any]) -> tuple[str, str] | No
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             try:
-                shape, dtype = _read_header(file)
+                shape, dtype = read_header(file)
             except ValueError as error:
                 return "unreadable", "it is empty" if size == 0 else one_line(error)
             try:
@@ -166,7 +166,7 @@ def _opened(
     """The file, past its header; its shape and dtype, which fit what is declared and the file's size."""
     try:
         with path.open("rb") as file:
-            shape, dtype = _read_header(file)
+            shape, dtype = read_header(file)
             match(shape, dtype, declared)
             expected = file.tell() + math.prod(shape) * dtype.itemsize
             size = os.fstat(file.fileno()).st_size
@@ -179,7 +179,8 @@ def _opened(
         raise LatentkitError(f"{path} is damaged: {one_line(error)}: remove it and encode again") from None
 
 
-def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of a ``.npy``; leaves the file at its first number. Raises ValueError."""
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
         raise ValueError(f"it is .npy version {version}, not (1, 0)")
@@ -187,7 +188,7 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
     if dtype.hasobject:
         raise ValueError("it holds Python objects")
     if fortran and len(shape) > 1:
-        raise ValueError("it is in Fortran order")
+        raise ValueError("it is in Fortran order: save np.ascontiguousarray of it")
     if any(length < 0 for length in shape):
         raise ValueError(f"its shape is {shape}")
     return shape, dtype

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from latentkit.encoders import Autoencoder, Contract, ContractError, LatentDecoder, Random
 from latentkit.encoders.autoencoder import posterior_noise
 from latentkit.errors import UsageError
-from latentkit.evaluation.sets.space import Decodable
+from latentkit.evaluation.compatibility import Decodable
 from latentkit.pixels import AdmCrop
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)

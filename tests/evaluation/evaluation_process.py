@@ -9,6 +9,7 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import numpy as np
@@ -24,13 +25,11 @@ from latentkit.evaluation.run import evaluate_sets
 
 
 class Logits(MeanColour):
-    """Tap ``logits`` [B, 1008]: the mean colours, less 124, by a fixed matrix."""
+    """Output ``logits`` [B, 1008]: the mean colours, less 124, by a fixed matrix."""
 
-    @property
-    def taps(self) -> tuple[str, ...]:
-        return ("logits",)
+    outputs: ClassVar[dict[str, Any]] = {"logits": {"shape": [1008], "dtype": "float32"}}
 
-    def load(self) -> torch.nn.Module:
+    def build(self) -> torch.nn.Module:
         return LogitNetwork()
 
 
@@ -41,7 +40,7 @@ class LogitNetwork(MeanNetwork):
         self.register_buffer("matrix", matrix)
 
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"logits": (super().forward(pixels)["mean"] - 124) @ self.matrix}
+        return {"logits": (super().forward(pixels)["rgb"] - 124) @ self.matrix}
 
 
 def main(out: Path, count: int, processes: int, seconds: float) -> int:
@@ -60,7 +59,7 @@ def main(out: Path, count: int, processes: int, seconds: float) -> int:
             generated,
             {
                 "toy": WeightedMean(),
-                "inception_score": InceptionScore(splits=2, split_size=None, shuffle_seed=2020),
+                "inception_score": InceptionScore(splits=2, features="logits.logits"),
                 "reconstruction": Reconstruction(),
             },
             [MeanColour(), Logits(name="logits")],

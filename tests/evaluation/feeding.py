@@ -1,12 +1,25 @@
-"""Gives a metric its features in batches, as a run does."""
+"""Metrics as conf/ declares them, and given their features in batches, as a run does."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 
 from latentkit.evaluation.metrics import EvaluationMetric
 from latentkit.evaluation.metrics.metric import Side
+from latentkit.jobs.config import build, conf_dir
+
+
+def frechet(name: str) -> EvaluationMetric:
+    """``fid``, ``sfid`` or ``fd_dinov3``, as its YAML says."""
+    file = Path(conf_dir(), "metric", f"{name}.yaml")
+    metric: Any = build(OmegaConf.to_container(OmegaConf.load(file)), f"metrics.{name}")
+    assert metric.name == name
+    return metric
 
 
 def feed(
@@ -20,7 +33,7 @@ def feed(
     positions = np.arange(len(features)) if positions is None else positions
     for begin in range(0, len(positions), batch):
         places = torch.from_numpy(positions[begin : begin + batch])
-        metric.update({metric.taps[0]: torch.from_numpy(features)[places]}, places, side)
+        metric.update({metric.features[0]: torch.from_numpy(features)[places]}, places, side)
 
 
 def computed(

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from feeding import feed
+from feeding import feed, frechet
 from recipes import features, photo
 
 from latentkit.evaluation.metrics import (
-    FID,
     KID,
     EvaluationMetric,
     InceptionScore,
@@ -33,7 +32,7 @@ SHARES = {
 def new_metrics() -> dict[str, EvaluationMetric]:
     """One of each kind."""
     return {
-        "fid": FID(),
+        "fid": frechet("fid"),
         "inception_score": InceptionScore(splits=3),
         "kid": KID(subsets=4, subset_size=20),
         "precision_recall": PrecisionRecall(),

@@ -8,8 +8,8 @@ import numpy as np
 
 from latentkit.encoders import LatentDecoder, Random
 from latentkit.evaluation.batches import PictureBatches
+from latentkit.evaluation.compatibility import Decodable
 from latentkit.evaluation.picture_set import PictureSet
-from latentkit.evaluation.sets.space import Decodable
 
 
 class Published(LatentDecoder):

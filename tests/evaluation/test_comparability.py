@@ -6,13 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from feeding import frechet
 from toy_evaluation import Difference
 
 from latentkit.evaluation.comparability import Circumstances, reasons_against
 from latentkit.evaluation.metrics import (
-    FID,
     KID,
-    DINOv3FrechetDistance,
     EvaluationMetric,
     InceptionScore,
     PrecisionRecall,
@@ -33,7 +32,8 @@ USUAL = Circumstances(
 def test_nothing_is_said_of_a_published_protocol() -> None:
     assert reasons_against(USUAL) == []
     published: list[EvaluationMetric] = [
-        FID(),
+        frechet("fid"),
+        frechet("sfid"),
         KID(),
         KID(seed=7),
         InceptionScore(),
@@ -51,7 +51,9 @@ def test_nothing_is_said_of_a_published_protocol() -> None:
         (InceptionScore(splits=None, split_size=5000), "split_size=5000, shuffle_seed=2020"),
         (KID(subset_size=100), "subsets=100, subset_size=100"),
         (PrecisionRecall(neighbours=5), "neighbours=5"),
-        (DINOv3FrechetDistance(), "nobody has published"),
+        (PrecisionRecall(features="dinov3.embeddings"), "features=dinov3.embeddings"),
+        (KID(features="dinov3.embeddings"), "features=dinov3.embeddings"),
+        (frechet("fd_dinov3"), "nobody has published"),
     ],
 )
 def test_settings_that_nobody_publishes(metric: EvaluationMetric, words: str) -> None:

@@ -112,6 +112,35 @@ def test_two_folders_by_metrics_of_ones_own_choice(at_home: Path) -> None:
 
 
 @pytest.mark.slow
+def test_sfid_is_of_the_spatial_features(at_home: Path) -> None:
+    """By a hook on its layer; tr (S1 S2)^(1/2) is the nuclear norm of centred X1 X2^T / (N - 1)."""
+    import torch
+
+    from latentkit.evaluation.extractors.inception_network import from_seed
+
+    network, centred, means = from_seed(0), [], []
+    layer: list[torch.Tensor] = []
+    network.get_submodule("Mixed_6d").register_forward_hook(lambda module, given, out: layer.append(out))
+    for side, first in (("early", 0), ("late", 20)):
+        (at_home / side).mkdir()
+        pictures = np.stack([photo(first + number, 64, 80) for number in range(5)])
+        for number, picture in enumerate(pictures):
+            Image.fromarray(picture).save(at_home / side / f"{number}.png")
+        with torch.inference_mode():
+            network(torch.from_numpy(pictures))
+        values = layer.pop().numpy()[:, :7].transpose(0, 2, 3, 1).reshape(5, 2023).astype(np.float64)
+        means.append(values.mean(0))
+        centred.append((values - means[-1]) / 2)
+    one, two = centred
+    traces = (one**2).sum() + (two**2).sum() - 2 * np.linalg.norm(one @ two.T, "nuc")
+    options: dict[str, Any] = {"weights": "random", "workers": 0, "generated": "early", "reference": "late"}
+    assert evaluate(**options, metric=["fid", "sfid"]) == 0
+    results = report("early@late")["results"]
+    assert results["sfid"] == pytest.approx(((means[0] - means[1]) ** 2).sum() + traces, rel=1e-4)
+    assert results["fid"] != pytest.approx(results["sfid"], rel=0.01)
+
+
+@pytest.mark.slow
 def test_as_many_latents_as_the_limit_are_enough(at_home: Path) -> None:
     """What lies there beyond it is not taken away."""
     options: dict[str, Any] = {**SMALL, "metric": "reconstruction", "limit": 2, "report_dir": "two"}
@@ -247,6 +276,15 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "uncropped against cropped": (
         {"generated": "pictures", "reference": "demo.npz", "metric": "fid", "crop": "none"},
         *(1, "crop=adm size=256, this run has crop=none"),
+    ),
+    "features that no extractor gives": (
+        {"generated": "pictures", "reference": "demo.npz", "metric": "fd_dinov3", "extractor": "inception"},
+        *(2, "metric=fd_dinov3 reads dinov3.embeddings, which no extractor gives (there are: none)"),
+    ),
+    "two statistics of one name": (
+        {"generated": "pictures", "reference": "pictures", "metric": ["fid", "sfid"]}
+        | {"metrics.sfid.statistics": ["mu", "sigma"]},
+        *(2, "metric=sfid: statistics of inception.pool3 are called mu too: give metrics.sfid.statistics"),
     ),
     "a crop that is none": ({"crop": "middle"}, 2, "adm, resize, none"),
     "one picture of many": ({"limit": 1}, 2, "limit=1"),

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import numpy as np
@@ -177,30 +177,28 @@ def zero_reference() -> dict[str, np.ndarray]:
 def test_a_network_runs_once_a_batch_and_only_where_a_feature_is_wanted() -> None:
     step = EvaluationStep([MeanColour(), Unwanted(name="other")], None)
     pictures = ToySet(photos(8))
-    step.begin_pass(pictures, 4, {"mean", "pixels"})
+    step.begin_pass(pictures, 4, {"mean.rgb", "pixels"})
     step.setup("predict")
     for batch in PictureBatches(pictures, np.arange(8), 4):
         step(batch)
-    assert {name: forward.network.seen for name, forward in step.networks.items()} == {"mean": [4, 4]}
+    assert {name: forward.network.network.seen for name, forward in step.networks.items()} == {"mean": [4, 4]}
 
 
 class Unwanted(MeanColour):
     """Gives a feature that no metric reads."""
 
-    @property
-    def taps(self) -> tuple[str, ...]:
-        return ("unwanted",)
+    outputs: ClassVar[dict[str, Any]] = {"unwanted": {"shape": [3], "dtype": "float32"}}
 
 
 def test_latents_run_in_whole_batches_and_padding_never_counts() -> None:
     pictures = ToySet(latents=latents(6), space=LatentSpace(4), originals=photos(6))
     step = EvaluationStep([MeanColour()], DECODER)
-    step.begin_pass(pictures, 4, {"mean"}, by_originals=True)
+    step.begin_pass(pictures, 4, {"mean.rgb"}, by_originals=True)
     step.setup("predict")
     with torch.inference_mode():
         results = [step(batch) for batch in PictureBatches(pictures, np.arange(6), 4, originals=True)]
     assert [result.positions.tolist() for result in results] == [[0, 1, 2, 3], [4, 5]]
-    assert step.networks["mean"].network.seen == [4] * 4
+    assert step.networks["mean"].network.network.seen == [4] * 4
     for result in results:
         count = len(result.positions)
         tensors = [*result.features.values(), *result.of_originals.values()]
@@ -281,7 +279,7 @@ def test_a_metric_without_its_reference_originals_or_features_is_a_usage_error()
         evaluate(pictures, {"toy": WeightedMean()})
     with pytest.raises(UsageError, match=r"^pairs: toy has no originals"):
         evaluate(pictures, {"pairs": Difference()})
-    with pytest.raises(UsageError, match=r"^metric=toy reads mean, which no extractor gives"):
+    with pytest.raises(UsageError, match=r"^metric=toy reads mean.rgb, which no extractor gives"):
         evaluate(pictures, {"toy": WeightedMean()}, extractors=[])
 
 

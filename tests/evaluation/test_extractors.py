@@ -18,11 +18,12 @@ import torch
 from photo_server import Answer, Behaviour, PhotoServer
 from recipes import photo
 
-from latentkit.encoders import Pretrained, Random
-from latentkit.errors import LatentkitError
-from latentkit.evaluation.extractors import DINOv3Extractor, Inception
-from latentkit.evaluation.extractors.inception_file import WeightsFile, fetch
-from latentkit.pixels.geometry import AntialiasedResize
+from latentkit.encoders import T5, Autoencoder, DINOv3, Pretrained, Random
+from latentkit.errors import LatentkitError, UsageError
+from latentkit.evaluation.extractors import Inception
+from latentkit.evaluation.extractors.features import FeatureNetwork, check_extractors, extractors_of
+from latentkit.evaluation.extractors.inception_file import fetch
+from latentkit.pixels.geometry import AdmCrop, AntialiasedResize, CropToMultiple
 
 NAME = "weights.pth"
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -40,7 +41,7 @@ def serving(behaviour: Behaviour | None = None) -> PhotoServer:
     return PhotoServer({NAME: CONTENT}, behaviours={f"/photo/{NAME}": behaviour} if behaviour else {})
 
 
-def fetched(url: str, *, sha256: str = SHA256, local_files_only: bool = False) -> WeightsFile:
+def fetched(url: str, *, sha256: str = SHA256, local_files_only: bool = False) -> Path:
     return fetch(url, sha256, where="extractors.inception", local_files_only=local_files_only)
 
 
@@ -52,7 +53,7 @@ def weights_in(folder: Path) -> list[str]:
 def test_weights_are_downloaded_once_to_where_torch_hub_keeps_them(hub: Path) -> None:
     with serving() as server:
         for _ in range(2):
-            assert fetched(server.url(NAME)) == (hub / NAME, SHA256)
+            assert fetched(server.url(NAME)) == hub / NAME
         assert len(server.requests) == 1
     assert (hub / NAME).read_bytes() == CONTENT
     assert weights_in(hub) == [NAME]
@@ -60,7 +61,7 @@ def test_weights_are_downloaded_once_to_where_torch_hub_keeps_them(hub: Path) ->
 
 def test_processes_that_want_them_at_one_time_download_them_once(hub: Path) -> None:
     with serving() as server, ThreadPoolExecutor(4) as pool:
-        assert set(pool.map(fetched, [server.url(NAME)] * 4)) == {(hub / NAME, SHA256)}
+        assert set(pool.map(fetched, [server.url(NAME)] * 4)) == {hub / NAME}
         assert len(server.requests) == 1
 
 
@@ -124,7 +125,7 @@ def test_the_network_is_not_used_when_it_must_not_be(hub: Path) -> None:
         assert not hub.exists()
         fetched(server.url(NAME))
         assert len(server.requests) == 1
-        assert fetched(server.url(NAME), local_files_only=True).path == hub / NAME
+        assert fetched(server.url(NAME), local_files_only=True) == hub / NAME
 
 
 def test_a_damaged_file_is_left_alone_and_named(hub: Path) -> None:
@@ -209,27 +210,30 @@ def dinov3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_dinov3_resizes_as_its_image_processor(dinov3_folder: Path) -> None:
-    network = DINOv3Extractor(model=str(dinov3_folder)).load()
+    geometry = DINOv3(model=str(dinov3_folder)).geometry
     golden = np.load(Path(__file__).parents[1] / "pixels" / "golden" / "dinov3_pixels.npz")
     for number, size in enumerate(["375x500", "500x333", "224x224", "1024x768", "97x181"]):
         picture = photo(200 + number, *map(int, size.split("x")))
-        levels = network.resize(torch.from_numpy(picture)[None])[0].numpy()
+        levels = geometry.prepare(torch.from_numpy(picture)[None])[0].numpy()
         normalised = (levels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
         assert np.abs(normalised.transpose(2, 0, 1)[:, ::3, ::3] - golden[size]).max() < 1e-4, size
 
 
 def test_dinov3_features_are_the_encoders_embeddings(dinov3_folder: Path) -> None:
-
-    extractor = DINOv3Extractor(model=str(dinov3_folder))
+    extractor = DINOv3(model=str(dinov3_folder))
     pictures = np.stack([photo(seed, 120, 90) for seed in (0, 1)])
     prepared = np.stack([AntialiasedResize(size=224)(picture) for picture in pictures])
     with torch.inference_mode():
-        features = extractor.load()(torch.from_numpy(pictures))
-        expected = extractor.encoder.load()(torch.from_numpy(prepared))["embeddings"]
-    assert tuple(features) == extractor.taps == ("dinov3",)
-    assert features["dinov3"].dtype == torch.float32
-    assert float((features["dinov3"] - expected).norm() / expected.norm()) < 1e-4
+        features = FeatureNetwork(extractor)(torch.from_numpy(pictures))
+        expected = extractor.load()(torch.from_numpy(prepared))["embeddings"]
+    assert tuple(features) == ("dinov3.embeddings",)
+    found = features["dinov3.embeddings"]
+    assert found.dtype == torch.float32
+    assert float((found - expected).norm() / expected.norm()) < 1e-4
     identity = extractor.identity()
+    assert list(identity) == ["network", "model", "revision", "weights", "input", "stored", "precision"]
+    assert identity["network"] == "dinov3"
+    assert "orientation" not in identity["input"]
     weights = hashlib.sha256((dinov3_folder / "model.safetensors").read_bytes()).hexdigest()
     assert identity["weights"]["model.safetensors"] == weights
     assert identity["input"]["size"] == 224
@@ -238,16 +242,38 @@ def test_dinov3_features_are_the_encoders_embeddings(dinov3_folder: Path) -> Non
 
 
 def test_dinov3_with_random_weights_has_the_real_shape() -> None:
-    extractor = DINOv3Extractor(weights=Random(seed=3))
+    extractor = DINOv3(weights=Random(seed=3))
     with torch.inference_mode():
-        features = extractor.load()(torch.from_numpy(photo(0, 64, 64))[None])
-    assert features["dinov3"].shape == (1, 1024)
+        features = FeatureNetwork(extractor)(torch.from_numpy(photo(0, 64, 64))[None])
+    assert features["dinov3.embeddings"].shape == (1, 1024)
     assert not extractor.pretrained
     assert extractor.identity()["weights"] == "random:3"
 
 
 def test_messages_about_dinov3_name_the_extractor(tmp_path: Path) -> None:
     with pytest.raises(LatentkitError, match=r"extractors\.dinov3\.model=.*: no such folder"):
-        DINOv3Extractor(model=str(tmp_path / "absent")).identity()
+        DINOv3(model=str(tmp_path / "absent"), group="extractors").identity()
     with pytest.raises(LatentkitError, match=r"extractors\.dinov3\.model=.*: no config\.json"):
-        DINOv3Extractor(model=str(tmp_path), weights=Pretrained(local_files_only=True)).load()
+        DINOv3(model=str(tmp_path), weights=Pretrained(local_files_only=True), group="extractors").load()
+
+
+def test_encoders_are_chosen_by_the_outputs_that_metrics_read() -> None:
+    encoders = [Inception(), DINOv3()]
+    assert extractors_of({"inception.pool3", "inception.spatial", "pixels"}, encoders) == encoders[:1]
+    assert extractors_of({"pixels", "dinov3.embeddings"}, encoders) == encoders[1:]
+
+
+def test_what_cannot_prepare_pictures_on_the_device_is_no_extractor() -> None:
+    with pytest.raises(UsageError, match=r"^extractors\.sd_vae: AdmCrop prepares its"):
+        check_extractors({}, [Autoencoder(name="sd_vae", model="none", weights=Random(), group="extractors")])
+    with pytest.raises(UsageError, match=r"^encoders\.t5: it reads captions"):
+        check_extractors({}, [T5()])
+    with pytest.raises(UsageError, match="AdmCrop works on the host alone"):
+        AdmCrop().prepare(torch.zeros(1, 8, 8, 3, dtype=torch.uint8))
+    check_extractors({}, [Inception(), DINOv3(weights=Random())])
+
+
+def test_a_crop_to_multiples_is_the_same_on_tensors() -> None:
+    picture, geometry = photo(3, 21, 35), CropToMultiple(multiple=8)
+    (cropped,) = geometry.prepare(torch.from_numpy(picture)[None]).numpy()
+    np.testing.assert_array_equal(cropped, geometry(picture))

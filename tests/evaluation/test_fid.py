@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from feeding import computed, feed
+from feeding import computed, feed, frechet
 from recipes import features
 
 from latentkit.errors import LatentkitError
-from latentkit.evaluation.metrics import FID, DINOv3FrechetDistance, SpatialFID
+from latentkit.evaluation.metrics import EvaluationMetric
 from latentkit.evaluation.metrics.metric import NonFiniteFeaturesError
 
 Sets = tuple[np.ndarray, np.ndarray]
 
 
 def test_it_agrees_with_torch_fidelity_and_adm(two_sets: Sets, golden_metrics: dict[str, Any]) -> None:
-    found = computed(FID(), *two_sets)["fid"]
+    found = computed(frechet("fid"), *two_sets)["fid"]
     published = golden_metrics["torch_fidelity/fid"]["frechet_inception_distance"]
     assert found == pytest.approx(published, rel=1e-6)
     assert found == pytest.approx(golden_metrics["adm/fid"], rel=1e-6)
@@ -26,14 +26,14 @@ def test_it_agrees_with_torch_fidelity_and_adm(two_sets: Sets, golden_metrics: d
 
 def test_fewer_pictures_than_features(two_sets: Sets, golden_metrics: dict[str, Any]) -> None:
     generated, reference = two_sets
-    found = computed(FID(), generated[:100], reference[:100])["fid"]
+    found = computed(frechet("fid"), generated[:100], reference[:100])["fid"]
     published = golden_metrics["torch_fidelity/fid_rank_deficient_100"]["frechet_inception_distance"]
     assert found == pytest.approx(published, abs=1e-4)
 
 
 def test_statistics_are_numpys_and_do_not_depend_on_order_or_batches(two_sets: Sets) -> None:
     _, reference = two_sets
-    metric = FID()
+    metric = frechet("fid")
     feed(metric, "reference", reference, np.random.default_rng(0).permutation(len(reference)), batch=77)
     statistics = metric.reference_statistics()
     assert statistics.keys() == {"mu", "sigma", "count"}
@@ -46,12 +46,12 @@ def test_statistics_are_numpys_and_do_not_depend_on_order_or_batches(two_sets: S
 @pytest.mark.parametrize("count", [True, False])
 def test_a_reference_from_its_statistics_gives_the_same_distance(count: bool) -> None:
     generated, reference = features(1, 50, 12, 0), features(2, 40, 12, 0.1)
-    first = FID()
+    first = frechet("fid")
     distance = computed(first, generated, reference)["fid"]
     statistics = first.reference_statistics()
     if not count:  # as in ADM's files
         del statistics["count"]
-    second = FID()
+    second = frechet("fid")
     assert second.load_reference(statistics)
     assert computed(second, generated)["fid"] == distance
     for name, value in second.reference_statistics().items():
@@ -60,48 +60,52 @@ def test_a_reference_from_its_statistics_gives_the_same_distance(count: bool) ->
 
 
 @pytest.mark.parametrize(
-    ("metric", "names"),
+    ("metric", "read", "names"),
     [
-        (SpatialFID(), {"mu_s", "sigma_s", "count"}),
-        (DINOv3FrechetDistance(), {"mu_dinov3", "sigma_dinov3", "count"}),
+        (frechet("sfid"), "inception.spatial", {"mu_s", "sigma_s", "count"}),
+        (frechet("fd_dinov3"), "dinov3.embeddings", {"mu_dinov3", "sigma_dinov3", "count"}),
     ],
 )
-def test_its_relatives_read_other_features_under_other_names(metric: FID, names: set[str]) -> None:
+def test_its_relatives_read_other_features_under_other_names(
+    metric: EvaluationMetric, read: str, names: set[str]
+) -> None:
     generated, reference = features(1, 50, 12, 0), features(2, 40, 12, 0.1)
     assert metric.load_reference({"mu": np.zeros(12), "sigma": np.eye(12)}) is False
-    assert computed(metric, generated, reference)[metric.name] == computed(FID(), generated, reference)["fid"]
+    fid = computed(frechet("fid"), generated, reference)["fid"]
+    assert computed(metric, generated, reference)[metric.name] == fid
     assert metric.reference_statistics().keys() == names
+    assert metric.features == (read,)
 
 
 def test_sums_stay_in_double_precision_whatever_becomes_of_the_module_around_them() -> None:
     generated, reference = features(1, 50, 12, 0), features(2, 40, 12, 0.1)
-    metric = FID()
+    metric = frechet("fid")
     module = torch.nn.ModuleList([metric])
     feed(metric, "generated", generated)
     module.half().to(torch.bfloat16).float()
     feed(metric, "reference", reference)
     assert metric.generated.dtype == metric.reference.dtype == torch.float64
-    assert metric.compute() == computed(FID(), generated, reference)
+    assert metric.compute() == computed(frechet("fid"), generated, reference)
 
 
 def test_features_that_are_not_finite_are_refused_with_their_positions() -> None:
     wrong = features(1, 20, 12, 0)
     wrong[[3, 7], 5] = np.nan, np.inf
     with pytest.raises(NonFiniteFeaturesError, match=r"pool3 is not finite .* positions \[3, 7\]") as caught:
-        feed(FID(), "generated", wrong)
+        feed(frechet("fid"), "generated", wrong)
     assert caught.value.positions == [3, 7]
 
 
 @pytest.mark.parametrize(("generated", "reference", "side"), [(1, 9, "generated"), (9, 1, "reference")])
 def test_one_picture_has_no_covariance(generated: int, reference: int, side: str) -> None:
     with pytest.raises(LatentkitError, match=f"fid needs at least 2 {side} pictures, there are 1"):
-        computed(FID(), features(1, generated, 12, 0), features(2, reference, 12, 0))
+        computed(frechet("fid"), features(1, generated, 12, 0), features(2, reference, 12, 0))
 
 
 def test_a_reference_of_another_network_is_refused() -> None:
-    metric = FID()
+    metric = frechet("fid")
     metric.load_reference({"mu": np.zeros(16), "sigma": np.eye(16)})
     with pytest.raises(LatentkitError, match="12 features a picture here, 16 there"):
         feed(metric, "generated", features(1, 9, 12, 0))
     with pytest.raises(LatentkitError, match=r"mu and sigma have the shapes \[16\] and \[12, 12\]"):
-        FID().load_reference({"mu": np.zeros(16), "sigma": np.eye(12)})
+        frechet("fid").load_reference({"mu": np.zeros(16), "sigma": np.eye(12)})

@@ -14,8 +14,7 @@ from torch import Tensor
 from latentkit.encoders import Random
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.evaluation.extractors import Inception
-from latentkit.evaluation.extractors.inception_loading import from_file
-from latentkit.evaluation.extractors.inception_network import InceptionNetwork
+from latentkit.evaluation.extractors.inception_network import InceptionNetwork, from_file
 from latentkit.evaluation.extractors.tf_resize import tf_resize
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -80,7 +79,7 @@ def test_every_feature_is_the_reference_implementations(
         pictures = np.stack([photo(10 * number + j, height, width) for j in (0, 1)])
         with torch.inference_mode():
             features = network(torch.from_numpy(pictures))
-        assert tuple(features) == extractor.taps
+        assert tuple(features) == tuple(extractor.outputs)
         assert all(value.dtype == torch.float32 for value in features.values())
         ours = {
             "2048": features["pool3"],
@@ -123,7 +122,9 @@ def test_random_weights_depend_on_the_seed_alone_and_say_so() -> None:
         "logits": (2, 1008),
         "spatial": (2, 2023),
     }
+    declared = Inception().outputs
     for tap, value in features.items():
+        assert list(value.shape[1:]) == declared[tap]["shape"]
         assert value.isfinite().all()
         assert torch.equal(value, same[tap])
         assert not torch.equal(value, others[tap])
@@ -149,7 +150,7 @@ def test_its_identity_says_all_that_the_features_depend_on(extractor: Inception)
         "resize": "bilinear to 299 x 299 from the corner, as TensorFlow 1",
         "precision": "32-true",
     }
-    with pytest.raises(UsageError, match=r"extractors\.inception\.precision=fp16: choose one of 32-true, tf"):
+    with pytest.raises(UsageError, match=r"extractors\.inception\.precision=fp16: choose one of auto, 32"):
         Inception(precision="fp16")
 
 

@@ -45,4 +45,5 @@ def test_a_metric_and_an_extractor_from_outside_the_package(place: Path) -> None
     assert report["results"] == {"colour_shift": pytest.approx(expected, rel=1e-5)}
     assert report["metrics"] == {"shift": {"_target_": "shift.ColourShift", "scale": 100}}
     assert report["unpublished"] == {"shift": "no published numbers are known"}
-    assert report["extractors"] == {"colours": {"network": "means"}}
+    colours = report["extractors"]["colours"]
+    assert (colours["network"], colours["model"], colours["stored"]) == ("colours", "shift.Colours", "means")

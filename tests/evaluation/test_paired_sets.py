@@ -17,10 +17,10 @@ from set_contents import SD, Published, everything, same
 from latentkit.encoders import ContractError, Random
 from latentkit.errors import LatentkitError
 from latentkit.evaluation.batches import PictureBatches
+from latentkit.evaluation.compatibility import Decodable
 from latentkit.evaluation.sets.first import FirstOf
 from latentkit.evaluation.sets.open import open_own, open_set
 from latentkit.evaluation.sets.paired import Reconstructions
-from latentkit.evaluation.sets.space import Decodable
 from latentkit.sources import FolderSource
 from latentkit.stores.contract_file import read_contract
 

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 from recipes import photo
-from statistics_files import moments, same
+from statistics_files import NEEDED, NETWORKS, moments, same, saved
+from statistics_files import opened as opened_with
 from store_run import kill_at
 
 from latentkit.encoders import ContractError
 from latentkit.errors import UsageError
 from latentkit.evaluation.batches import PictureBatches
-from latentkit.evaluation.references import Reference, cache_path, open_reference
+from latentkit.evaluation.references import Reference
 from latentkit.evaluation.statistics import is_statistics, publish_statistics, read_statistics
 from latentkit.pixels import AdmCrop, ResizeSquare
 
-NETWORKS = {"inception": {"weights": "6726825d", "precision": "32-true"}}
 CROP = AdmCrop(size=16)
 
 
@@ -42,7 +42,12 @@ def opened(
     geometry: Any = CROP,
     orient: bool | None = None,
 ) -> Reference:
-    return open_reference(str(path), geometry=geometry, orient=orient, extractors=networks, folder=folder)
+    return opened_with(path, folder, geometry=geometry, orient=orient, extractors=networks)
+
+
+def files_of(*references: Reference) -> list[Path]:
+    """Where statistics of Inception are kept."""
+    return [file.path for reference in references for file in reference.kept]
 
 
 def test_statistics_are_kept_under_what_they_depend_on(photos: Path, tmp_path: Path) -> None:
@@ -56,7 +61,8 @@ def test_statistics_are_kept_under_what_they_depend_on(photos: Path, tmp_path: P
     first.keep(moments(1, "_s"))
     same(opened(photos, kept).statistics, fid | moments(1, "_s"))
     file, lock = sorted(kept.iterdir(), reverse=True)
-    assert file == cache_path(kept, "photos", first.identity)
+    assert [file] == files_of(first)
+    assert file.name.startswith("photos-")
     assert lock == kept / ".lock"
     with np.load(file, allow_pickle=False) as independent:
         np.testing.assert_array_equal(independent["sigma"], fid["sigma"])
@@ -69,7 +75,7 @@ def test_statistics_are_kept_under_what_they_depend_on(photos: Path, tmp_path: P
     os.utime(photos / "2.png", ns=(5, 5))
     others.append(opened(photos, kept))
     assert all(other.statistics == {} for other in others)
-    assert len({first.cache, *(other.cache for other in others)}) == 5
+    assert len({*files_of(first, *others)}) == 5
 
 
 def test_equal_names_sizes_and_times_in_another_place_are_other_pictures(
@@ -117,16 +123,16 @@ def test_a_damaged_or_foreign_cache_is_not_trusted_and_mends(photos: Path, tmp_p
     kept = tmp_path / "kept"
     reference = opened(photos, kept)
     reference.keep(moments(0))
-    whole = reference.cache.read_bytes()
+    whole = files_of(reference)[0].read_bytes()
     at = len(whole) // 2
     for damaged in (whole[:-9], b"", whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]):
-        reference.cache.write_bytes(damaged)
+        files_of(reference)[0].write_bytes(damaged)
         again = opened(photos, kept)
         assert again.statistics == {}
         assert "computed anew" in again.warnings[0]
         again.keep(moments(0))
-        assert reference.cache.read_bytes() == whole
-    publish_statistics(reference.cache, moments(3), {"pictures": {}, "extractors": {}})
+        assert files_of(reference)[0].read_bytes() == whole
+    publish_statistics(files_of(reference)[0], moments(3), {"pictures": {}, "extractors": {}})
     again = opened(photos, kept)
     assert again.statistics == {}
     assert "other pictures or networks" in again.warnings[0]
@@ -140,7 +146,7 @@ def test_a_statistics_file_of_ours_must_be_of_the_same_networks_and_crop(
     publish_statistics(file, moments(0), reference.identity)
     found = opened(file, tmp_path)
     same(found.statistics, moments(0))
-    assert (found.pictures, found.cache, found.warnings) == (None, None, ())
+    assert (found.pictures, found.kept, found.warnings) == (None, [], [])
     assert found.identity == reference.identity
     assert found.recorded
     found.keep(moments(1, "_s"))
@@ -241,8 +247,8 @@ def test_a_kill_leaves_the_old_file_or_the_new(
             left.append(opened(photos, kept))
             temporaries += len(list(kept.glob(".latentkit-*")))
         reference.keep(moments(2, "_t"))
-        assert sorted(path.name for path in kept.iterdir()) == [".lock", reference.cache.name]
-    assert all(found.warnings == () for found in left)
+        assert sorted(path.name for path in kept.iterdir()) == [".lock", files_of(reference)[0].name]
+    assert all(found.warnings == [] for found in left)
     new = before | moments(1, "_s")
     renamed = [found.statistics.keys() == new.keys() for found in left]
     assert {False, True} == {*renamed}
@@ -279,7 +285,7 @@ def test_files_of_other_evaluators(tmp_path: Path) -> None:
     assert not found.recorded
     assert "sha256" in found.identity
     found = opened(tmp_path / "pictures.npz", tmp_path / "kept")
-    assert (found.statistics, found.warnings, found.recorded) == ({}, (), True)
+    assert (found.statistics, found.warnings, found.recorded) == ({}, [], True)
     assert len(found.pictures) == 5
     assert [is_statistics(path) for path in sorted(tmp_path.glob("*.npz"))] == [True, False, True]
 
@@ -290,3 +296,28 @@ def test_what_is_no_reference(tmp_path: Path) -> None:
         opened(tmp_path / "latents.npy", tmp_path)
     with pytest.raises(UsageError, match="does not exist"):
         opened(tmp_path / "absent.npz", tmp_path)
+
+
+def test_each_network_keeps_its_own_whatever_else_a_run_has(photos: Path, tmp_path: Path) -> None:
+    both = NETWORKS | {"dinov3": {"weights": "x"}}
+    needed = NEEDED | {"mu_dinov3": {"dinov3"}, "sigma_dinov3": {"dinov3"}, "colours": set()}
+    kept, fd = tmp_path / "kept", moments(2, "_dinov3")
+    found = moments(0) | fd | {"colours": np.ones(3), "count": np.int64(4)}
+    opened_with(photos, kept, geometry=CROP, extractors=both, needed=needed).keep(found)
+    assert len(list(kept.glob("photos-*.npz"))) == 3
+    alone = opened_with(photos, kept, geometry=CROP)
+    same(alone.statistics, moments(0) | {"count": np.int64(4)})
+    of_others = {name: {"dinov3"} for name in fd}
+    dinov3 = opened_with(photos, kept, geometry=CROP, extractors={"dinov3": both["dinov3"]}, needed=of_others)
+    same(dinov3.statistics, fd | {"count": np.int64(4)})
+    same(opened_with(photos, kept, geometry=CROP, extractors=both, needed=needed).statistics, found)
+
+
+def test_statistics_of_a_network_that_the_metric_does_not_read_are_not_used(
+    photos: Path, tmp_path: Path
+) -> None:
+    saved(opened(photos, tmp_path), tmp_path / "val.npz", moments(0))
+    other = {"dinov3": {"weights": "x"}}
+    of_dinov3 = {"mu": {"dinov3"}, "sigma": {"dinov3"}}
+    assert opened_with(tmp_path / "val.npz", tmp_path, extractors=other, needed=of_dinov3).statistics == {}
+    same(opened_with(tmp_path / "val.npz", tmp_path).statistics, moments(0))

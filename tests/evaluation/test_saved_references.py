@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from recipes import photo
-from statistics_files import moments, same
+from statistics_files import NEEDED, NETWORKS, moments, opened, same, saved
 
 from latentkit.encoders import ContractError
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.evaluation.references import Reference, open_reference
 from latentkit.evaluation.statistics import publish_statistics, read_statistics
 from latentkit.pixels import AdmCrop, BucketCrop, Geometry, ResizeSquare
-
-NETWORKS = {"inception": {"weights": "6726825d"}}
-
-
-def opened(path: Path, folder: Path, **options: Any) -> Reference:
-    settings: dict[str, Any] = {"geometry": None, "extractors": NETWORKS}
-    return open_reference(str(path), folder=folder, **settings | options)
 
 
 @pytest.fixture
@@ -67,7 +58,9 @@ def test_only_what_metrics_need_is_read(tmp_path: Path) -> None:
     found, recorded = read_statistics(file, ["mu", "sigma", "mu_s"])
     same(found, moments(0) | {"count": np.array(64)})
     assert recorded == identity
-    assert set(opened(file, tmp_path, names={"mu", "sigma"}).statistics) == {"mu", "sigma", "count"}
+    assert set(
+        opened(file, tmp_path, needed={name: NEEDED[name] for name in ("mu", "sigma")}).statistics
+    ) == {"mu", "sigma", "count"}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +76,7 @@ def test_crops_are_told_as_the_command_line_has_them(
     photos: Path, tmp_path: Path, asked: Geometry, words: str
 ) -> None:
     reference = opened(photos, tmp_path / "kept", geometry=AdmCrop(size=16))
-    reference.save(tmp_path / "val.npz", moments(0))
+    saved(reference, tmp_path / "val.npz", moments(0))
     with pytest.raises(ContractError) as refused:
         opened(tmp_path / "val.npz", tmp_path / "kept", geometry=asked)
     assert words in str(refused.value)
@@ -93,9 +86,9 @@ def test_saving_adds_to_a_file_and_never_replaces_anothers(photos: Path, tmp_pat
     kept, file = tmp_path / "kept", tmp_path / "new/val.npz"
     reference = opened(photos, kept)
     reference.check_saving(file)
-    reference.save(file, moments(0))
+    saved(reference, file, moments(0))
     reference.check_saving(file)
-    reference.save(file, moments(1, "_s"))
+    saved(opened(photos, kept), file, moments(1, "_s"))
     found, recorded = read_statistics(file)
     same(found, moments(0) | moments(1, "_s"))
     assert recorded is not None
@@ -111,7 +104,7 @@ def test_saving_adds_to_a_file_and_never_replaces_anothers(photos: Path, tmp_pat
 
 def test_what_is_saved_among_kept_ones_takes_their_lock(photos: Path, tmp_path: Path) -> None:
     reference = opened(photos, tmp_path / "kept")
-    reference.save(tmp_path / "kept" / "val.npz", moments(0))
+    saved(reference, tmp_path / "kept" / "val.npz", moments(0))
     assert (tmp_path / "kept" / ".lock").exists()
-    reference.save(tmp_path / "elsewhere.npz", moments(0))
+    saved(reference, tmp_path / "elsewhere.npz", moments(0))
     assert not (tmp_path / ".lock").exists()

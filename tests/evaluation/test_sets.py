@@ -20,11 +20,11 @@ from store_run import run
 from latentkit.encoders import ContractError, Random
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.evaluation.batches import PictureBatches
+from latentkit.evaluation.compatibility import Decodable
 from latentkit.evaluation.sets.first import FirstOf
 from latentkit.evaluation.sets.open import open_own, open_set
 from latentkit.evaluation.sets.paired import Reconstructions
 from latentkit.evaluation.sets.pictures import SourcePictures
-from latentkit.evaluation.sets.space import Decodable
 from latentkit.pixels import AdmCrop, Pillow, ResizeSquare
 from latentkit.sources import First, FolderSource
 
@@ -131,7 +131,7 @@ def test_reconstructions_that_do_not_fit(work: Path, photos: FolderSource, tmp_p
     few = SourcePictures(First(photos, 3), CROP, "photos")
     latents = open_set(str(work / "shards"), SD)
     with pytest.raises(LatentkitError, match=r"latents of 4 pictures that photos lacks: a/p6, .* and 1 more"):
-        Reconstructions(latents, few, [])
+        Reconstructions(latents, few)
     with pytest.raises(UsageError, match=r"holds no latents: run python -m latentkit\.encode"):
         open_own(str(tmp_path), SD, photos, "photos")
 

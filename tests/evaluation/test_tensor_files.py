@@ -177,7 +177,7 @@ import torch
 from latentkit.evaluation.batches import PictureBatches
 from latentkit.evaluation.sets.open import open_set
 from latentkit.encoders import LatentDecoder
-from latentkit.evaluation.sets.space import Decodable
+from latentkit.evaluation.compatibility import Decodable
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 pictures = open_set(sys.argv[1], Decodable(LatentDecoder(model="none")))
 batches = PictureBatches(pictures, np.arange(len(pictures)), 16)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from recipes import photo
 
-from latentkit.evaluation.extractors.extractor import Extractor
+from latentkit.encoders import Encoder
 from latentkit.evaluation.metrics.metric import ORIGINALS, PIXELS, EvaluationMetric, Side
 from latentkit.evaluation.picture_set import LatentSpace, PictureSet
+from latentkit.pixels.geometry import CropToMultiple, Geometry
 
 
 def photos(count: int, size: int = 16, first: int = 0) -> np.ndarray:
@@ -60,8 +61,8 @@ class ToySet(PictureSet):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeanColour(Extractor):
-    """Tap ``mean``: each channel's mean, by a matrix product, in 0..255 times `gain`.
+class MeanColour(Encoder):
+    """Output ``rgb``: each channel's mean, by a matrix product, in 0..255 times `gain`.
 
     Attributes:
         fits: more pictures than these at once run out of memory.
@@ -70,19 +71,11 @@ class MeanColour(Extractor):
     name: str = "mean"
     gain: float = 1.0
     fits: int = 10**6
+    geometry: ClassVar[Geometry] = CropToMultiple(multiple=1)
+    stored: ClassVar[str] = "rgb"
+    outputs: ClassVar[dict[str, Any]] = {"rgb": {"shape": [3], "dtype": "float32"}}
 
-    @property
-    def taps(self) -> tuple[str, ...]:
-        return ("mean",)
-
-    @property
-    def pretrained(self) -> bool:
-        return True
-
-    def identity(self) -> dict[str, Any]:
-        return {"name": self.name}
-
-    def load(self) -> torch.nn.Module:
+    def build(self) -> torch.nn.Module:
         return MeanNetwork(self.gain, self.fits)
 
 
@@ -98,13 +91,13 @@ class MeanNetwork(torch.nn.Module):
         self.seen.append(len(pixels))
         if len(pixels) > self.fits:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
-        return {"mean": (pixels.float().mean((1, 2)) @ (self.gain * torch.eye(3))).float()}
+        return {"rgb": (pixels.float().mean((1, 2)) @ (self.gain * torch.eye(3))).float()}
 
 
 class WeightedMean(EvaluationMetric):
     """``distance`` of the sums of both sides, each picture's features times its place."""
 
-    taps = ("mean",)
+    features = ("mean.rgb",)
     compares = True
 
     def __init__(self) -> None:
@@ -115,7 +108,7 @@ class WeightedMean(EvaluationMetric):
             self.add_state(f"{side}_count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, features: Mapping[str, torch.Tensor], positions: torch.Tensor, side: Side) -> None:
-        weighted = features["mean"].double() * (1 + positions)[:, None]
+        weighted = features["mean.rgb"].double() * (1 + positions)[:, None]
         setattr(self, f"{side}_sum", getattr(self, f"{side}_sum") + weighted.sum(0))
         setattr(self, f"{side}_count", getattr(self, f"{side}_count") + len(positions))
 
@@ -141,7 +134,7 @@ class WeightedMean(EvaluationMetric):
 class Difference(EvaluationMetric):
     """``mse`` of pictures and originals."""
 
-    taps = (PIXELS, ORIGINALS)
+    features = (PIXELS, ORIGINALS)
     compares = False
 
     def __init__(self) -> None:

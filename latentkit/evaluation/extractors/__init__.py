@@ -1,7 +1,5 @@
-"""Networks whose features the metrics compare."""
+"""Encoders that are there for their features alone, and how any encoder gives features of pictures."""
 
-from latentkit.evaluation.extractors.dinov3 import DINOv3Extractor
-from latentkit.evaluation.extractors.extractor import Extractor
 from latentkit.evaluation.extractors.inception import Inception
 
-__all__ = ["DINOv3Extractor", "Extractor", "Inception"]
+__all__ = ["Inception"]

@@ -7,20 +7,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from latentkit.encoders.weights import Pretrained, Random
-from latentkit.evaluation.extractors.extractor import Extractor
-from latentkit.evaluation.extractors.inception_file import SHA256, URL, WeightsFile, check, fetch
+from latentkit.encoders import Encoder, Pretrained, Random
+from latentkit.evaluation.extractors.inception_file import SHA256, URL, check, fetch
+from latentkit.pixels.geometry import CropToMultiple, Geometry
 
 if TYPE_CHECKING:
     import torch
 
+MODEL = "inception-2015-12-05"
+RESIZE = "bilinear to 299 x 299 from the corner, as TensorFlow 1"
+
 
 @dataclass(frozen=True, kw_only=True)
-class Inception(Extractor):
+class Inception(Encoder):
     """The Inception of 2015-12-05 behind TensorFlow 1's resize to 299 x 299 and (x - 128) / 128.
 
-    Taps, all float32: ``pool3`` [B, 2048]; ``logits`` [B, 1008], without the bias; ``spatial`` [B, 2023],
-    of ``Mixed_6d``.
+    Outputs, all float32: ``pool3`` [2048]; ``logits`` [1008], without the bias; ``spatial`` [2023], of
+    ``Mixed_6d``.
 
     Attributes:
         path: the published weights' file; None takes torch hub's, where torch-fidelity leaves it, and
@@ -33,19 +36,27 @@ class Inception(Extractor):
     sha256: ClassVar[str] = SHA256
 
     name: str = "inception"
+    group: str = "extractors"
     path: str | None = None
     weights: Pretrained | Random = field(default_factory=Pretrained)
+    stored: ClassVar[str] = "pool3+logits+spatial"
 
     @property
-    def taps(self) -> tuple[str, ...]:
-        return "pool3", "logits", "spatial"
+    def geometry(self) -> Geometry:
+        """Pictures as they are: the resize is the network's own."""
+        return CropToMultiple(multiple=1)
+
+    @property
+    def outputs(self) -> dict[str, dict[str, Any]]:
+        sizes = {"pool3": 2048, "logits": 1008, "spatial": 2023}
+        return {name: {"shape": [size], "dtype": "float32"} for name, size in sizes.items()}
 
     @property
     def pretrained(self) -> bool:
         return not isinstance(self.weights, Random)
 
     @cached_property
-    def file(self) -> WeightsFile:
+    def file(self) -> Path:
         """The pretrained weights, found or downloaded, and hashed once.
 
         Raises:
@@ -60,19 +71,26 @@ class Inception(Extractor):
         otherwise = f"the published file is downloaded when {self.where}.path is left out"
         return check(Path(self.path).expanduser(), self.sha256, where=self.where, otherwise=otherwise)
 
-    def identity(self) -> dict[str, Any]:
-        return {
-            "network": "inception-2015-12-05",
-            "weights": f"random:{self.weights.seed}"
-            if isinstance(self.weights, Random)
-            else self.file.sha256,
-            "resize": "bilinear to 299 x 299 from the corner, as TensorFlow 1",
-            "precision": self.precision,
-        }
+    def describe_input(self) -> dict[str, Any]:
+        return {"resize": RESIZE}
 
-    def load(self) -> torch.nn.Module:
-        from latentkit.evaluation.extractors.inception_loading import from_file, from_seed
+    @property
+    def origin(self) -> dict[str, Any]:
+        """See `Encoder.origin`. Finds or downloads the weights, and hashes them."""
+        if isinstance(self.weights, Random):
+            weights = f"random:{self.weights.seed}"
+        else:
+            _, weights = self.file, self.sha256
+        return {"model": MODEL, "revision": None, "weights": weights, "pretrained": self.pretrained}
+
+    def identity(self) -> dict[str, Any]:
+        """As files of statistics have always had it."""
+        weights = self.origin["weights"]
+        return {"network": MODEL, "weights": weights, "resize": RESIZE, "precision": self.precision}
+
+    def build(self) -> torch.nn.Module:
+        from latentkit.evaluation.extractors.inception_network import from_file, from_seed
 
         if isinstance(self.weights, Random):
             return from_seed(self.weights.seed)
-        return from_file(self.file.path)
+        return from_file(self.file)

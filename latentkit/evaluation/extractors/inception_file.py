@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from filelock import FileLock
 from rich.console import Console
@@ -32,19 +31,12 @@ _DEADLINE = 600.0
 
 def checkpoints_folder() -> Path:
     """Where torch hub keeps weights: ``$TORCH_HOME/hub/checkpoints``, below ``~/.cache/torch`` by default."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = os.environ.get("TORCH_HOME") or f"{cache}/torch"
-    return Path(home).expanduser() / "hub" / "checkpoints"
+    from torch.hub import get_dir
+
+    return Path(get_dir(), "checkpoints")
 
 
-class WeightsFile(NamedTuple):
-    """A file, and the sha256 (hex) that it was found to have."""
-
-    path: Path
-    sha256: str
-
-
-def check(file: Path, sha256: str, *, where: str, otherwise: str) -> WeightsFile:
+def check(file: Path, sha256: str, *, where: str, otherwise: str) -> Path:
     """The file, if it is the one.
 
     Args:
@@ -66,10 +58,10 @@ def check(file: Path, sha256: str, *, where: str, otherwise: str) -> WeightsFile
         raise LatentkitError(
             f"{where}: {file} is damaged or another file: its sha256 is {found}, not {sha256}; {otherwise}"
         )
-    return WeightsFile(file, found)
+    return file
 
 
-def fetch(url: str, sha256: str, *, where: str, local_files_only: bool) -> WeightsFile:
+def fetch(url: str, sha256: str, *, where: str, local_files_only: bool) -> Path:
     """The file of torch hub's folder that has the URL's last part as its name, downloaded unless it is there.
 
     Processes that want it at one time wait for the one that downloads it.

@@ -12,44 +12,49 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from latentkit.errors import LatentkitError
 from latentkit.evaluation.metrics.metric import EvaluationMetric, Side
 
+POOLED, LOGITS = "inception.pool3", "inception.logits"
+"""What published values are computed of."""
+
 
 class FeatureBank(EvaluationMetric):
-    """Keeps one tap's features, float32 [N, d] a side, on the device: 400 MB for 50,000 of 2048.
+    """Keeps one output's features, float32 [N, d] a side, on the device: 400 MB for 50,000 of 2048.
 
     Batches are kept as they come, not copied: metrics that are handed the same tensor hold it once.
 
-    Class attributes:
-        taps: the one tap, which is also the features' name in files of reference statistics.
+    Args:
+        features: an encoder's output, as ``inception.pool3``.
+        statistics: what the reference's features are called in files of statistics; None for a metric without
+            a reference.
     """
 
     reference_features: list[torch.Tensor]
     reference_positions: list[torch.Tensor]
 
-    def __init__(self) -> None:
+    def __init__(self, features: str, statistics: str | None = None) -> None:
         super().__init__()
+        self.features = (features,)
+        self.statistics = () if statistics is None else (statistics,)
         for side in ("generated", "reference"):
             self.add_state(f"{side}_features", [], dist_reduce_fx="cat")
             self.add_state(f"{side}_positions", [], dist_reduce_fx="cat")
 
     def update(self, features: Mapping[str, torch.Tensor], positions: torch.Tensor, side: Side) -> None:
         """Keep a batch of [B, d]; `EvaluationMetric.update`."""
-        (tap,) = self.taps
-        getattr(self, f"{side}_features").append(self._finite(tap, features, positions).float())
+        getattr(self, f"{side}_features").append(self._vectors(features, positions).float())
         getattr(self, f"{side}_positions").append(positions)
 
     def reference_statistics(self) -> dict[str, np.ndarray]:
         """The reference's features, float32 [N, d], in the order of their positions."""
-        return {self.taps[0]: self.kept("reference").cpu().numpy()} if self.compares else {}
+        return {name: self.kept("reference").cpu().numpy() for name in self.statistics}
 
     def load_reference(self, statistics: Mapping[str, np.ndarray]) -> bool:
         """Take the reference's features, [N, d], in the order of their positions."""
-        if not self.compares:
-            return True
         if not statistics.keys() >= set(self.statistics):
             return False
-        features = torch.from_numpy(np.asarray(statistics[self.taps[0]], np.float32)).to(self.device)
-        self.reference_features += [features]
-        self.reference_positions += [torch.arange(len(features), device=self.device)]
+        for name in self.statistics:
+            features = torch.from_numpy(np.asarray(statistics[name], np.float32)).to(self.device)
+            self.reference_features += [features]
+            self.reference_positions += [torch.arange(len(features), device=self.device)]
         return True
 
     def kept(self, side: Side) -> torch.Tensor:
@@ -69,6 +74,10 @@ class FeatureBank(EvaluationMetric):
         for features, own in zip(parts, places, strict=True):
             ordered[own] = features
         return ordered
+
+    def _other_features(self, published: str) -> str | None:
+        """Why values stand beside no published ones, if that is for the features' sake."""
+        return None if self.features == (published,) else f"features={self.features[0]}"
 
     def _copy_state_dict(self) -> dict[str, Any]:
         """What is kept while the states of all processes stand in its place: the same tensors, not copies."""

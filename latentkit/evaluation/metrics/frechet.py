@@ -1,8 +1,11 @@
-"""Fréchet distance between Gaussians fitted to features: what FID and its relatives have in common."""
+"""Fréchet distance between Gaussians fitted to features: FID (Heusel et al., 2017, arXiv:1706.08500) on
+Inception's pooled features, sFID (Nash et al., 2021, arXiv:2103.03841) on those of an early, spatial layer,
+and FD on any encoder's (Stein et al., 2023, arXiv:2306.04675).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +13,7 @@ import torch
 from scipy.linalg.lapack import dpstrf
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from latentkit.errors import LatentkitError
+from latentkit.errors import LatentkitError, UsageError
 from latentkit.evaluation.metrics.metric import EvaluationMetric, Side
 
 
@@ -54,9 +57,11 @@ class FrechetDistance(EvaluationMetric):
     Of each side a process holds [d + 1, d + 1] float64, the sum of [1 x]^T [1 x] over its pictures x: their
     count, the sums of their features and of the outer products. Nothing is kept per picture.
 
-    Class attributes:
-        taps: the one tap.
-        statistics: what mu and sigma are called there.
+    Args:
+        name: of the metric and its value.
+        features: an encoder's output, as ``inception.pool3``.
+        statistics: what mu and sigma are called in files of reference statistics.
+        nonstandard_reason: why its values stand beside no published ones; None where they do.
     """
 
     compares = True
@@ -66,19 +71,24 @@ class FrechetDistance(EvaluationMetric):
     loaded: torch.Tensor
     """The reference's count (-1: not known), mu and sigma, in the places of the sums; 0: none is loaded."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, name: str, features: str, statistics: Sequence[str], nonstandard_reason: str | None = None
+    ) -> None:
         super().__init__()
+        if len(statistics) != 2:
+            raise UsageError(f"{name}: statistics={list(statistics)}: give two names, of mu and sigma")
+        self.name, self.features, self.statistics = name, (features,), tuple(statistics)
+        self._nonstandard_reason = nonstandard_reason
         for state in ("generated", "reference", "loaded"):
             self.add_state(state, torch.zeros(0, 0, dtype=torch.float64), dist_reduce_fx="sum")
 
     def nonstandard_reason(self) -> str | None:
-        """Nothing: there are no settings."""
-        return None
+        """As it was told."""
+        return self._nonstandard_reason
 
     def update(self, features: Mapping[str, torch.Tensor], positions: torch.Tensor, side: Side) -> None:
         """Add a batch of [B, d]; `EvaluationMetric.update`."""
-        (tap,) = self.taps
-        found = self._finite(tap, features, positions).double()
+        found = self._vectors(features, positions).double()
         self._allocate(found.shape[1])
         rows = torch.cat([found.new_ones(len(found), 1), found], dim=1)
         getattr(self, side).addmm_(rows.T, rows)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from latentkit.errors import UsageError
-from latentkit.evaluation.metrics.feature_bank import FeatureBank
+from latentkit.evaluation.metrics.feature_bank import LOGITS, FeatureBank
 
 PUBLISHED = (10, None, 2020), (None, 5000, None)
 """Splits, split size and shuffle seed of torch-fidelity, and of ADM's evaluator."""
@@ -18,25 +18,29 @@ PUBLISHED = (10, None, 2020), (None, 5000, None)
 class InceptionScore(FeatureBank):
     """exp of the mean KL(p(y|x) || p(y)) in each part of the set: the parts' mean and population deviation.
 
-    Reads ``logits``, without the bias, and keeps them: 200 MB for 50,000 pictures of 1008 classes.
+    The logits are kept: 200 MB for 50,000 pictures of 1008 classes.
 
     Args:
         splits: parts of N // splits pictures, or one more (torch-fidelity: 10).
         split_size: in place of `splits`, pictures a part, of which the last may have fewer (ADM: 5000).
         shuffle_seed: of the permutation of the pictures, which stand in the order of their keys, before they
             are divided (torch-fidelity: 2020); None leaves the order.
+        features: a classifier's logits; Inception's are without the bias.
     """
 
     name = "inception_score"
-    taps = ("logits",)
     compares = False
     higher_is_better = True
     min_samples_option = "splits"
 
     def __init__(
-        self, splits: int | None = 10, split_size: int | None = None, shuffle_seed: int | None = 2020
+        self,
+        splits: int | None = 10,
+        split_size: int | None = None,
+        shuffle_seed: int | None = 2020,
+        features: str = LOGITS,
     ) -> None:
-        super().__init__()
+        super().__init__(features)
         if (splits is None) == (split_size is None):
             raise UsageError("inception_score: give either splits or split_size")
         if (splits or split_size or 0) < 1:
@@ -47,7 +51,7 @@ class InceptionScore(FeatureBank):
         """Anything but torch-fidelity's or ADM's way to divide."""
         settings = self.splits, self.split_size, self.shuffle_seed
         if settings in PUBLISHED:
-            return None
+            return self._other_features(LOGITS)
         return f"splits={self.splits}, split_size={self.split_size}, shuffle_seed={self.shuffle_seed}"
 
     def min_samples(self) -> int:

@@ -9,38 +9,45 @@ import torch
 from torch.nn import functional as F
 
 from latentkit.errors import UsageError
-from latentkit.evaluation.metrics.feature_bank import FeatureBank
+from latentkit.evaluation.metrics.feature_bank import POOLED, FeatureBank
 
 
 class KID(FeatureBank):
     """Unbiased squared MMD under k(x, y) = (x.y / d + 1)^3, over random subsets: their mean and deviation.
 
-    Reads and keeps ``pool3``. The subsets are those that torch-fidelity draws with the same seed, the
+    The subsets are those that torch-fidelity draws with the same seed, the
     generated side being its first input, when the pictures stand in the same order. In float64.
 
     Args:
         subsets: how many.
         subset_size: pictures of each side in one; no side may have fewer.
         seed: of the draws.
+        features, statistics: as in `FeatureBank`.
     """
 
     name = "kid"
-    taps = statistics = ("pool3",)
     min_samples_option = "subset_size"
     compares = True
     higher_is_better = False
 
-    def __init__(self, subsets: int = 100, subset_size: int = 1000, seed: int = 2020) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        subsets: int = 100,
+        subset_size: int = 1000,
+        seed: int = 2020,
+        features: str = POOLED,
+        statistics: str = "pool3",
+    ) -> None:
+        super().__init__(features, statistics)
         if subsets < 1 or subset_size < 2:
             raise UsageError("kid: subsets is at least 1, subset_size at least 2")
         self.subsets, self.subset_size, self.seed = subsets, subset_size, seed
 
     def nonstandard_reason(self) -> str | None:
         """Anything but 100 subsets of 1000; which ones makes less than their deviation."""
-        if (self.subsets, self.subset_size) == (100, 1000):
-            return None
-        return f"subsets={self.subsets}, subset_size={self.subset_size}"
+        if (self.subsets, self.subset_size) != (100, 1000):
+            return f"subsets={self.subsets}, subset_size={self.subset_size}"
+        return self._other_features(POOLED)
 
     def min_samples(self) -> int:
         """A subset."""

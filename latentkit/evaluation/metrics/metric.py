@@ -1,9 +1,9 @@
-"""What every metric is: a torchmetrics `Metric` over features by name, whose states sum across processes."""
+"""What every metric is: a torchmetrics `Metric` over features by name; its states sum across processes."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -15,7 +15,7 @@ from latentkit.errors import LatentkitError
 Side = Literal["generated", "reference"]
 
 PIXELS, ORIGINALS = "pixels", "originals"
-"""Besides the extractors' taps: uint8 [B, H, W, 3], the pictures and what they are reconstructions of."""
+"""Features beside the encoders' outputs: uint8 [B, H, W, 3], the pictures, and what they reconstruct."""
 
 
 class NonFiniteFeaturesError(LatentkitError):
@@ -25,8 +25,8 @@ class NonFiniteFeaturesError(LatentkitError):
         positions: of the pictures, in their set.
     """
 
-    def __init__(self, tap: str, positions: list[int]) -> None:
-        super().__init__(f"{tap} is not finite for the pictures at positions {positions}")
+    def __init__(self, feature: str, positions: list[int]) -> None:
+        super().__init__(f"{feature} is not finite for the pictures at positions {positions}")
         self.positions = positions
 
 
@@ -38,16 +38,14 @@ class EvaluationMetric(Metric):
     with several, call `compute` and `reference_statistics` inside ``with metric.sync_context():``, which
     every process enters.
 
-    Class attributes:
+    Attributes:
         name: for messages.
-        taps: names of the features that `update` reads: an extractor's taps, `PIXELS` or `ORIGINALS`.
+        features: what `update` reads: encoders' outputs, as ``inception.pool3``, `PIXELS` or `ORIGINALS`.
         compares: whether it needs a reference. One that reads `ORIGINALS` does not: its pictures come in
             pairs.
         statistics: what it needs of a reference where its pictures are not looked at, by the names that files
             of statistics have; empty for a metric that always looks at them.
         min_samples_option: the option that decides `min_samples`; None where there is none.
-
-    Attributes:
         latest_psnr: [B] in dB, what the last `update` found of each picture; None for a metric that does not
             compare pictures with their originals.
     """
@@ -56,10 +54,10 @@ class EvaluationMetric(Metric):
     higher_is_better: bool | None = None
     full_state_update = False
 
-    name: ClassVar[str]
-    taps: ClassVar[tuple[str, ...]]
+    name: str
+    features: Sequence[str]
     compares: ClassVar[bool]
-    statistics: ClassVar[tuple[str, ...]] = ()
+    statistics: Sequence[str] = ()
     min_samples_option: ClassVar[str | None] = None
 
     latest_psnr: torch.Tensor | None = None
@@ -72,7 +70,7 @@ class EvaluationMetric(Metric):
         """Take in a batch.
 
         Args:
-            features: tap -> [B, ...] on this metric's device, at least `taps`.
+            features: name -> [B, ...] on this metric's device, at least `features`.
             positions: int64 [B] on this metric's device, the pictures' places in their set.
             side: which of the two sets they belong to.
 
@@ -115,14 +113,14 @@ class EvaluationMetric(Metric):
         """
         return not self.compares
 
-    def _finite(
-        self, tap: str, features: Mapping[str, torch.Tensor], positions: torch.Tensor
-    ) -> torch.Tensor:
-        """The tap's features; raises NonFiniteFeaturesError."""
-        finite = torch.isfinite(features[tap]).all(dim=1)
+    def _vectors(self, features: Mapping[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
+        """The only feature that it reads, [B, d]. Raises NonFiniteFeaturesError."""
+        (name,) = self.features
+        vectors = features[name].flatten(1)
+        finite = torch.isfinite(vectors).all(dim=1)
         if not bool(finite.all()):
-            raise NonFiniteFeaturesError(tap, positions[~finite].tolist())
-        return features[tap]
+            raise NonFiniteFeaturesError(name, positions[~finite].tolist())
+        return vectors
 
     def _agreed(self, width: int, gather: Callable[..., list[torch.Tensor]], group: Any) -> int:
         """The largest width of all processes: one that has seen no picture does not know its own."""

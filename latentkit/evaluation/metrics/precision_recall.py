@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from latentkit.errors import UsageError
-from latentkit.evaluation.metrics.feature_bank import FeatureBank
+from latentkit.evaluation.metrics.feature_bank import POOLED, FeatureBank
 from latentkit.runtime.precision import precision_context
 
 BLOCK = 1 << 24
@@ -18,23 +18,27 @@ class PrecisionRecall(FeatureBank):
     """Which share of each side lies within the other's manifold: in a ball around one of its pictures that
     reaches its k-th nearest neighbour on the same side, the picture itself not counted, the rim included.
 
-    Reads and keeps ``pool3``.
-
     Args:
         neighbours: k.
         distances: ``float32``, Euclidean (torch-fidelity); or ``float16``, their squares as the evaluator of
             guided-diffusion takes them: between 256 and 512, as usual in Inception, in steps of 1/4, by which
             more pictures lie within the rim.
+        features, statistics: as in `FeatureBank`.
     """
 
     name = "precision_recall"
-    taps = statistics = ("pool3",)
     min_samples_option = "neighbours"
     compares = True
     higher_is_better = True
 
-    def __init__(self, neighbours: int = 3, distances: str = "float32") -> None:
-        super().__init__()
+    def __init__(
+        self,
+        neighbours: int = 3,
+        distances: str = "float32",
+        features: str = POOLED,
+        statistics: str = "pool3",
+    ) -> None:
+        super().__init__(features, statistics)
         if neighbours < 1:
             raise UsageError("precision_recall: neighbours is at least 1")
         if distances not in DISTANCES:
@@ -44,7 +48,7 @@ class PrecisionRecall(FeatureBank):
 
     def nonstandard_reason(self) -> str | None:
         """Any k but 3."""
-        return None if self.neighbours == 3 else f"neighbours={self.neighbours}"
+        return f"neighbours={self.neighbours}" if self.neighbours != 3 else self._other_features(POOLED)
 
     def min_samples(self) -> int:
         """A picture and its neighbours."""

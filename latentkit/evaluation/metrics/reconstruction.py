@@ -24,7 +24,7 @@ class Reconstruction(EvaluationMetric):
     """
 
     name = "reconstruction"
-    taps = (PIXELS, ORIGINALS)
+    features = (PIXELS, ORIGINALS)
     compares = False
     higher_is_better = True
 

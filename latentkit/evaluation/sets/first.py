@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,6 @@ class FirstOf(PictureSet):
         whole: the set.
         n: how many, at least 2.
 
-    Attributes:
-        cut: whether the set has more.
-
     Raises:
         UsageError: ``n`` is less than 2.
     """
@@ -30,8 +27,13 @@ class FirstOf(PictureSet):
             raise UsageError(f"limit={n}: an evaluation needs at least 2 pictures; null takes all")
         self._whole = whole
         self.name, self.latents, self.originals = whole.name, whole.latents, whole.originals
+        self.contract = whole.contract
         self.keys = whole.keys[:n]
         self.cut = len(self.keys) < len(whole)
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        return self._whole.warnings
 
     def rows(self, positions: np.ndarray, workers: int) -> Iterator[np.ndarray]:
         return self._whole.rows(positions, workers)

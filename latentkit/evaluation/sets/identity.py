@@ -14,8 +14,6 @@ from latentkit.errors import LatentkitError
 MAX_HASHED = 2**30
 """A larger file is told by its place, size and mtime: it would take longer to hash than a user would wait."""
 
-_CHUNK = 1 << 22
-
 
 def file_identity(path: Path) -> dict[str, Any]:
     """A file's sha256; of one over 1 GiB its place, links resolved, and its size and mtime.
@@ -27,10 +25,7 @@ def file_identity(path: Path) -> dict[str, Any]:
         now = path.stat()
         if now.st_size > MAX_HASHED:
             return {"place": str(path.resolve()), "bytes": now.st_size, "mtime_ns": now.st_mtime_ns}
-        digest = hashlib.sha256()
         with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+            return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
     except OSError as error:
         raise LatentkitError(f"{path} cannot be read: {error.strerror or error}") from None
-    return {"sha256": digest.hexdigest()}

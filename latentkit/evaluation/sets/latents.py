@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError
+from latentkit.evaluation.compatibility import LATENTS, Decodable
 from latentkit.evaluation.picture_set import PictureSet, ordered
-from latentkit.evaluation.sets.space import LATENTS, Decodable
 from latentkit.stores.output import open_output
 
 _ROWS = 64
@@ -34,7 +35,7 @@ class EncodedLatents(PictureSet):
     def __init__(self, path: Path, decodable: Decodable) -> None:
         self._output = open_output(path)
         self.name = self._output.folder.resolve().name
-        self.contract = self._output.contract
+        self.contract: Contract = self._output.contract
         self.latents = decodable.recorded(self.contract, str(path))
         if not len(self._output):
             raise LatentkitError(f"{path} has no latents in it: encode first")

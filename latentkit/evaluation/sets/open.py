@@ -7,11 +7,11 @@ from typing import TypeVar
 
 from latentkit.encoders.contract import ContractError
 from latentkit.errors import LatentkitError, UsageError
+from latentkit.evaluation.compatibility import LATENTS, Decodable, latent_channels, recorded_geometry
 from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.sets.latents import EncodedLatents
-from latentkit.evaluation.sets.paired import Reconstructions, recorded_geometry
+from latentkit.evaluation.sets.paired import Reconstructions
 from latentkit.evaluation.sets.pictures import SourcePictures
-from latentkit.evaluation.sets.space import LATENTS, Decodable, latent_channels
 from latentkit.evaluation.sets.tensor_files import SUFFIXES
 from latentkit.evaluation.sets.tensors import TensorRows
 from latentkit.pixels.geometry import Geometry
@@ -88,7 +88,7 @@ def open_own(
             "or give generated=PATH"
         )
     pictures = SourcePictures(source, geometry or recorded_geometry(latents.contract), name)
-    return _enough(Reconstructions(latents, pictures, latents.fingerprints()))
+    return _enough(Reconstructions(latents, pictures))
 
 
 def _find_latents(place: Path, decodable: Decodable | None) -> EncodedLatents | None:

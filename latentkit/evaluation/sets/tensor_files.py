@@ -1,63 +1,44 @@
 """Tensors in files that users bring: row by row, so that memory does not depend on a file's size.
 
-``.safetensors``, ``.npy`` and the stored members of ``.npz`` are read at their offsets; compressed members
-are inflated once, in order; ``.pt`` is mapped. No pickle is ever run.
+``.safetensors``, ``.npy`` and ``.pt`` are mapped; members of an ``.npz`` are read in order, compressed or
+not. No pickle is ever run.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import pickle
 import zipfile
 import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from latentkit.errors import LatentkitError, UsageError
-
-if TYPE_CHECKING:
-    import torch
+from latentkit.errors import LatentkitError, UsageError, one_line
+from latentkit.stores.arrays import read_header
 
 SUFFIXES = (".safetensors", ".npz", ".npy", ".pt", ".pth")
 
-_TYPES = {
-    name: np.dtype(code)
-    for name, code in (
-        ("F64", "<f8"), ("F32", "<f4"), ("F16", "<f2"), ("U8", "u1"), ("I8", "i1"), ("I16", "<i2"),
-        ("I32", "<i4"), ("I64", "<i8"), ("U16", "<u2"), ("U32", "<u4"), ("U64", "<u8"), ("BOOL", "?"),
-    )
-}  # fmt: skip
-_BFLOAT16 = "BF16"
-_LOCAL_HEADER = 30
-_MAX_NPY_HEADER = 10_000
 
-
-class FileTensor(ABC):
+@dataclass(frozen=True)
+class FileTensor:
     """A tensor of a file.
 
     Attributes:
         shape: of all of it.
-        dtype: of what `rows` gives.
+        dtype: of its rows.
+        rows: row numbers, int64 [B] -> ``tensor[i]`` of each, in this order. Raises LatentkitError where the
+            file is damaged.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-
-    @abstractmethod
-    def rows(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """The rows, ``tensor[i]``, in the order asked for.
-
-        Raises:
-            LatentkitError: the file is cut or damaged.
-        """
+    rows: Callable[[np.ndarray], Iterator[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -69,8 +50,8 @@ class TensorFile:
         metadata: of a safetensors file; else empty.
     """
 
-    tensors: dict[str, FileTensor]
-    metadata: dict[str, str]
+    tensors: Mapping[str, FileTensor]
+    metadata: Mapping[str, str]
 
 
 def read_tensor_file(path: Path) -> TensorFile:
@@ -96,155 +77,15 @@ def read_tensor_file(path: Path) -> TensorFile:
         OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError,
         SafetensorError, zlib.error,
     ) as error:  # fmt: skip
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error)[:200] or type(error).__name__
         raise LatentkitError(f"{path} cannot be read as {path.suffix}: {reason}") from None
 
 
-@dataclass(frozen=True)
-class _Stored(FileTensor):
-    """Numbers in C order at a place in a file; `bfloat16` ones are two bytes each, and widened."""
-
-    path: Path
-    offset: int
-    shape: tuple[int, ...]
-    stored: np.dtype[Any]
-    bfloat16: bool = False
-
-    @property
-    def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
-        return np.dtype(np.float32) if self.bfloat16 else self.stored
-
-    def rows(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        size = math.prod(self.shape[1:]) * self.stored.itemsize
-        with self.path.open("rb") as file:
-            for row in rows.tolist():
-                raw = os.pread(file.fileno(), size, self.offset + row * size)
-                if len(raw) != size:
-                    raise LatentkitError(f"{self.path} became shorter while it was read")
-                array = np.frombuffer(raw, self.stored).reshape(self.shape[1:])
-                yield (array.astype(np.uint32) << 16).view(np.float32) if self.bfloat16 else array
-
-
-@dataclass(frozen=True)
-class _Compressed(FileTensor):
-    """A compressed member of an ``.npz``. Its rows can be asked for in ascending order only."""
-
-    path: Path
-    member: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    def rows(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        size = math.prod(self.shape[1:]) * self.dtype.itemsize
-        try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
-                _npy_header(file)
-                before = -1
-                for row in rows.tolist():
-                    for _ in range(row - before - 1):
-                        _read_exactly(file, size)
-                    before = row
-                    yield np.frombuffer(_read_exactly(file, size), self.dtype).reshape(self.shape[1:])
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise LatentkitError(f"{self.path} is damaged: {error}") from None
-
-
-@dataclass(frozen=True)
-class _Mapped(FileTensor):
-    """A tensor that torch mapped; bfloat16 is widened."""
-
-    tensor: torch.Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        return tuple(self.tensor.shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
-        return _as_numpy(self.tensor[:0]).dtype
-
-    def rows(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        for row in rows.tolist():
-            yield _as_numpy(self.tensor[row])
-
-
-def _as_numpy(tensor: torch.Tensor) -> np.ndarray:
-    import torch
-
-    array: np.ndarray = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-    return array
-
-
 def _safetensors(path: Path) -> TensorFile:
-    with safe_open(path, "numpy") as file:  # checks that offsets, shapes and the file's size fit
-        metadata = file.metadata() or {}
-    with path.open("rb") as raw:
-        length = int.from_bytes(raw.read(8), "little")
-        entries = json.loads(raw.read(length))
-    tensors: dict[str, FileTensor] = {}
-    for name, entry in entries.items():
-        bfloat16 = entry.get("dtype") == _BFLOAT16
-        if name != "__metadata__" and (bfloat16 or entry["dtype"] in _TYPES):
-            stored = np.dtype("<u2") if bfloat16 else _TYPES[entry["dtype"]]
-            offset = 8 + length + entry["data_offsets"][0]
-            tensors[name] = _Stored(path, offset, tuple(entry["shape"]), stored, bfloat16)
-    return TensorFile(tensors, metadata)
-
-
-def _npy(path: Path) -> TensorFile:
-    with path.open("rb") as file:
-        shape, dtype = _npy_header(file)
-        _check_size(file.tell(), shape, dtype, path.stat().st_size)
-        return TensorFile({"": _Stored(path, file.tell(), shape, dtype)}, {})
-
-
-def _npz(path: Path) -> TensorFile:
-    tensors: dict[str, FileTensor] = {}
-    with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
-        for info in archive.infolist():
-            if not info.filename.endswith(".npy"):
-                continue
-            with archive.open(info) as member:
-                shape, dtype = _npy_header(member)
-                header = member.tell()
-            _check_size(header, shape, dtype, info.file_size)
-            name = info.filename.removesuffix(".npy")
-            if info.compress_type == zipfile.ZIP_STORED:
-                raw.seek(info.header_offset)
-                local = raw.read(_LOCAL_HEADER)
-                lengths = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
-                offset = info.header_offset + _LOCAL_HEADER + lengths + header
-                tensors[name] = _Stored(path, offset, shape, dtype)
-            else:
-                tensors[name] = _Compressed(path, info.filename, shape, dtype)
-    return TensorFile(tensors, {})
-
-
-def _npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype of a ``.npy``; leaves the file at its first number."""
-    version = np.lib.format.read_magic(file)
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in read:
-        raise ValueError(f"it is .npy version {version}")
-    shape, fortran, dtype = read[version](file, max_header_size=_MAX_NPY_HEADER)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects (a pickle), not numbers")
-    if fortran and len(shape) > 1:
-        raise ValueError("it is in Fortran order: save np.ascontiguousarray of it")
-    return shape, dtype
-
-
-def _check_size(header: int, shape: tuple[int, ...], dtype: np.dtype[Any], size: int) -> None:
-    meant = header + math.prod(shape) * dtype.itemsize
-    if size != meant:
-        raise ValueError(f"it has {size:,} bytes and its header says {meant:,}")
-
-
-def _read_exactly(file: BinaryIO | Any, size: int) -> bytes:
-    data: bytes = file.read(size)
-    if len(data) != size:
-        raise EOFError("it ends too early")
-    return data
+    file: Any = safe_open(path, "pt")  # checks that offsets, shapes and the file's size fit
+    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    tensors = {name: (part, part.get_shape()) for name, part in slices.items()}
+    return TensorFile(_mapped(tensors), file.metadata() or {})
 
 
 def _torch(path: Path) -> TensorFile:
@@ -253,9 +94,70 @@ def _torch(path: Path) -> TensorFile:
     mapped = zipfile.is_zipfile(path)  # what torch wrote before 1.6 cannot be
     loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     values = loaded if isinstance(loaded, dict) else {"": loaded}
-    tensors: dict[str, FileTensor] = {
-        str(name): _Mapped(value.detach())
+    tensors = {
+        str(name): (value.detach(), value.shape)
         for name, value in values.items()
         if isinstance(value, torch.Tensor) and value.layout == torch.strided
     }
+    return TensorFile(_mapped(tensors), {})
+
+
+def _mapped(tensors: Mapping[str, tuple[Any, Any]]) -> dict[str, FileTensor]:
+    """Of torch tensors, or slices of a file that become some, and their shapes; bfloat16 is widened."""
+    import torch
+
+    def numbers(tensor: torch.Tensor) -> np.ndarray:
+        array: np.ndarray = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        return array
+
+    def rows(tensor: Any, places: np.ndarray) -> Iterator[np.ndarray]:
+        for place in places.tolist():
+            yield numbers(tensor[place])
+
+    return {
+        name: FileTensor(tuple(shape), numbers(tensor[:0]).dtype, partial(rows, tensor))
+        for name, (tensor, shape) in tensors.items()
+        if len(shape)
+    }
+
+
+def _npy(path: Path) -> TensorFile:
+    with path.open("rb") as file:
+        shape, dtype = _checked_header(file, path.stat().st_size)
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    return TensorFile({"": FileTensor(shape, dtype, lambda places: (array[place] for place in places))}, {})
+
+
+def _npz(path: Path) -> TensorFile:
+    tensors = {}
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.filename.endswith(".npy"):
+                with archive.open(info) as member:
+                    shape, dtype = _checked_header(member, info.file_size)
+                rows = partial(_streamed, path, info.filename)
+                tensors[info.filename.removesuffix(".npy")] = FileTensor(shape, dtype, rows)
     return TensorFile(tensors, {})
+
+
+def _streamed(path: Path, member: str, places: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows of a member: what lies between them is read, and what lies before one once more."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+            shape, dtype = read_header(file)  # type: ignore[arg-type]  # reads alone
+            size = math.prod(shape[1:]) * dtype.itemsize
+            start = file.tell()
+            for place in places.tolist():
+                file.seek(start + place * size)
+                yield np.frombuffer(file.read(size), dtype).reshape(shape[1:])
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise LatentkitError(f"{path} is damaged: {error}") from None
+
+
+def _checked_header(file: Any, size: int) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of a ``.npy`` of so many bytes."""
+    shape, dtype = read_header(file)
+    meant = file.tell() + math.prod(shape) * dtype.itemsize
+    if size != meant:
+        raise ValueError(f"it has {size:,} bytes and its header says {meant:,}")
+    return shape, dtype

@@ -12,9 +12,9 @@ import numpy as np
 
 from latentkit.encoders.contract import Contract, ContractError
 from latentkit.errors import LatentkitError, UsageError
+from latentkit.evaluation.compatibility import LATENTS, Decodable
 from latentkit.evaluation.picture_set import LatentSpace, PictureSet, ordered
 from latentkit.evaluation.sets.identity import file_identity
-from latentkit.evaluation.sets.space import LATENTS, Decodable
 from latentkit.evaluation.sets.tensor_files import FileTensor, TensorFile, read_tensor_file
 from latentkit.stores.arrays import match
 from latentkit.stores.shard_manifest import MANIFEST, ShardManifest
@@ -46,12 +46,11 @@ class TensorRows(PictureSet):
         self._tensor_name, self._tensor = _chosen(opened, path)
         where = f"{path}, {self._tensor_name}" if self._tensor_name else str(path)
         self._channels_last = self._tensor.shape[-1:] == (3,)
-        self._contract: Contract | None = None
         if not _are_pictures(self._tensor, decodable, where):
             if decodable is None:
                 raise UsageError(f"{where} holds latents: pictures are needed here")
-            self._contract = _contract_beside(path, opened)
-            self.latents = _space(self._tensor, self._contract, decodable, where)
+            self.contract = _contract_beside(path, opened)
+            self.latents = _space(self._tensor, self.contract, decodable, where)
         self.keys, self._rows = ordered(_keys(opened, self._tensor.shape[0], path), str(path))
 
     def rows(self, positions: np.ndarray, workers: int) -> Iterator[np.ndarray]:
@@ -74,8 +73,8 @@ class TensorRows(PictureSet):
         if self.latents is None:
             shape = self._tensor.shape
             described["size"] = list(shape[1:3] if self._channels_last else shape[2:])
-        elif self._contract is not None:
-            described["contract"] = self._contract.sha256
+        elif self.contract is not None:
+            described["contract"] = self.contract.sha256
         else:
             described |= {"factor": self.latents.scale, "shift": self.latents.shift}
         return described | {"tensor": self._tensor_name} | file_identity(self._path)
