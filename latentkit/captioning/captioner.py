@@ -7,7 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from latentkit.errors import UsageError
@@ -29,11 +29,13 @@ class Answer:
         number: as it was handed in with the picture.
         caption: one paragraph; empty when there is none.
         reason: why there is none, one line; empty when there is one.
+        unanswered: whether that may be the fault of a server, which had no answer in all attempts.
     """
 
     number: int
     caption: str = ""
     reason: str = ""
+    unanswered: bool = field(default=False, compare=False)
 
 
 Describe = Callable[[Iterable[tuple[int, "Image"]]], Iterator[Answer]]

@@ -8,35 +8,29 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import os
-import queue
-import random
-import threading
-import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
+from functools import partial
+from typing import Any
 
-import urllib3
 from PIL import Image
 
 from latentkit.captioning.captioner import Answer, Captioner, Describe, judge
-from latentkit.downloading.connections import failed_to_connect, network_reason, retry_after
+from latentkit.downloading.body import FetchError
+from latentkit.downloading.client import Client, is_http
+from latentkit.downloading.deadline import Stop
 from latentkit.errors import LatentkitError, UsageError
 
-if TYPE_CHECKING:
-    from urllib3 import BaseHTTPResponse
-
 JPEG_QUALITY = 90
-LONGEST_WAIT = 30.0
 MAX_BYTES = 2**20
 IN_A_ROW = 3
 """Pictures that a server fails to answer, one after the other: then it is not the pictures."""
 
-_BUSY = frozenset({408, 409, 425, 429})
 _PICTURE = frozenset({400, 413, 415, 422})
 _ADVICE = {
     401: "set caption.api_key_env to the environment variable that holds the key",
@@ -45,28 +39,13 @@ _ADVICE = {
 }
 
 
-class _TryAgainError(Exception):
-    """It may work later. `after`: seconds that the server asked to wait. `reached`: a server answered."""
-
-    def __init__(self, reason: str, after: float = 0.0, *, reached: bool = True) -> None:
-        super().__init__(reason)
-        self.after, self.reached = after, reached
-
-
-class _Unanswered(NamedTuple):
-    """The server had no answer for a picture, in all tries."""
-
-    number: int
-    reason: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class OpenAICaptioner(Captioner):
     """A model behind HTTP, asked about several pictures at once.
 
-    A busy or failing server is asked again, after twice as long each time or as long as it says. What it
-    does not take is the picture's failure, and so is one picture at which it fails alone. That it fails at
-    several in a row, that nobody answers, or not to us, ends the run.
+    Requests are repeated as `Client.post` does. A picture that the server rejects is quarantined, and so is a
+    single picture at which it fails. A server that fails at several pictures in a row, cannot be reached or
+    denies access ends the run.
 
     Attributes:
         url: of the interface, up to and with ``/v1``.
@@ -86,8 +65,7 @@ class OpenAICaptioner(Captioner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not is_http(self.url):
             raise UsageError(f"caption.url={self.url}: give http://HOST:PORT/v1 or https://HOST/v1")
         if self.api_key_env is not None and not os.environ.get(self.api_key_env):
             raise UsageError(f"caption.api_key_env={self.api_key_env}: this environment variable is not set")
@@ -97,13 +75,14 @@ class OpenAICaptioner(Captioner):
     @contextmanager
     def open(self) -> Iterator[Describe]:
         """See `Captioner.open`."""
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if self.api_key_env is not None:
-            headers["Authorization"] = f"Bearer {os.environ[self.api_key_env]}"
-        with urllib3.PoolManager(maxsize=self.concurrency, headers=headers, retries=False) as pool:
-            yield lambda pictures: self._judged(self._describe(pool, pictures))
+        stop = Stop(grace=0)
+        client = Client(connections=self.concurrency, retries=self.retries, deadline=self.deadline, stop=stop)
+        try:
+            yield lambda pictures: self._judged(self._describe(client, pictures))
+        finally:
+            stop.set()
 
-    def _judged(self, answers: Iterable[Answer | _Unanswered]) -> Iterator[Answer]:
+    def _judged(self, answers: Iterable[Answer]) -> Iterator[Answer]:
         """Whose fault it was: the picture's when others before or after it are answered, else the server's.
 
         Raises:
@@ -111,73 +90,60 @@ class OpenAICaptioner(Captioner):
         """
         held: list[Answer] = []
         for answer in answers:
-            if isinstance(answer, _Unanswered):
-                held.append(Answer(answer.number, reason=answer.reason))
-                if len(held) == IN_A_ROW:
-                    raise LatentkitError(
-                        f"{self.url} fails, {IN_A_ROW} pictures in a row; the last: {answer.reason}; see to "
-                        "the server and start again; captions that were written are kept"
-                    )
-                continue
-            yield from held
-            held.clear()
-            yield answer
+            held.append(answer)
+            if not answer.unanswered:
+                yield from held
+                held.clear()
+            elif len(held) == IN_A_ROW:
+                raise LatentkitError(
+                    f"{self.url} fails, {IN_A_ROW} pictures in a row; the last: {answer.reason}; see to "
+                    "the server and start again; captions that were written are kept"
+                )
         yield from held
 
-    def _describe(
-        self, pool: urllib3.PoolManager, pictures: Iterable[tuple[int, Image.Image]]
-    ) -> Iterator[Answer | _Unanswered]:
-        """Keep `concurrency` requests under way. The threads are daemons: leaving waits for none of them."""
-        work: queue.SimpleQueue[tuple[int, Image.Image] | None] = queue.SimpleQueue()
-        answers: queue.SimpleQueue[Answer | _Unanswered | BaseException] = queue.SimpleQueue()
-
-        def answer_all() -> None:
-            while (job := work.get()) is not None:
-                try:
-                    answers.put(self._ask(pool, *job))
-                except BaseException as error:
-                    answers.put(error)
-
-        for _ in range(self.concurrency):
-            threading.Thread(target=answer_all, daemon=True).start()
-        under_way = 0
+    def _describe(self, client: Client, pictures: Iterable[tuple[int, Image.Image]]) -> Iterator[Answer]:
+        """Keep `concurrency` requests under way. Leaving early waits for none of them."""
+        pool = ThreadPoolExecutor(self.concurrency)
+        under_way: set[Future[Answer]] = set()
+        more = iter(pictures)
         try:
-            for job in pictures:
-                work.put(job)
-                under_way += 1
-                while under_way == self.concurrency or not answers.empty():
-                    yield _taken(answers)
-                    under_way -= 1
-            for _ in range(under_way):
-                yield _taken(answers)
+            while True:
+                for job in itertools.islice(more, self.concurrency - len(under_way)):
+                    under_way.add(pool.submit(self._ask, client, *job))
+                if not under_way:
+                    return
+                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
         finally:
-            for _ in range(self.concurrency):
-                work.put(None)
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    def _ask(self, pool: urllib3.PoolManager, number: int, image: Image.Image) -> Answer | _Unanswered:
-        """Ask until there is an answer, and as often as may be.
+    def _ask(self, client: Client, number: int, image: Image.Image) -> Answer:
+        """Ask about one picture.
 
         Raises:
             LatentkitError: nobody can be reached, or the server does not serve us.
         """
-        body = self._request(image)
-        until = time.monotonic() + self.deadline
-        wait = 0.5
-        for tries_left in range(self.retries, -1, -1):
-            try:
-                return self._answer(number, *self._post(pool, body, until))
-            except _TryAgainError as problem:
-                pause = problem.after + wait * random.uniform(0.5, 1)
-                wait = min(2 * wait, LONGEST_WAIT)
-                if not tries_left or time.monotonic() + pause > until:
-                    if not problem.reached:
-                        raise LatentkitError(
-                            f"{problem}; start the server, or give caption.url=URL; "
-                            "captions that were written are kept"
-                        ) from None
-                    return _Unanswered(number, str(problem))
-                time.sleep(pause)
-        raise AssertionError("the last try returns or raises")
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if self.api_key_env is not None:
+            headers["Authorization"] = f"Bearer {os.environ[self.api_key_env]}"
+        url = f"{self.url.rstrip('/')}/chat/completions"
+        try:
+            return client.post(url, self._request(image), headers, MAX_BYTES, partial(_chat_answer, number))
+        except FetchError as error:
+            status = error.status
+            said = _one_line(error.reason) if status is None else f"HTTP {status}: {_message(error.body)}"
+            if status in _PICTURE:
+                return Answer(number, reason=said)
+            if not error.reached:
+                raise LatentkitError(
+                    f"{said}; start the server, or give caption.url=URL; captions that were written are kept"
+                ) from None
+            if status is not None and error.final:
+                advice = _ADVICE.get(status, "check caption.url")
+                raise LatentkitError(
+                    f"{self.url} answers {said}; {advice}; captions that were written are kept"
+                ) from None
+            return Answer(number, reason=said, unanswered=True)
 
     def _request(self, image: Image.Image) -> bytes:
         small = image.copy()
@@ -198,55 +164,6 @@ class OpenAICaptioner(Captioner):
         }
         return json.dumps(request).encode("ascii")
 
-    def _post(self, pool: urllib3.PoolManager, body: bytes, until: float) -> tuple[BaseHTTPResponse, bytes]:
-        """One request; the whole response is read before `until`."""
-        left = max(0.1, until - time.monotonic())
-        data = bytearray()
-        try:
-            response = pool.request(
-                "POST",
-                f"{self.url.rstrip('/')}/chat/completions",
-                body=body,
-                timeout=urllib3.Timeout(connect=min(10.0, left), read=left),
-                preload_content=False,
-                redirect=False,
-            )
-            with response:
-                while chunk := response.read1(2**16):
-                    data += chunk
-                    if len(data) > MAX_BYTES:
-                        raise _TryAgainError(f"the server's answer has over {MAX_BYTES:,} bytes")
-                    if time.monotonic() > until:
-                        raise _TryAgainError(f"no whole answer within {self.deadline:g} s")
-                response.release_conn()
-        except urllib3.exceptions.ReadTimeoutError:
-            raise _TryAgainError(f"no answer within {self.deadline:g} s") from None
-        except urllib3.exceptions.HTTPError as error:
-            reason = _one_line(network_reason(error, self.url))
-            if failed_to_connect(error):
-                raise _TryAgainError(reason, reached=False) from None
-            raise _TryAgainError(f"the connection broke: {reason}") from None
-        return response, bytes(data)
-
-    def _answer(self, number: int, response: BaseHTTPResponse, data: bytes) -> Answer:
-        status = response.status
-        if status == 200:
-            return _chat_answer(number, data)
-        said = f"HTTP {status}: {_message(data)}"
-        if status in _BUSY or status >= 500:
-            raise _TryAgainError(said, retry_after(response.headers.get("Retry-After")) or 0.0)
-        if status in _PICTURE:
-            return Answer(number, reason=said)
-        advice = _ADVICE.get(status, "check caption.url")
-        raise LatentkitError(f"{self.url} answers {said}; {advice}; captions that were written are kept")
-
-
-def _taken(answers: queue.SimpleQueue[Answer | _Unanswered | BaseException]) -> Answer | _Unanswered:
-    answer = answers.get()
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer
-
 
 def _chat_answer(number: int, data: bytes) -> Answer:
     try:
@@ -256,7 +173,7 @@ def _chat_answer(number: int, data: bytes) -> Answer:
         if not isinstance(text, str):
             raise TypeError("its content is no text")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise _TryAgainError(f"not a chat completion: {_message(data)}") from None
+        raise FetchError(f"not a chat completion: {_message(data)}") from None
     if refusal or ended == "content_filter":
         return Answer(number, reason=f"the model refused: {_one_line(refusal or 'content_filter')}")
     return judge(number, text, whole=ended != "length")

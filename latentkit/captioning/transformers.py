@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,21 +103,19 @@ class TransformersCaptioner(Captioner):
     ) -> Iterator[Answer]:
         import torch
 
-        size = self.batch_size
-        for batch in _batches(pictures, size):
-            left = batch
-            while left:
-                part = left[:size]
-                try:
-                    answers = self._generate(network, processor, part)
-                except torch.OutOfMemoryError:
-                    torch.cuda.empty_cache()
-                    if len(part) > 1:
-                        size = len(part) // 2
-                        continue
-                    answers = [Answer(part[0][0], reason="out of memory")]
-                yield from answers
-                left = left[len(part) :]
+        left: list[tuple[int, Image]] = []
+        more, size = iter(pictures), self.batch_size
+        while left := left or list(itertools.islice(more, size)):
+            part = left[:size]
+            try:
+                yield from self._generate(network, processor, part)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                if len(part) > 1:
+                    size = len(part) // 2
+                    continue
+                yield Answer(part[0][0], reason="out of memory")
+            left = left[len(part) :]
 
     def _generate(self, network: Any, processor: Any, batch: Sequence[tuple[int, Image]]) -> list[Answer]:
         import torch
@@ -167,14 +166,3 @@ def _processor(folder: Path) -> Any:
         reason = one_line(error)[:200]
         raise LatentkitError(f"{folder}: the processor cannot be loaded: {reason}") from error
     return processor
-
-
-def _batches(pictures: Iterable[tuple[int, Image]], size: int) -> Iterator[list[tuple[int, Image]]]:
-    batch: list[tuple[int, Image]] = []
-    for picture in pictures:
-        batch.append(picture)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -5,32 +5,49 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import tempfile
 import threading
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from latentkit.crawlr.check import Rejected, check
 from latentkit.crawlr.links import ForeignError
 from latentkit.downloading.client import Client
+from latentkit.pixels import DecodeError, Pillow
+from latentkit.runtime.readable import escaped
 from latentkit.sources import files
-from latentkit.sources.source import SourceError, Stat
+from latentkit.sources.source import Fingerprint, SourceError, Stat
 from latentkit.stores.storage import publish
 
+_SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif"}
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
+_HTML = (b"<!doctype html", b"<html", b"<head", b"<body")
 
-@dataclass(frozen=True, slots=True)
-class Whole:
+
+class Rejected(Exception):  # noqa: N818 - the result of a check, not its failure
+    """Bytes that are no photo; the text is one line, `escaped`, the reason for the quarantine ledger.
+
+    Attributes:
+        stage: ``type`` when they are not one of the four formats at all, else ``decode``; ``read`` when they
+            cannot be read.
+    """
+
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(escaped(reason))
+        self.stage = stage
+
+
+class Whole(NamedTuple):
     """A raw file that decoded whole.
 
     Attributes:
         type: the suffix of its link.
-        sha256, stat: of its bytes.
+        source: of its bytes.
         fetched: whether it was downloaded for this.
     """
 
     type: str
-    sha256: str
-    stat: Stat
+    source: Fingerprint
     fetched: bool
 
 
@@ -62,7 +79,7 @@ class PhotoFolder:
             raise ForeignError(f"{files.printable(path)} is no regular file: left as it is")
         return Stat(there.st_size, there.st_mtime_ns)
 
-    def obtain(self, filename: str, url: str | None, *, there: bool) -> Whole:
+    def obtain(self, filename: str, url: str | None, *, there: bool) -> Whole | Rejected:
         """Make sure of a photo: decode the file that is there, else fetch it.
 
         What does not decode whole is fetched once more; a file that is there stays until another is whole.
@@ -72,39 +89,34 @@ class PhotoFolder:
             url: where to fetch it; None when it may not be fetched.
             there: whether there is a file; there is, or a URL.
 
+        Returns:
+            The photo, or why there is no whole picture to be had.
+
         Raises:
-            Rejected: there is no whole picture to be had.
             FetchError, Stopped, LatentkitError: as `Client.fetch` and `publish`.
         """
-        tries = 2
-        if there:
+        ways = [partial(self._adopt, filename)] * there
+        if url is not None:
+            ways += [partial(self._download, filename, url)] * (2 - there)
+        for way in ways:
             try:
-                return self._adopt(filename)
-            except Rejected:
-                if url is None:
-                    raise
-                tries = 1
-        assert url is not None, "there is a file or a URL"
-        while True:
-            tries -= 1
-            try:
-                return self._download(filename, url)
-            except Rejected:
-                if not tries:
-                    raise
+                return way()
+            except Rejected as error:
+                rejected = error
+        return rejected
 
     def digest(self, url: str) -> str:
         """The sha256 of a URL's bytes, which are not kept. Raises FetchError, Stopped."""
-        sink = _Digest()
-        self._client.fetch(url, sink, files.MAX_FILE_BYTES)
-        return sink.hexdigest()
+        with tempfile.TemporaryFile() as file:
+            self._client.fetch(url, file, files.MAX_FILE_BYTES)
+            file.seek(0)
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def _adopt(self, filename: str) -> Whole:
         path = self._raw / filename
         try:
-            with self._decoders, files.opened_file(path, follow=False) as descriptor:
-                data, now = files.read_whole(descriptor, path)
-                return Whole(check(data), hashlib.sha256(data).hexdigest(), now, fetched=False)
+            with files.opened_file(path, follow=False) as descriptor:
+                return self._check(descriptor, path, fetched=False)
         except SourceError as error:
             raise Rejected("read", str(error)) from None
 
@@ -113,30 +125,21 @@ class PhotoFolder:
 
         def write(file: BinaryIO) -> None:
             self._client.fetch(url, file, files.MAX_FILE_BYTES)
-            with self._decoders:
-                file.seek(0)
-                data = file.read()
-                digest = hashlib.sha256(data).hexdigest()
-                found.append(Whole(check(data), digest, files.stat_of(file.fileno()), fetched=True))
+            file.seek(0)
+            found.append(self._check(file.fileno(), self._raw / filename, fetched=True))
 
         publish(self._raw / filename, write)
         return found[0]
 
-
-class _Digest:
-    """A sink that keeps nothing but the hash of what it was given."""
-
-    def __init__(self) -> None:
-        self.truncate()
-
-    def write(self, data: bytes, /) -> None:
-        self._hash.update(data)
-
-    def seek(self, offset: int, /) -> None:
-        assert offset == 0, "a sink begins again or goes on"
-
-    def truncate(self) -> None:
-        self._hash = hashlib.sha256()
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
+    def _check(self, descriptor: int, path: Path, *, fetched: bool) -> Whole:
+        """Decode a photo whole. Its type is what its bytes are, whatever its name says."""
+        with self._decoders:
+            data, now = files.read_whole(descriptor, path)
+            try:
+                suffix = _SUFFIXES[Pillow(orient=False, strict=True)(data).format]
+            except DecodeError as error:
+                if data.startswith(_BEGINNINGS) or (data.startswith(b"RIFF") and data[8:12] == b"WEBP"):
+                    raise Rejected("decode", str(error)) from None
+                page = any(mark in data[:1024].lower() for mark in _HTML)
+                raise Rejected("type", "an HTML page, no picture" if page else str(error)) from None
+            return Whole(suffix, Fingerprint(hashlib.sha256(data).hexdigest(), now), fetched)

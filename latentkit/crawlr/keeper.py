@@ -1,54 +1,144 @@
-"""What a sync keeps: entries of the ledger, links, and what is set aside. One thread asks."""
+"""What a sync keeps: the photo ledger (its format is in `latentkit.sources.photos`), links, and quarantine.
+
+While a sync runs, each photo that it settles is appended to ``.latentkit/photos.journal.jsonl`` as the line
+that the ledger will have; publishing the ledger folds the journal in, and then removes it.
+``quarantine.jsonl`` is published with it, from the same entries.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Set
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from latentkit.crawlr.ledger import Photo, PhotoLedger, Reason
 from latentkit.crawlr.links import Change, ForeignError, Links
 from latentkit.crawlr.names import refusal, shown
 from latentkit.crawlr.tally import Tally
+from latentkit.runtime.provenance import utc_now
+from latentkit.runtime.readable import escaped
 from latentkit.sources.files import folded
 from latentkit.sources.library import Library
+from latentkit.sources.source import Fingerprint
+from latentkit.stores.ledger import (
+    Damage,
+    append_lines,
+    as_stat,
+    dump,
+    optional_int,
+    publish_lines,
+    read_lines,
+    source_fields,
+)
 from latentkit.stores.storage import publish_links, remove_many, remove_temporaries
 
 _BATCH = 64
 """Photos that are linked and written down together, with one sync of the disk."""
 
 
+class Reason(NamedTuple):
+    """Why a photo is set aside.
+
+    Attributes:
+        stage: ``read``, ``type`` or ``decode``, as `Rejected` has it; ``name`` or ``conflict``.
+        reason: one line, `escaped`.
+        time: UTC, ISO 8601.
+    """
+
+    stage: str
+    reason: str
+    time: str
+
+    @classmethod
+    def now(cls, stage: str, reason: str) -> Reason:
+        """A reason that was found just now."""
+        return cls(stage, escaped(reason), utc_now())
+
+
+@dataclass(slots=True)
+class Photo:
+    """One entry. `type` and `source` are the link's suffix and the file's bytes, where it is whole."""
+
+    filename: str
+    url: str | None = None
+    listed: bool = False
+    type: str | None = None
+    source: Fingerprint | None = None
+    quarantine: Reason | None = None
+    other_urls: dict[str, str] = field(default_factory=dict)
+    metadata: bytes = b"{}"
+
+    @classmethod
+    def parse(cls, line: dict[str, Any]) -> Photo:
+        """Raises KeyError, TypeError or ValueError for a line that is no entry."""
+        held, others = line.get("quarantine"), dict(line.get("other_urls", {}))
+        reason = Reason(held["stage"], held["reason"], held["time"]) if held else None
+        sha256, stat = line["sha256"], as_stat(optional_int(line["size"]), optional_int(line["mtime_ns"]))
+        texts = (line["filename"], *(line[name] or "" for name in ("url", "type", "sha256")))
+        if not all(isinstance(text, str) for text in (*texts, *others, *others.values(), *(reason or ()))):
+            raise TypeError("wrong fields")
+        if not isinstance(line["metadata"], dict):
+            raise TypeError("wrong metadata")
+        return cls(
+            filename=line["filename"],
+            url=line["url"],
+            listed=bool(line["listed"]),
+            type=line["type"],
+            source=Fingerprint(sha256, stat) if sha256 else None,
+            quarantine=reason,
+            other_urls=others,
+            metadata=json.dumps(line["metadata"]).encode("ascii"),
+        )
+
+    def line(self) -> bytes:
+        """The entry as a line of the ledger."""
+        fields = {name: getattr(self, name) for name in ("filename", "url", "listed", "type")}
+        fields |= source_fields(self.source)
+        if self.quarantine:
+            fields["quarantine"] = self.quarantine._asdict()
+        if self.other_urls:
+            fields["other_urls"] = self.other_urls
+        return dump(fields)[:-1] + b', "metadata": ' + self.metadata + b"}"
+
+
 class Keeper:
-    """The photo ledger and the links of a library.
+    """The photo ledger and the links of a library. One thread asks.
 
     Args:
         library: the folders; need not exist.
-        photos: the photo ledger; need not exist.
+        path: the photo ledger; need not exist. The quarantine ledger and the journal lie beside it.
         dry_run: change nothing on the disk.
 
     Attributes:
+        photos: the entries by filename.
         tally: counts names, links and conflicts here, the rest elsewhere.
-        aside: (key, why) of each refused name and each conflict of this sync.
         withdrawn: once published: photos that the list as last read to its end no longer has.
     """
 
-    def __init__(self, library: Library, photos: Path, *, dry_run: bool) -> None:
+    def __init__(self, library: Library, path: Path, *, dry_run: bool) -> None:
+        self.photos: dict[str, Photo] = {}
         self.tally = Tally()
-        self.aside: list[tuple[str, Reason]] = []
         self.withdrawn: set[str] = set()
+        self._aside: list[tuple[str, Reason]] = []
         self._dry_run = dry_run
-        self._ledger = PhotoLedger(photos)
+        self._path = path
+        self._journal = path.parent / ".latentkit" / "photos.journal.jsonl"
+        for file in (path, self._journal):
+            damage = Damage(file)
+            self.photos.update((photo.filename, photo) for photo, _ in read_lines(file, Photo.parse, damage))
+            if not dry_run:
+                damage.report(keep_cut=False)
         if not dry_run:
-            self._ledger.report_damage()
-            for folder in (library.raw, library.root, photos.parent):
+            for folder in (library.raw, library.root, path.parent, self._journal.parent):
                 remove_temporaries(folder, below=False)
-            remove_temporaries(photos.parent / ".latentkit", below=False)
         self._links = Links(library.root, library.raw)
         self._changes: list[Change] = []
         self._fresh: list[Photo] = []
         self._owners: dict[str, str] = {}
         raw = set(os.listdir(library.raw)) if library.raw.is_dir() else set()  # noqa: PTH208 - names, no paths
-        for name in (*sorted(raw & self._ledger.photos.keys()), *sorted(raw)):
+        for name in (*sorted(raw & self.photos.keys()), *sorted(raw)):
             self._owners.setdefault(folded(name), name)
 
     def admit(self, filename: str) -> Photo | None:
@@ -60,40 +150,36 @@ class Keeper:
         if why is None:
             owner = self._owners.setdefault(folded(filename), filename)
             if owner == filename:
-                return self._ledger.photos.setdefault(filename, Photo(filename))
+                return self.photos.setdefault(filename, Photo(filename))
             why = f"on a disk blind to case or Unicode form it is {owner}, which is there"
-        self.tally.refused += 1
-        self._set_aside(shown(filename), "name", why)
+        self.tally["refused"] += 1
+        self._aside.append((shown(filename), Reason.now("name", why)))
         return None
 
     def conflict(self, photo: Photo, reason: str) -> None:
         """Something stands against a photo, and is left as it is."""
-        self.tally.conflicts += 1
-        self._set_aside(photo.filename, "conflict", reason)
+        self.tally["conflicts"] += 1
+        self._aside.append((photo.filename, Reason.now("conflict", reason)))
 
-    def link(self, photo: Photo) -> None:
-        """Make a whole photo's link right, with the next batch."""
-        assert photo.type is not None, "it is whole"
-        try:
-            change = self._links.change(photo.filename, photo.type)
-        except ForeignError as error:
-            self.conflict(photo, str(error))
-            return
-        match change.change:
-            case "created":
-                self.tally.links_created += 1
-            case "updated":
-                self.tally.links_updated += 1
-            case "unchanged":
-                self.tally.links_unchanged += 1
-                return
-        self._changes.append(change)
-        self._flush_full()
+    def note(self, photo: Photo, *, link: bool = False, fresh: bool = True) -> None:
+        """Write an entry down, and make the link of a whole photo right, with the next batch.
 
-    def note(self, photo: Photo) -> None:
-        """Write an entry down, with the next batch."""
-        self._fresh.append(photo)
-        self._flush_full()
+        Args:
+            link: whether the photo is whole.
+            fresh: whether the entry has changed.
+        """
+        if link:
+            assert photo.type is not None, "it is whole"
+            try:
+                change = self._links.change(photo.filename, photo.type)
+            except ForeignError as error:
+                self.conflict(photo, str(error))
+            else:
+                self.tally[f"links_{change.change}"] += 1
+                self._changes += [change] * (change.change != "unchanged")
+        self._fresh += [photo] * fresh
+        if len(self._changes) + len(self._fresh) >= _BATCH:
+            self._flush()
 
     def publish(self, listed: Set[str], *, complete: bool) -> None:
         """Publish links, ledger and quarantine ledger; in a dry run only count.
@@ -102,47 +188,51 @@ class Keeper:
             listed: the names that this sync found on the list.
             complete: whether these are all; then no other photo is listed any more.
         """
-        for name, photo in self._ledger.photos.items():
+        for name, photo in self.photos.items():
             if name in listed and photo.quarantine:
-                self.tally.quarantined += 1
-                self.tally.unknown += photo.quarantine.stage == "type"
+                self.tally["quarantined"] += 1
+                self.tally["unknown"] += photo.quarantine.stage == "type"
             if complete:
                 photo.listed = name in listed
                 photo.quarantine = photo.quarantine if photo.listed else None
-        self.withdrawn = {name for name, photo in self._ledger.photos.items() if not photo.listed}
+        self.withdrawn = {name for name, photo in self.photos.items() if not photo.listed}
         if complete:
             unlisted = self._links.unlisted(listed)
             self.withdrawn |= unlisted
-            self.tally.withdrawn = len(unlisted)
-        if not self._dry_run:
-            self._flush()
-            self._ledger.publish(self.aside)
+            self.tally["withdrawn"] = len(unlisted)
+        if self._dry_run:
+            return
+        self._flush()
+        publish_lines(self._path, (photo.line() for _, photo in sorted(self.photos.items())))
+        quarantine = self._path.with_name("quarantine.jsonl")
+        aside = sorted({(key, *reason) for key, reason in self._set_aside()})
+        if aside:
+            names = ("key", *Reason._fields)
+            publish_lines(quarantine, (dump(dict(zip(names, line, strict=True))) for line in aside))
+        remove_many([self._journal] if aside else [quarantine, self._journal])
 
     def lacks(self, listed: Set[str]) -> bool:
         """Whether a photo that was listed, or that has a link, is not among these."""
-        gone = (photo.listed and name not in listed for name, photo in self._ledger.photos.items())
+        gone = (photo.listed and name not in listed for name, photo in self.photos.items())
         return any(gone) or bool(self._links.unlisted(listed))
 
     def reasons(self) -> dict[str, str]:
         """Key -> why, of all that is set aside."""
-        photos = self._ledger.photos.values()
-        held = {photo.filename: photo.quarantine.reason for photo in photos if photo.quarantine}
-        return held | {key: reason.reason for key, reason in self.aside}
+        return {key: why.reason for key, why in self._set_aside()}
 
-    def _set_aside(self, key: str, stage: str, reason: str) -> None:
-        self.aside.append((key, Reason.now(stage, reason)))
-
-    def _flush_full(self) -> None:
-        if len(self._changes) + len(self._fresh) >= _BATCH and not self._dry_run:
-            self._flush()
+    def _set_aside(self) -> list[tuple[str, Reason]]:
+        held = [(name, photo.quarantine) for name, photo in self.photos.items() if photo.quarantine]
+        return held + self._aside
 
     def _flush(self) -> None:
         """A photo has a link all the time, unless the old one's name is the new one's on some disk."""
+        if self._dry_run:
+            return
         stale = [(path, change.path) for change in self._changes for path in change.stale]
         one = {old for old, new in stale if folded(old.name) == folded(new.name)}
         remove_many(one)
         publish_links({change.path: change.target for change in self._changes})
         remove_many(old for old, _ in stale if old not in one)
         if self._fresh:
-            self._ledger.note(self._fresh)
+            append_lines(self._journal, [photo.line() for photo in self._fresh])
         self._changes, self._fresh = [], []

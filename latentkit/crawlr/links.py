@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Set
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import NamedTuple
 
 from latentkit.sources import files
 from latentkit.sources.files import folded
@@ -17,20 +16,19 @@ class ForeignError(Exception):
     """Something that no sync made is where a link or a photo should be; the text is one line."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """What makes a photo's link right.
 
     Attributes:
         path: the link.
         target: what it leads to, relative to its folder.
-        change: what becomes of it.
+        change: what becomes of it: ``created``, ``updated`` or ``unchanged``.
         stale: links to the photo under other names, which go.
     """
 
     path: Path
     target: str
-    change: Literal["created", "updated", "unchanged"]
+    change: str
     stale: tuple[Path, ...]
 
 
@@ -64,11 +62,8 @@ class Links:
         names = self._names.get(folded(filename), ())
         ours = {self._root / name: self._target(name, filename) for name in names}
         stale = tuple(path for path in ours if path != right)
-        if not ours:
-            change: Literal["created", "updated", "unchanged"] = "created"
-        else:
-            change = "updated" if stale or ours[right] != target else "unchanged"
-        return Change(right, target, change, stale)
+        kept = "unchanged" if ours.get(right) == target and not stale else "updated"
+        return Change(right, target, kept if ours else "created", stale)
 
     def unlisted(self, listed: Set[str]) -> set[str]:
         """Keys of the links into the folder of photos whose photo is not listed, under neither name.

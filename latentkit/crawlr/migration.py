@@ -10,28 +10,28 @@ import filecmp
 import itertools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from rich.console import Console
 
-from latentkit.crawlr.migrated import Migrated
 from latentkit.crawlr.stage1 import (
     CONTRACTS,
-    Field,
-    array_facts,
-    inline_embedding,
+    EMBEDDING,
+    Fields,
     parse_embedding,
     parse_line,
     stage2_line,
 )
 from latentkit.crawlr.survey import Row, Survey
-from latentkit.errors import LatentkitError, UsageError
+from latentkit.errors import LatentkitError
 from latentkit.prediction.plan import check_room
+from latentkit.runtime.exit_status import DONE, INTERRUPTED, QUARANTINED, Outcome
 from latentkit.runtime.interrupt import Interrupts
 from latentkit.runtime.progress import ProgressReport
+from latentkit.runtime.readable import readable_count
 from latentkit.sources.source import Fingerprint
 from latentkit.stores import NpyStore
 from latentkit.stores.arrays import npy_publication
@@ -42,136 +42,121 @@ from latentkit.stores.storage import publish, publish_json, publish_many, sync_f
 BATCH = 256
 """Records that share a sync of their arrays."""
 
+_SHOWN = 20
 _BLOCKS = 8192  # what a file of 4,224 bytes takes on a disk
 _UNKNOWN = Fingerprint("")  # no picture is known that these numbers were made from
+_T = TypeVar("_T")
 
 
-class _Record(NamedTuple):
-    """A record in hand; the fields of one that is settled are not parsed."""
-
-    key: str
-    row: Row
-    raw: bytes
-    fields: dict[str, Field]
+_Record = tuple[str, Row, bytes, Fields]
+"""Image id, row, line and fields of a record in hand; the fields of one that is settled are not parsed."""
 
 
 class _StopError(Exception):
     """The user asked for an end."""
 
 
-def require_records(store: NpyStore) -> None:
-    """Raise UsageError unless the store has a records file."""
-    if not (path := Path(store.root, store.records)).is_file():
-        raise UsageError(f"{path} is not there: give output_dir=FOLDER, where the records lie")
+def migrate(store: NpyStore, console: Console, *, dry_run: bool = False) -> Outcome:
+    """Bring a library's records to Stage 2, and say what was done; its counts and what was left out.
 
-
-def migrate(store: NpyStore, console: Console, *, dry_run: bool = False) -> Migrated:
-    """Bring a library's records to Stage 2. The caller holds the output's lock, unless this is a dry run.
+    The caller holds the output's lock, unless this is a dry run.
 
     Args:
         store: where the records and arrays lie.
-        console: for the progress.
+        console: for people.
         dry_run: count only, change nothing.
 
     Raises:
         LatentkitError: one line: no room, the disk is full, a contract is damaged ... The records did not
             change, and the same command goes on.
     """
+    asked: list[bool] = []
+
+    def counted(batches: Iterable[list[_T]], progress: ProgressReport) -> Iterator[list[_T]]:
+        for batch in batches:
+            yield batch
+            progress.advance(len(batch))
+            if asked:
+                raise _StopError
+
     if not dry_run:
         store.repair()
-    survey = Survey(store)
-    asked: list[bool] = []
-    with Interrupts(lambda: asked.append(True)):
+    survey, root, backup = Survey(store), Path(store.root), None
+    with Interrupts(lambda: asked.append(True)), survey.path.open("rb") as file:
         try:
             with ProgressReport("reading", None, console, things="lines") as progress:
-                found = survey.read(lambda: _advance(progress, asked))
-            if not dry_run:
-                _Migration(Path(store.root), survey, found).run(console, asked)
+                lines = counted(([line] for line in file), progress)
+                survey.read(itertools.chain.from_iterable(lines))
+            if survey.changes and not dry_run:
+                check_room(root, survey.bytes + _BLOCKS * survey.moved)
+            for name, folder in survey.unrecorded.items() if not dry_run else ():
+                if name not in survey.claimed:
+                    publish_json(folder / "contract.json", contract_record(CONTRACTS[name]))
+            if survey.changes and not dry_run:
+                survey.damage.report(keep_cut=True)
+                keys = sorted(survey.rows)
+                batches = (keys[start : start + BATCH] for start in range(0, len(keys), BATCH))
+                backup = _backup_path(survey.path)
+                with ProgressReport("migrate", len(keys), console, things="records") as progress:
+                    names = counted(batches, progress)
+                    publish_lines(survey.path, _lines(root, survey, file, names, backup))
         except _StopError:
-            return Migrated(interrupted=True)
-    return found
+            console.print("interrupted: the records are as they were; the same command goes on")
+            return Outcome(INTERRUPTED, {})
+    _report(survey, console, backup, dry_run=dry_run)
+    status = QUARANTINED if survey.left or survey.unfit or survey.damage.lines else DONE
+    return Outcome(status, survey.to_dict() | {"backup": str(backup) if backup else None})
 
 
-def _advance(progress: ProgressReport, asked: list[bool], count: int = 1) -> None:
-    progress.advance(count)
-    if asked:
-        raise _StopError
+def _lines(
+    root: Path, survey: Survey, file: BinaryIO, keys: Iterator[list[str]], backup: Path
+) -> Iterator[bytes]:
+    """The new records by image id; when the last has been given, all that they mention is on the disk."""
+    begun = os.fstat(file.fileno())
+    for names in keys:
+        batch = [_record(survey, file, key) for key in names]
+        _publish(root, survey, file, batch)
+        for key, row, raw, fields in batch:
+            stays = row.settled or (row.embedding is None and fields.values.get(EMBEDDING) is not None)
+            yield raw if stays else stage2_line(key, fields, survey.encoders(key))
+    fold_done(root)
+    now = os.fstat(file.fileno())
+    if (now.st_size, now.st_mtime_ns) != (begun.st_size, begun.st_mtime_ns):
+        raise LatentkitError(f"{survey.path} was changed by another program meanwhile: start again")
+    _back_up(survey.path, backup)
 
 
-class _Migration:
-    def __init__(self, root: Path, survey: Survey, found: Migrated) -> None:
-        self._root = root
-        self._survey = survey
-        self._found = found
+def _record(survey: Survey, file: BinaryIO, key: str) -> _Record:
+    row = survey.rows[key]
+    raw = _line_at(file, row.offset)
+    return key, row, raw, Fields({}, {}) if row.settled else parse_line(raw)
 
-    def run(self, console: Console, asked: list[bool]) -> None:
-        survey, found = self._survey, self._found
-        if survey.changes:
-            check_room(self._root, survey.bytes + _BLOCKS * found.moved)
-        for name, folder in found.unrecorded.items():
-            if name not in survey.claimed:
-                publish_json(folder / "contract.json", contract_record(CONTRACTS[name]))
-        if not survey.changes:
-            return
-        survey.damage.report(keep_cut=True)
-        with (
-            survey.path.open("rb") as file,
-            ProgressReport("migrate", found.records, console, things="records") as progress,
-        ):
-            publish_lines(survey.path, self._lines(file, progress, asked))
 
-    def _lines(self, file: BinaryIO, progress: ProgressReport, asked: list[bool]) -> Iterator[bytes]:
-        """The new records by image id; when the last has been given, all that they mention is on the disk."""
-        survey = self._survey
-        begun = os.fstat(file.fileno())
-        keys = sorted(survey.rows)
-        for start in range(0, len(keys), BATCH):
-            batch = [self._record(file, key) for key in keys[start : start + BATCH]]
-            self._publish(file, batch)
-            for record in batch:
-                stays = record.row.settled or (
-                    record.row.embedding is None and inline_embedding(record.fields) is not None
-                )
-                encoders = survey.encoders(record.key)
-                yield record.raw if stays else stage2_line(record.key, record.fields, encoders)
-            _advance(progress, asked, len(batch))
-        fold_done(self._root)
-        now = os.fstat(file.fileno())
-        if (now.st_size, now.st_mtime_ns) != (begun.st_size, begun.st_mtime_ns):
-            raise LatentkitError(f"{survey.path} was changed by another program meanwhile: start again")
-        self._found.backup = _back_up(survey.path)
-
-    def _record(self, file: BinaryIO, key: str) -> _Record:
-        row = self._survey.rows[key]
-        raw = _line_at(file, row.offset)
-        return _Record(key, row, raw, {} if row.settled else parse_line(raw))
-
-    def _publish(self, file: BinaryIO, batch: list[_Record]) -> None:
-        """Arrays first, then what the ledger says of them and of those that were there."""
-        survey = self._survey
-        arrays: dict[str, np.ndarray] = {}
-        entries: dict[str, dict[str, dict[str, Field]]] = {name: {} for name in CONTRACTS}
-        for key, row, _, fields in batch:
-            for name in row.enters:
-                entries[name][key] = fields
-            if row.embedding is not None and "dinov3" not in survey.recorded:
-                if key not in survey.there["dinov3"]:
-                    arrays[key] = _embedding(file, row, fields)
-                if key not in survey.done["dinov3"]:
-                    entries["dinov3"][key] = fields
-        publish_many([npy_publication(survey.array("dinov3", key), arrays[key])[0] for key in arrays])
-        for key, array in arrays.items():
-            if not np.array_equal(survey.embedding(key), array):
-                raise LatentkitError(f"{survey.array('dinov3', key)} reads back differently: start again")
-        for name, records in entries.items():
-            if records:
-                lines = [self._done_line(name, key, fields) for key, fields in records.items()]
-                done_ledger(self._root, name).add(lines)
-                survey.done[name].update(records)
-
-    def _done_line(self, name: str, key: str, fields: dict[str, Field]) -> bytes:
-        facts = array_facts(name, fields, self._survey.shape(name, key))
-        return done_line(key, _UNKNOWN, self._survey.array(name, key).stat().st_size, facts)
+def _publish(root: Path, survey: Survey, file: BinaryIO, batch: list[_Record]) -> None:
+    """Arrays first, then what the ledger says of them and of those that were there."""
+    arrays: dict[str, np.ndarray] = {}
+    entries: dict[str, dict[str, Fields]] = {name: {} for name in CONTRACTS}
+    for key, row, _, fields in batch:
+        for name in row.enters:
+            entries[name][key] = fields
+        if row.embedding is not None and "dinov3" not in survey.recorded:
+            if key not in survey.there["dinov3"]:
+                there = fields if row.embedding == row.offset else parse_line(_line_at(file, row.embedding))
+                arrays[key] = parse_embedding(there.values[EMBEDDING])
+            if key not in survey.done["dinov3"]:
+                entries["dinov3"][key] = fields
+    publish_many([npy_publication(survey.array("dinov3", key), array)[0] for key, array in arrays.items()])
+    for key, array in arrays.items():
+        if not np.array_equal(survey.embedding(key), array):
+            raise LatentkitError(f"{survey.array('dinov3', key)} reads back differently: start again")
+    for name, records in entries.items():
+        lines = [
+            done_line(key, _UNKNOWN, survey.array(name, key).stat().st_size, survey.facts(name, key, fields))
+            for key, fields in records.items()
+        ]
+        if lines:
+            done_ledger(root, name).add(lines)
+            survey.done[name].update(records)
 
 
 def _line_at(file: BinaryIO, offset: int) -> bytes:
@@ -179,24 +164,78 @@ def _line_at(file: BinaryIO, offset: int) -> bytes:
     return file.readline().rstrip(b"\r\n")
 
 
-def _embedding(file: BinaryIO, row: Row, fields: dict[str, Field]) -> np.ndarray:
-    if row.embedding is not None and row.embedding != row.offset:
-        fields = parse_line(_line_at(file, row.embedding))
-    return parse_embedding(inline_embedding(fields))
-
-
-def _back_up(path: Path) -> Path:
-    """``<path>.stage1``, or ``.stage1.2`` ... when an older migration's lies there; never written over."""
+def _backup_path(path: Path) -> Path:
+    """``<path>.stage1``, or ``.stage1.2`` ... where an older migration's lies there."""
     for number in itertools.count(1):
         backup = path.with_name(f"{path.name}.stage1" + f".{number}" * (number > 1))
-        if not backup.exists():
-            break
-        if backup.samefile(path) or filecmp.cmp(backup, path, shallow=False):
+        if not backup.exists() or backup.samefile(path) or filecmp.cmp(backup, path, shallow=False):
             return backup
+    raise AssertionError("counting has no end")
+
+
+def _back_up(path: Path, backup: Path) -> None:
+    if backup.exists():
+        return
     try:
         os.link(path, backup)
     except OSError:  # a file system without hard links
         with path.open("rb") as old:
             publish(backup, lambda file: shutil.copyfileobj(old, file))
     sync_folder(path.parent)
-    return backup
+
+
+def _report(survey: Survey, console: Console, backup: Path | None, *, dry_run: bool) -> None:
+    """Print it, and what to do next.
+
+    Args:
+        survey: what was found, and done unless this is a dry run.
+        console: where to.
+        backup: the old records; None when they did not change.
+        dry_run: whether nothing was done.
+    """
+    for line in (*_figures(survey), *_left_out(survey)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for line in ("dry_run=true: nothing was touched",) if dry_run else _next(survey, backup):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _figures(survey: Survey) -> Iterator[str]:
+    moved = readable_count(survey.moved, "inline embedding")
+    yield f"{readable_count(len(survey.rows), 'record')}: {moved} to files, {len(survey.left):,} left"
+    if survey.dropped:
+        yield (
+            f"{len(survey.dropped):,} of them cannot be used: dropped, the encoder's own are there; "
+            "the old records keep them"
+        )
+    if entered := survey.entered:
+        counts = ", ".join(f"{count:,} of {name}" for name, count in sorted(entered.items()))
+        yield f"arrays that were there: {counts}"
+    if bad := len(survey.damage.lines):
+        yield f"{readable_count(bad, 'bad line')}, kept aside in .bad"
+    if survey.repeated:
+        yield f"{readable_count(survey.repeated, 'line')} of an id that comes again: the last counts"
+
+
+def _left_out(survey: Survey) -> Iterator[str]:
+    yield from _first("stays at Stage 1", {f"line {n}": why for n, why in sorted(survey.left.items())})
+    if survey.left:
+        yield "  for these: encode encoder=dinov3, then migrate again"
+    yield from _first("left out", {str(path): why for path, why in survey.unfit.items()})
+
+
+def _next(survey: Survey, backup: Path | None) -> Iterator[str]:
+    yield f"the old records: {backup}" if backup else "the records did not change"
+    if folders := survey.unrecorded:
+        where = ", ".join(map(str, folders.values()))
+        yield f"it is not recorded what made the arrays in {where}. When you encode next,"
+        if others := ",".join(name for name in CONTRACTS if name not in folders):
+            yield f'  "encoder=[{others}]" leaves them as they are'
+        yield "  adopt=true accepts them as what the encoders would make"
+        yield "  overwrite=true encodes them again"
+
+
+def _first(what: str, reasons: Mapping[str, str]) -> Iterator[str]:
+    for place, reason in list(reasons.items())[:_SHOWN]:
+        yield f"{what}: {place}: {reason}"
+    if len(reasons) > _SHOWN:
+        yield f"{what}: {len(reasons) - _SHOWN:,} more"

@@ -5,15 +5,13 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from latentkit.downloading.body import FetchError
 from latentkit.downloading.client import Client
-from latentkit.errors import LatentkitError, UsageError
+from latentkit.errors import LatentkitError
 
 MAX_PAGE_BYTES = 2**26
 
@@ -25,8 +23,7 @@ class ListError(LatentkitError):
     """The list cannot be read to its end. What is not on it cannot be told, so nothing may be removed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(NamedTuple):
     """One entry of the list.
 
     Attributes:
@@ -40,8 +37,7 @@ class Listed:
     metadata: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class BadEntry:
+class BadEntry(NamedTuple):
     """An entry that tells of no photo.
 
     Attributes:
@@ -53,19 +49,8 @@ class BadEntry:
     reason: str
 
 
-def check_base_url(base_url: str) -> None:
-    """Raises UsageError when it is no http or https URL."""
-    try:
-        parts = urlsplit(base_url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        usable = False
-    if not usable:
-        raise UsageError(f"base_url={base_url}: give an http or https URL")
-
-
-def read_list(client: Client, base_url: str) -> Iterator[list[Listed | BadEntry]]:
-    """The pages, one by one. It ends after the last only when the list was read to its end.
+def read_list(client: Client, base_url: str) -> Iterator[Listed | BadEntry]:
+    """The entries, page by page. It ends after the last only when the list was read to its end.
 
     Raises:
         ListError: a page cannot be had, is not what a page is, or has no photo that none before it has, which
@@ -92,7 +77,7 @@ def read_list(client: Client, base_url: str) -> Iterator[list[Listed | BadEntry]
             raise ListError(f"the list has no end: {url} has {what}")
         barren = not names
         seen |= names
-        yield page
+        yield from page
 
 
 def page_url(base_url: str, number: int) -> str:
@@ -104,7 +89,7 @@ def page_url(base_url: str, number: int) -> str:
 
 def _parse(body: bytes, url: str) -> list[Listed | BadEntry]:
     try:
-        page = json.loads(body, parse_constant=_refuse_constant, parse_float=_finite)
+        page = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise ListError(f"the list cannot be read: {url} is not JSON: {error}") from None
     if not isinstance(page, list):
@@ -122,7 +107,10 @@ def _entry(entry: Any, where: str) -> Listed | BadEntry:
         return BadEntry(where, "it has no filename")
     if not isinstance(url, str | None):
         return BadEntry(where, f"its exportable_url is {_kind(url)}")
-    return Listed(filename, url or None, json.dumps(entry).encode("ascii"))
+    try:
+        return Listed(filename, url or None, json.dumps(entry, allow_nan=False).encode("ascii"))
+    except ValueError:
+        return BadEntry(where, "it has a number that is not finite")
 
 
 def _kind(value: Any) -> str:
@@ -136,14 +124,3 @@ def _deeper(value: Any, depth: int) -> bool:
         return False
     inner = value.values() if isinstance(value, dict) else value
     return depth == 0 or any(_deeper(item, depth - 1) for item in inner)
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:20]} is too large a number")
-    return number
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")

@@ -53,31 +53,31 @@ _OPEN, _COLON, _CLOSE = re.compile(r"\s*\{\s*"), re.compile(r"\s*:\s*"), re.comp
 _COMMA = re.compile(r"\s*,\s*")
 
 
-class Field(NamedTuple):
-    """A field's value, and its JSON text as it stands in the line."""
+class Fields(NamedTuple):
+    """A line's fields in its order: their values, and their JSON texts as they stand in the line."""
 
-    value: Any
-    text: str
+    values: dict[str, Any]
+    texts: dict[str, str]
 
 
-def parse_line(raw: bytes) -> dict[str, Field]:
-    """The fields of a line, in its order.
+def parse_line(raw: bytes) -> Fields:
+    """The fields of a line.
 
     Raises:
         ValueError: it is no JSON object.
     """
     line = raw.decode("utf-8-sig", "surrogatepass")
-    fields: dict[str, Field] = {}
+    fields = Fields({}, {})
     at = _pass(_OPEN, line, 0)
     while not _CLOSE.match(line, at):
-        if fields:
+        if fields.values:
             at = _pass(_COMMA, line, at)
         name, at = _decode(line, at)
         if not isinstance(name, str):
             raise ValueError("a name is no text")
         at = _pass(_COLON, line, at)
-        value, end = _decode(line, at)
-        fields[name] = Field(value, line[at:end])
+        fields.values[name], end = _decode(line, at)
+        fields.texts[name] = line[at:end]
         at = end
     return fields
 
@@ -86,11 +86,6 @@ def _pass(pattern: re.Pattern[str], line: str, at: int) -> int:
     if found := pattern.match(line, at):
         return found.end()
     raise ValueError("not a JSON object")
-
-
-def inline_embedding(fields: Mapping[str, Field]) -> Any:
-    """The value of a record's inline embedding; None when it has none."""
-    return fields[EMBEDDING].value if EMBEDDING in fields else None
 
 
 def parse_embedding(value: Any) -> np.ndarray:
@@ -122,48 +117,47 @@ def refuse_unsafe(key: str) -> None:
         raise ValueError("its image id cannot be a file's name")
 
 
-def array_facts(encoder: str, fields: Mapping[str, Field], shape: Sequence[int]) -> dict[str, Any]:
+def array_facts(encoder: str, record: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
     """What the ledger says of an array, from its record.
 
     Args:
         encoder: of `CONTRACTS`.
-        fields: the record.
+        record: the values of its fields.
         shape: the array's.
 
     Raises:
         ValueError: the record and the array do not belong together.
     """
     if encoder == "t5":
-        mask = fields["t5_attention_mask"].value if "t5_attention_mask" in fields else None
+        mask = record.get("t5_attention_mask")
         seen = mask.count(1) if isinstance(mask, list) else 0
         if mask != [1] * seen + [0] * (TOKENS - seen):
             raise ValueError(f"its record has no t5_attention_mask of {TOKENS} ones and zeros")
         return {"attention_mask_length": seen, "max_length": TOKENS, "cut": False}
-    width, height = _size(fields)
-    known: dict[str, Any] = {"width": width, "height": height} if width else {}
+    size = _size(record)
+    known: dict[str, Any] = {"width": size[0], "height": size[1]} if size else {}
     if encoder == "flux_vae":
         known["aspect_bucket"] = f"{8 * shape[2]}x{8 * shape[1]}"
-        if (bucket := aspect_bucket(fields)) not in (None, known["aspect_bucket"]):
+        if (bucket := aspect_bucket(record)) not in (None, known["aspect_bucket"]):
             raise ValueError(f"it is a latent of {known['aspect_bucket']}, its record says {bucket}")
     return known
 
 
-def _size(fields: Mapping[str, Field]) -> tuple[int, int]:
-    """(width, height) in pixels; zeros when the record does not know them."""
-    width, height = (fields[name].value if name in fields else 0 for name in ("width", "height"))
-    known = type(width) is int and type(height) is int and min(width, height) > 0
-    return (width, height) if known else (0, 0)
+def _size(record: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(width, height) in pixels; None when the record does not know them."""
+    width, height = record.get("width"), record.get("height")
+    return (width, height) if type(width) is type(height) is int and min(width, height) > 0 else None
 
 
-def aspect_bucket(fields: Mapping[str, Field]) -> str | None:
+def aspect_bucket(record: Mapping[str, Any]) -> str | None:
     """The record's ``aspect_bucket``, else (also for null) the one for its size; None when it has neither."""
-    if "aspect_bucket" in fields and fields["aspect_bucket"].value is not None:
-        return str(fields["aspect_bucket"].value)
-    width, height = _size(fields)
-    return BucketCrop().bucket_of(width, height) if width else None
+    if (bucket := record.get("aspect_bucket")) is not None:
+        return str(bucket)
+    size = _size(record)
+    return BucketCrop().bucket_of(*size) if size else None
 
 
-def stage2_line(key: str, fields: Mapping[str, Field], encoders: Sequence[str]) -> bytes:
+def stage2_line(key: str, fields: Fields, encoders: Sequence[str]) -> bytes:
     """The Stage 2 record of a line, without its embedding and without a newline.
 
     Args:
@@ -171,13 +165,12 @@ def stage2_line(key: str, fields: Mapping[str, Field], encoders: Sequence[str]) 
         fields: of `parse_line`.
         encoders: whose outputs are there; empty leaves the field as it is.
     """
-    texts = {name: field.text for name, field in fields.items() if name != EMBEDDING}
+    texts = {name: text for name, text in fields.texts.items() if name != EMBEDDING}
     texts |= {"image_id": json.dumps(key), "format_version": str(FORMAT_VERSION)}
-    if texts.get("aspect_bucket", "null") == "null" and (bucket := aspect_bucket(fields)):
+    if texts.get("aspect_bucket", "null") == "null" and (bucket := aspect_bucket(fields.values)):
         texts["aspect_bucket"] = json.dumps(bucket)
     if encoders:
         texts["encoders"] = json.dumps(encoders)
-    names = [name for name in (*FIELDS, "encoders") if name in texts]
-    names += [name for name in texts if name not in names]
-    line = ", ".join(f"{json.dumps(name)}: {texts[name]}" for name in names)
+    order = [name for name in (*FIELDS, "encoders") if name in texts]
+    line = ", ".join(f"{json.dumps(name)}: {texts[name]}" for name in dict.fromkeys([*order, *texts]))
     return f"{{{line}}}".encode("utf-8", "surrogatepass")

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from latentkit.crawlr.migrated import Migrated
 from latentkit.crawlr.stage1 import (
     CONTRACTS,
-    Field,
+    EMBEDDING,
+    Fields,
     array_facts,
-    inline_embedding,
     parse_embedding,
     parse_line,
     refuse_unsafe,
@@ -51,7 +50,11 @@ class Survey:
     Attributes:
         path: the records.
         rows: image id -> what is to be done; of several lines the last counts.
+        repeated: lines whose id comes again further down.
         damage: lines that are no record.
+        left: line number -> why its record stays at Stage 1.
+        dropped: ids of embeddings that cannot be used, where the encoder's own is there.
+        unfit: array -> why it does not enter the ledger.
         folders: encoder -> where its arrays lie.
         claimed: the encoders whose folder has a contract.
         recorded: the encoders whose folder has a contract of latentkit's own.
@@ -68,50 +71,68 @@ class Survey:
         root = Path(store.root)
         self.path = root / store.records
         self.rows: dict[str, Row] = {}
+        self.repeated = self.bytes = 0
         self.damage = Damage(self.path)
+        self.left: dict[int, str] = {}
+        self.dropped: set[str] = set()
+        self.unfit: dict[Path, str] = {}
+        self.changes = False
         self.folders = {
             name: next(iter(store.output_folders(name, contract).values()))
             for name, contract in CONTRACTS.items()
         }
-        claims = {name: store.contract(name) for name in CONTRACTS}
-        self.claimed = {name for name, contract in claims.items() if contract is not None}
-        self.recorded = {name for name, contract in claims.items() if contract and contract.recorded}
+        claims = {name: contract for name in CONTRACTS if (contract := store.contract(name)) is not None}
+        self.claimed = claims.keys()
+        self.recorded = {name for name, contract in claims.items() if contract.recorded}
         self.there = {name: {key for key, _ in arrays_below(folder)} for name, folder in self.folders.items()}
         self.done = {name: set(read_done(root, name)) for name in {*CONTRACTS, *encoders_done(root)}}
-        self.bytes = 0
-        self.changes = False
         self._quarantined = Quarantine.read(root).entries
-        self._found = Migrated()
 
-    def read(self, advance: Callable[[], None]) -> Migrated:
-        """Read the records; what there is to do.
+    def read(self, lines: Iterable[bytes]) -> None:
+        """Find out what there is to do, from every line of the records."""
+        offset, last = 0, ""
+        for number, raw in enumerate(lines, 1):
+            try:
+                fields = parse_line(raw)
+                key = image_id(fields.values)
+            except (KeyError, TypeError, ValueError, RecursionError):
+                if raw.strip():
+                    self.damage.lines.append((number, raw, not raw.endswith(b"\n")))
+            else:
+                self.repeated += key in self.rows
+                self.changes, last = self.changes or last >= key, key
+                self.rows[key] = self._row(number, offset, raw, key, fields)
+            offset += len(raw)
+        self.changes |= bool(self.damage.lines) or not all(row.settled for row in self.rows.values())
 
-        Args:
-            advance: called after each line; what it raises ends the reading.
-        """
-        found, last = self._found, ""
-        with self.path.open("rb") as file:
-            offset = 0
-            for number, raw in enumerate(file, 1):
-                try:
-                    fields = parse_line(raw)
-                    key = image_id({name: value for name, (value, _) in fields.items()})
-                except (KeyError, TypeError, ValueError, RecursionError):
-                    if raw.strip():
-                        self.damage.lines.append((number, raw, not raw.endswith(b"\n")))
-                else:
-                    found.repeated += key in self.rows
-                    self.changes, last = self.changes or last >= key, key
-                    self.rows[key] = self._row(number, offset, raw, key, fields)
-                offset += len(raw)
-                advance()
-        rows = self.rows.values()
-        self.changes = self.changes or bool(self.damage.lines) or not all(row.settled for row in rows)
-        found.records, found.bad_lines = len(rows), len(self.damage.lines)
-        found.moved = sum(row.embedding is not None for row in rows)
-        found.entered = Counter(name for row in rows for name in row.enters)
-        found.unrecorded = {name: self.folders[name] for name in CONTRACTS if self._is_unrecorded(name)}
-        return found
+    @property
+    def moved(self) -> int:
+        """Embeddings that leave their record."""
+        return sum(row.embedding is not None for row in self.rows.values())
+
+    @property
+    def entered(self) -> Counter[str]:
+        """Encoder -> arrays that were there already, and enter the ledger."""
+        return Counter(name for row in self.rows.values() for name in row.enters)
+
+    @property
+    def unrecorded(self) -> dict[str, Path]:
+        """Encoder -> folder, where it is not recorded what made the arrays."""
+        arrays = self.claimed | {name for name, keys in self.there.items() if keys}
+        moving = {"dinov3"} if self.moved else set()
+        return {name: self.folders[name] for name in CONTRACTS if name in (arrays | moving) - self.recorded}
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was found, as JSON values."""
+        return {
+            "records": len(self.rows),
+            "moved": self.moved,
+            "dropped": sorted(self.dropped),
+            "entered": dict(self.entered),
+            "left": {str(line): why for line, why in sorted(self.left.items())},
+            "unfit": {str(path): why for path, why in self.unfit.items()},
+            "bad_lines": len(self.damage.lines),
+        }
 
     def encoders(self, key: str, more: Sequence[str] = ()) -> list[str]:
         """Whose outputs the record of a picture names, and those of `more`."""
@@ -122,44 +143,42 @@ class Survey:
         """Where an encoder's array of a picture lies."""
         return array_path(self.folders[name], key)
 
-    def shape(self, name: str, key: str) -> tuple[int, ...]:
-        """Of an array that is there. Raises LatentkitError when it is not what it should be."""
+    def facts(self, name: str, key: str, fields: Fields) -> dict[str, Any]:
+        """`array_facts` of an array that is there. Raises ValueError or LatentkitError when it is unfit."""
         (declared,) = CONTRACTS[name].outputs.values()
-        return npy_shape(self.array(name, key), declared)
+        return array_facts(name, fields.values, npy_shape(self.array(name, key), declared))
 
     def embedding(self, key: str) -> np.ndarray:
         """The DINOv3 embedding that is there. Raises LatentkitError when it is not what it should be."""
         return read_npy(self.array("dinov3", key), CONTRACTS["dinov3"].outputs["embeddings"])
 
-    def _row(self, number: int, offset: int, raw: bytes, key: str, fields: dict[str, Field]) -> Row:
+    def _row(self, number: int, offset: int, raw: bytes, key: str, fields: Fields) -> Row:
         before = self.rows.get(key)
         embedding = before.embedding if before else None
-        inline = inline_embedding(fields)
+        inline = fields.values.get(EMBEDDING)
         if inline is not None:
             embedding = offset
             if before:
-                self._found.left.pop(before.number, None)
-            self._found.dropped.discard(key)
+                self.left.pop(before.number, None)
+            self.dropped.discard(key)
             try:
-                if not self._check(key, inline):
-                    self._found.dropped.add(key)
+                self._check(key, inline)
             except (ValueError, LatentkitError) as error:
                 embedding = None
-                self._found.left[number] = f"{key!r}: {error}"
-        conflicts = {"dinov3"} if inline is not None or embedding is not None else set()
+                self.left[number] = f"{key!r}: {error}"
+        moves = inline is not None or embedding is not None
         enters = tuple(
-            name for name in CONTRACTS if name not in conflicts and self._enters(name, key, fields)
+            name for name in CONTRACTS if not (moves and name == "dinov3") and self._enters(name, key, fields)
         )
         if inline is not None and embedding is None:
             self.bytes += len(raw)
             return Row(number, offset, None, enters, settled=not enters)
         line = stage2_line(key, fields, self.encoders(key, enters))
         self.bytes += len(line) + 1
-        same = embedding is None and not enters and line == raw.rstrip(b"\r\n")
-        return Row(number, offset, embedding, enters, same)
+        return Row(number, offset, embedding, enters, not (moves or enters) and line == raw.rstrip(b"\r\n"))
 
-    def _check(self, key: str, value: Any) -> bool:
-        """Whether an embedding that may leave its record can be used.
+    def _check(self, key: str, value: Any) -> None:
+        """Whether an embedding may leave its record; notes one that is of no use.
 
         Raises:
             ValueError, LatentkitError: why it has to stay.
@@ -170,29 +189,24 @@ class Survey:
         try:
             embedding = parse_embedding(value)
         except ValueError:
-            if encoded:
-                return False
-            raise
+            if not encoded:
+                raise
+            self.dropped.add(key)
+            return
         if "dinov3" in self.recorded:
             if not encoded:
                 raise ValueError(f"{self.folders['dinov3']} has a recorded contract: encode this picture")
         elif there and not np.array_equal(self.embedding(key), embedding):
             raise ValueError(f"{self.array('dinov3', key)} holds other numbers")
-        return True
 
-    def _enters(self, name: str, key: str, fields: dict[str, Field]) -> bool:
+    def _enters(self, name: str, key: str, fields: Fields) -> bool:
         """Whether an array that is there belongs into the ledger; notes why not."""
         if name in self.recorded or key not in self.there[name] or key in self.done[name]:
             return False
         path = self.array(name, key)
-        self._found.unfit.pop(path, None)
+        self.unfit.pop(path, None)
         try:
-            array_facts(name, fields, self.shape(name, key))
+            self.facts(name, key, fields)
         except (ValueError, LatentkitError) as error:
-            self._found.unfit[path] = str(error)
-            return False
-        return True
-
-    def _is_unrecorded(self, name: str) -> bool:
-        moves = name == "dinov3" and self._found.moved > 0
-        return name not in self.recorded and (name in self.claimed or moves or bool(self.there[name]))
+            self.unfit[path] = str(error)
+        return path not in self.unfit

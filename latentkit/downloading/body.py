@@ -3,39 +3,48 @@
 from __future__ import annotations
 
 import re
-from typing import Protocol
+from dataclasses import dataclass
+from typing import BinaryIO
 
-from latentkit.runtime.readable import escaped
+from latentkit.runtime.readable import escaped, readable_count
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
+@dataclass(eq=False)
 class FetchError(Exception):
-    """A URL cannot be had; the text is one line, `escaped`.
+    """A request failed; the text is one line, `escaped`.
 
     Attributes:
+        reason: why, without the number of attempts.
         final: whether another attempt would be in vain.
         wait: seconds that the server asks to wait before one; None when it does not say.
+        status: what the server answered, where that is why.
+        body: what it said with that, or the beginning of it.
+        reached: whether there was a connection.
+        attempts: how often it was tried in vain; 0 for a final failure.
     """
 
-    def __init__(self, reason: str, *, final: bool = False, wait: float | None = None) -> None:
-        super().__init__(escaped(" ".join(reason.split())))
-        self.final = final
-        self.wait = wait
+    reason: str
+    final: bool = False
+    wait: float | None = None
+    status: int | None = None
+    body: bytes = b""
+    reached: bool = True
+    attempts: int = 0
 
+    def __post_init__(self) -> None:
+        self.reason = escaped(" ".join(self.reason.split()))
 
-class Sink(Protocol):
-    """Where a body goes: a binary file, or what takes bytes and can begin again."""
-
-    def write(self, data: bytes, /) -> object: ...
-    def seek(self, offset: int, /) -> object: ...
-    def truncate(self) -> object: ...
+    def __str__(self) -> str:
+        tried = f", after {readable_count(self.attempts, 'attempt')}" if self.attempts else ""
+        return self.reason + tried
 
 
 class Body:
     """How much of a body has arrived, and of which one."""
 
-    def __init__(self, sink: Sink, limit: int) -> None:
+    def __init__(self, sink: BinaryIO, limit: int) -> None:
         self._sink = sink
         self._limit = limit
         self._offset = 0

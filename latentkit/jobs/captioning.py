@@ -2,89 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
 from latentkit.captioning import Captioner
-from latentkit.captioning.run import CAPTIONING, CaptionResult, CaptionRun
 from latentkit.errors import UsageError
 from latentkit.jobs.collection import Collection
 from latentkit.jobs.config import build
+from latentkit.pixels import DecodeError, Pillow
 from latentkit.prediction.failures import FailureLimit
-from latentkit.prediction.plan import Comparison
+from latentkit.prediction.plan import Comparison, still_fails
+from latentkit.prediction.results import Failure
 from latentkit.runtime.exit_status import DONE, INTERRUPTED, QUARANTINED, Outcome
+from latentkit.runtime.interrupt import Interrupts
+from latentkit.runtime.progress import ProgressReport
 from latentkit.runtime.quiet import quiet_libraries
 from latentkit.runtime.readable import readable_count
-from latentkit.sources import Captions, Fingerprint, Source
+from latentkit.sources import Captioned, Fingerprint, Source, SourceError, Written
 from latentkit.stores import OutputLock
-from latentkit.stores.captions import fold_captions
-from latentkit.stores.quarantine import Held, Quarantine, quarantine, quarantine_ledger, release
+from latentkit.stores.captions import append_caption, fold_captions
+from latentkit.stores.quarantine import Quarantine, quarantine, quarantine_ledger, release
 from latentkit.stores.storage import remove_temporaries
 from latentkit.stores.store import LEDGERS
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CAPTIONING = "caption"
+"""What the quarantine ledger calls captioning among the encoders."""
+
 
 def caption(cfg: DictConfig) -> Outcome:
-    """Plan, caption, sum up; the counts.
+    """Caption a collection; the counts, in pictures.
 
     Raises:
-        UsageError, LatentkitError: one line.
+        UsageError, LatentkitError: one line each.
     """
-    job = CaptionJob.from_config(cfg)
+    quiet_libraries()
+    console = Console(stderr=True)
+    job = build_caption_job(cfg, Collection.from_config(cfg), console, overwrite=cfg.overwrite)
+    if job is None:
+        raise UsageError(
+            "no captioner: give caption=openai (a server; by default Ollama on this machine) or "
+            "caption=transformers (a model loaded here; by default one of 55 GB)"
+        )
     with nullcontext() if job.dry_run else OutputLock(job.root):
-        if not job.dry_run:
-            job = CaptionJob.from_config(cfg)  # with what another run wrote until now
         plan = job.plan()
-        job.announce(plan)
-        if job.dry_run:
-            return Outcome(DONE, plan.counts())
-        return job.summarise(plan, job.run(plan))
+        if not job.dry_run:
+            return job.run(plan)
+    job.say("dry_run=true: nothing was touched")
+    return Outcome(DONE, plan.counts())
 
 
-def build_captioner(cfg: DictConfig) -> Captioner | None:
-    """The captioner that was chosen; None for ``caption=none``.
+def build_caption_job(
+    cfg: DictConfig, collection: Collection, console: Console, *, overwrite: bool = False
+) -> CaptionJob | None:
+    """A job for the pictures of a collection; None for ``caption=none``. No model is loaded yet.
 
     Raises:
         UsageError: one line.
     """
     captioner: Captioner | None = build(cfg.caption, "caption") if cfg.caption else None
-    return captioner
+    if captioner is None:
+        return None
+    if not 0 <= cfg.max_failures <= 1:
+        raise UsageError(f"max_failures={cfg.max_failures}: a share, from 0 to 1")
+    return CaptionJob(
+        dataset=collection.name,
+        source=collection.first(cfg.limit),
+        captioned=collection.source,
+        captioner=captioner,
+        root=Path(cfg.output_dir),
+        max_failures=cfg.max_failures,
+        retry_quarantined=cfg.retry_quarantined or overwrite,
+        overwrite=overwrite,
+        dry_run=cfg.dry_run,
+        console=console,
+    )
 
 
 @dataclass
 class CaptionPlan:
-    """What is to be captioned, in pictures.
+    """What is to be captioned, and what has been, in pictures.
 
     Attributes:
         todo: source indices, ascending: without a caption, or changed since it was written.
         own: with a caption of their own.
-        written: with one that a model wrote, which stays.
+        skipped: with one that a model wrote before, which stays.
         others: of these, by another model or another prompt.
         held: keys in quarantine.
-        settled: keys in quarantine that have come by a caption in another way.
+        settled: keys in quarantine that have got a caption in another way.
+        written, failed: of `todo`, by this run.
+        interrupted: whether the run was asked to stop before its end.
     """
 
     todo: list[int] = field(default_factory=list)
     own: int = 0
-    written: int = 0
+    skipped: int = 0
     others: int = 0
     held: set[str] = field(default_factory=set)
     settled: set[str] = field(default_factory=set)
+    written: int = 0
+    failed: int = 0
+    interrupted: bool = False
 
-    def counts(self, written: int = 0, failed: int = 0) -> dict[str, int]:
-        """What is so once some of it is written and some has failed, in pictures."""
+    def counts(self) -> dict[str, int]:
+        """What is so now, in pictures."""
         return {
-            "written": written,
-            "skipped": self.written,
+            "written": self.written,
+            "skipped": self.skipped,
             "own": self.own,
-            "quarantined": len(self.held) + failed,
-            "left": len(self.todo) - written - failed,
+            "quarantined": len(self.held) + self.failed,
+            "left": len(self.todo) - self.written - self.failed,
         }
 
 
@@ -95,19 +133,19 @@ class CaptionJob:
     Attributes:
         dataset: its name, for people.
         source: the pictures.
-        captions: those that were written before; takes in the new ones.
+        captioned: the source with the captions written so far; takes in the new ones.
         captioner: writes them.
         root: the output folder, whose `OutputLock` is held wherever something is written.
         max_failures: share of the collection that may fail.
         retry_quarantined: try pictures that failed before again.
-        overwrite: write those anew that another model wrote, or that another prompt asked for.
+        overwrite: replace captions written by another model or for another prompt.
         dry_run: whether only the plan is asked for.
         console: for people.
     """
 
     dataset: str
     source: Source
-    captions: Captions
+    captioned: Captioned
     captioner: Captioner
     root: Path
     max_failures: float
@@ -116,168 +154,140 @@ class CaptionJob:
     dry_run: bool
     console: Console
 
-    @classmethod
-    def from_config(cls, cfg: DictConfig) -> CaptionJob:
-        """Build everything; no model is loaded and no server asked yet.
-
-        Raises:
-            UsageError, LatentkitError: one line each.
-        """
-        quiet_libraries()
-        captioner = build_captioner(cfg)
-        if captioner is None:
-            raise UsageError(
-                "who is to write the captions? give caption=openai (a server; by default Ollama on this "
-                "machine) or caption=transformers (a model loaded here; by default one of 55 GB)"
-            )
-        collection = Collection.from_config(cfg)
-        source, console = collection.first(cfg.limit), Console(stderr=True)
-        return cls._of(cfg, captioner, collection, source, console, overwrite=cfg.overwrite)
-
-    @classmethod
-    def before_encoding(
-        cls, cfg: DictConfig, collection: Collection, source: Source, console: Console
-    ) -> CaptionJob | None:
-        """For the pictures that are to be encoded; None for ``caption=none``. Overwrites no caption.
-
-        Raises:
-            UsageError: one line.
-        """
-        captioner = build_captioner(cfg)
-        if captioner is None:
-            return None
-        return cls._of(cfg, captioner, collection, source, console, overwrite=False)
-
-    @classmethod
-    def _of(
-        cls,
-        cfg: DictConfig,
-        captioner: Captioner,
-        collection: Collection,
-        source: Source,
-        console: Console,
-        *,
-        overwrite: bool,
-    ) -> CaptionJob:
-        return cls(
-            dataset=collection.name,
-            source=source,
-            captions=collection.captions,
-            captioner=captioner,
-            root=Path(cfg.output_dir),
-            max_failures=cfg.max_failures,
-            retry_quarantined=cfg.retry_quarantined or overwrite,
-            overwrite=overwrite,
-            dry_run=cfg.dry_run,
-            console=console,
-        )
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_failures <= 1:
-            raise UsageError(f"max_failures={self.max_failures}: a share, from 0 to 1")
+    def fill(self) -> bool:
+        """Plan, and unless this is a dry run write what is missing; False when it was interrupted."""
+        plan = self.plan()
+        if self.dry_run or not (plan.todo or plan.settled):
+            return True
+        return self.run(plan).status != INTERRUPTED
 
     def plan(self) -> CaptionPlan:
-        """Hold the source against what is written. Reads only."""
-        plan = CaptionPlan()
-        unchanged = Comparison(self.source).picture
+        """Compare the source with what is written, and announce what is left. Reads only."""
+        plan, captions, compare = CaptionPlan(), self.captioned.captions, Comparison(self.source)
         ledger = Quarantine.read(self.root).held(CAPTIONING)
         asked = (self.captioner.name, self.captioner.prompt_sha256)
         for index in range(len(self.source)):
             item = self.source[index]
-            written = self.captions.get(item.key)
-            own = self.captions.own(item.key, item.caption) is not None
-            stays = not own and written is not None and unchanged(index, written.picture)
+            held, written = ledger.get(item.key), captions.get(item.key)
+            own = captions.own(item.key, item.caption) is not None
+            stays = not own and written is not None and compare.picture(index, written.picture)
             other = stays and written is not None and asked != (written.model, written.prompt_sha256)
             if own or (stays and not (other and self.overwrite)):
                 plan.own += own
-                plan.written += stays
+                plan.skipped += stays
                 plan.others += other
-                if item.key in ledger:
+                if held:
                     plan.settled.add(item.key)
-            elif not self.retry_quarantined and self._is_held(index, ledger.get(item.key), unchanged):
+            elif (
+                held
+                and not self.retry_quarantined
+                and still_fails(self.source, index, held.fingerprint, compare.picture)
+            ):
                 plan.held.add(item.key)
             else:
                 plan.todo.append(index)
-        return plan
-
-    def _is_held(self, index: int, held: Held | None, unchanged: Callable[[int, Fingerprint], bool]) -> bool:
-        """Whether a picture failed with these very bytes."""
-        if held is None:
-            return False
-        failed = held.fingerprint
-        return self.source.stat(index) is None if failed is None else unchanged(index, failed)
-
-    def announce(self, plan: CaptionPlan) -> None:
-        """Say what will be done, before anything is loaded."""
-        self._announce(plan)
-        if self.dry_run:
-            self._say("dry_run=true: nothing was touched")
-
-    def _announce(self, plan: CaptionPlan) -> None:
         words = [f"{len(plan.todo):,} to write by {self.captioner.name}"] * bool(plan.todo)
         words += [f"{plan.own:,} of the pictures' own"] * bool(plan.own)
-        words += [f"{plan.written:,} written before"] * bool(plan.written)
+        words += [f"{plan.skipped:,} written before"] * bool(plan.skipped)
         words += [f"{len(plan.held):,} in quarantine"] * bool(plan.held)
-        self._say(f"{self.dataset}: captions of {readable_count(len(self.source), 'picture')}")
-        self._say(f"  {', '.join(words)}")
+        self.say(f"{self.dataset}: captions of {readable_count(len(self.source), 'picture')}")
+        self.say(f"  {', '.join(words)}")
         if plan.others:
-            self._say(
+            self.say(
                 f"  {plan.others:,} of them by another model or prompt: "
-                "latentkit.caption overwrite=true writes these anew"
+                "latentkit.caption overwrite=true replaces them"
             )
+        return plan
 
-    def run(self, plan: CaptionPlan) -> CaptionResult:
-        """Write what the plan says is left. What is written stays so, whatever happens.
+    def run(self, plan: CaptionPlan) -> Outcome:
+        """Write what the plan says is left, and sum up. What is written stays so, whatever happens.
 
         Raises:
             TooManyFailuresError, LatentkitError: one line each.
         """
         remove_temporaries(self.root, below=False)
         remove_temporaries(self.root / LEDGERS, below=True)
-        fold_captions(self.captions.path)
+        fold_captions(self.captioned.path)
         release(self.root, CAPTIONING, sorted(plan.settled))
         try:
-            if not plan.todo:
-                return CaptionResult(0, 0, False)
-            allowed = FailureLimit(
-                partial(quarantine, self.root), len(self.source), self.max_failures, plan.held
-            )
-            held = Quarantine.read(self.root).held(CAPTIONING)
-            run = CaptionRun(self.captioner, self.source, self.captions, self.root, set(held), allowed)
-            return run.write(plan.todo, self.console)
+            if plan.todo:
+                self._write(plan)
         finally:
             quarantine_ledger(self.root).fold()
-            fold_captions(self.captions.path)
+            fold_captions(self.captioned.path)
+        return self._summarise(plan)
 
-    def fill(self) -> bool:
-        """Plan, and unless this is a dry run write what is missing; False when it was interrupted."""
-        plan = self.plan()
-        self._announce(plan)
-        if self.dry_run or not (plan.todo or plan.settled):
-            return True
-        return self.summarise(plan, self.run(plan)).status != INTERRUPTED
+    def _write(self, plan: CaptionPlan) -> None:
+        """Every caption is on the disk as soon as it is there."""
+        source, captioner = self.source, self.captioner
+        held = Quarantine.read(self.root).held(CAPTIONING)
+        note = FailureLimit(partial(quarantine, self.root), len(source), self.max_failures, plan.held)
+        asked: dict[int, Fingerprint] = {}
 
-    def summarise(self, plan: CaptionPlan, result: CaptionResult) -> Outcome:
+        def fail(index: int, stage: str, reason: str, fingerprint: Fingerprint | None) -> None:
+            plan.failed += 1
+            note(Failure(index, source[index].key, stage, reason, (CAPTIONING,), fingerprint))
+
+        def pictures() -> Iterator[tuple[int, Image]]:
+            for index in plan.todo:
+                if plan.interrupted:
+                    return
+                fingerprint = None
+                try:
+                    data, stat = source.read(index)
+                    fingerprint = Fingerprint(hashlib.sha256(data).hexdigest(), stat)
+                    image = Pillow(source.orient, source.strict)(data).image
+                except SourceError as error:
+                    fail(index, "read", str(error), fingerprint)
+                except (DecodeError, MemoryError) as error:
+                    fail(index, "decode", str(error) or type(error).__name__, fingerprint)
+                else:
+                    asked[index] = fingerprint
+                    yield index, image
+
+        def stop() -> None:
+            plan.interrupted = True
+
+        title = f"captions by {captioner.name}"
+        with (
+            captioner.open() as describe,
+            Interrupts(stop),
+            ProgressReport(title, len(plan.todo), self.console) as progress,
+        ):
+            for answer in describe(pictures()):
+                key, fingerprint = source[answer.number].key, asked.pop(answer.number)
+                if answer.reason:
+                    fail(answer.number, "caption", answer.reason, fingerprint)
+                else:
+                    if key in held:
+                        release(self.root, CAPTIONING, [key])
+                    written = Written(answer.caption, captioner.name, captioner.prompt_sha256, fingerprint)
+                    append_caption(self.captioned.path, key, written)
+                    self.captioned.captions.add(key, written)
+                    plan.written += 1
+                progress.show(plan.written + plan.failed)
+
+    def _summarise(self, plan: CaptionPlan) -> Outcome:
         """Print the table."""
-        counts = plan.counts(result.written, result.failed)
+        counts = plan.counts()
         bad, left = counts["quarantined"], counts["left"]
-        state = "interrupted" if result.interrupted else "done"
+        state = "interrupted" if plan.interrupted else "done"
         table = Table(title=f"{self.dataset}: {state}", title_justify="left", title_style="bold")
         table.add_column("captions by", no_wrap=True)
-        headings = ["written", "skipped", "own", "bad", *["left"] * bool(left)]
+        headings = ("written", "skipped", "own", "bad", *["left"] * bool(left))
         for heading in headings:
             table.add_column(heading, justify="right", no_wrap=True)
-        cells = [f"{count:,}" for count in counts.values()][: len(headings)]
+        cells = (f"{count:,}" for count in list(counts.values())[: len(headings)])
         table.add_row(self.captioner.name, *cells)
         self.console.print(table)
-        if len(self.captions):
-            self._say(f"in {self.captions.path}")
+        if len(self.captioned.captions):
+            self.say(f"in {self.captioned.path}")
         if bad:
-            self._say(f"quarantined: {bad:,} in quarantine.jsonl (retry_quarantined=true tries them again)")
-        if result.interrupted:
-            self._say(f"interrupted with {left:,} left; the same command goes on from here")
+            self.say(f"quarantined: {bad:,} in quarantine.jsonl (retry_quarantined=true tries them again)")
+        if plan.interrupted:
+            self.say(f"interrupted with {left:,} left; the same command goes on from here")
             return Outcome(INTERRUPTED, counts)
         return Outcome(QUARANTINED if bad else DONE, counts)
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from latentkit.errors import UsageError
 from latentkit.jobs.config import build
-from latentkit.sources import Captioned, Captions, First, Source
+from latentkit.sources import Captioned, First, Source
 from latentkit.sources.library import Library
 from latentkit.stores import NpyStore, Store
 from latentkit.stores.captions import captions_path
@@ -23,13 +23,11 @@ class Collection:
     Attributes:
         name: of the dataset, as it was chosen.
         source: the pictures, with the captions that a model wrote where they have none of their own.
-        captions: those that a model wrote, as the source gives them.
         store: their outputs; nothing is opened.
     """
 
     name: str
-    source: Source
-    captions: Captions
+    source: Captioned
     store: Store
 
     @classmethod
@@ -41,8 +39,7 @@ class Collection:
         """
         source: Source = build(cfg.dataset, "dataset")
         store = build_store(cfg)
-        captioned = Captioned(source, captions_path(store.root))
-        return cls(dataset_name(), captioned, captioned.captions, store)
+        return cls(dataset_name(), Captioned(source, captions_path(store.root)), store)
 
     def first(self, limit: int | None) -> Source:
         """The source, or its first `limit` pictures. Raises UsageError when that is none."""

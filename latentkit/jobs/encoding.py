@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from latentkit.captioning.run import CAPTIONING
 from latentkit.encoders import Contract, Encoder
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.jobs.captioning import CaptionJob
+from latentkit.jobs.captioning import CAPTIONING, CaptionJob, build_caption_job
 from latentkit.jobs.collection import Collection
 from latentkit.jobs.config import build
 from latentkit.jobs.hardware import check_launch, fill_vram
@@ -107,7 +106,7 @@ class EncodingJob:
         several = cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1
         rank = process_rank(cfg.trainer.devices) if several else 0
         console = Console(stderr=True, quiet=rank > 0)
-        captions = CaptionJob.before_encoding(cfg, collection, source, console)
+        captions = build_caption_job(cfg, collection, console)
         if captions is not None and several and (launched_externally() or cfg.trainer.num_nodes != 1):
             raise UsageError("only one process captions: run latentkit.caption first, then this without it")
         device = find_device(cfg.trainer.accelerator)
@@ -134,19 +133,9 @@ class EncodingJob:
         """Whether to stop after the plan, with nothing touched."""
         return bool(self.cfg.dry_run)
 
-    @contextmanager
-    def output_lock(self) -> Iterator[None]:
-        """One writer at a time for an output folder; what another wrote until now is read again."""
-        if self.rank > 0 or self.dry_run:
-            yield
-            return
-        with OutputLock(self.cfg.output_dir):
-            collection = Collection.from_config(self.cfg)
-            self.source = collection.first(self.cfg.limit)
-            if self.captions is not None:
-                again = dataclasses.replace(self.captions, source=self.source, captions=collection.captions)
-                self.captions = again
-            yield
+    def output_lock(self) -> AbstractContextManager[object]:
+        """One writer at a time for an output folder; the source reads what another wrote from now on."""
+        return nullcontext() if self.rank > 0 or self.dry_run else OutputLock(self.cfg.output_dir)
 
     def caption(self) -> bool:
         """Write the captions that are missing, where a captioner was chosen; False when interrupted."""

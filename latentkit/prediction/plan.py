@@ -178,11 +178,17 @@ class _Held:
             return True
         if item.key not in self.ledger:
             return False
-        failed = self.ledger[item.key]
-        same = self.source.stat(index) is None if failed is None else self.unchanged(index, failed)
+        same = still_fails(self.source, index, self.ledger[item.key], self.unchanged)
         if same:
             self.quarantined.add(item.key)
         return same
+
+
+def still_fails(
+    source: Source, index: int, failed: Fingerprint | None, unchanged: Callable[[int, Fingerprint], bool]
+) -> bool:
+    """Whether a picture is what it was when it failed; `failed` is None when it could not be read."""
+    return source.stat(index) is None if failed is None else unchanged(index, failed)
 
 
 def _never(index: int, before: Fingerprint) -> bool:

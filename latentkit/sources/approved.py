@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ class ApprovedSource(Source):
         photos: the photo ledger of `latentkit.sources.photos`; need not exist.
         orient: apply EXIF orientation.
         strict: refuse a JPEG that libjpeg had to guess at.
-        bad_records: lines of the records that are no JSON object with an id (not a field: found, not set).
+
+    Records and photo ledger are read when they are first asked for, so that a source can be built before
+    their folder is locked.
 
     Raises:
         UsageError: no folder, no picture in it, or two pictures with one key.
@@ -64,13 +67,25 @@ class ApprovedSource(Source):
         self._texts = {name for name in names if name.endswith(".txt")}
         self.ignored = len(names) - len(pictures) - len(self._texts)
         self._keys, self._names = files.sort_by_key(pictures, self._location)
+
+    @cached_property
+    def _listed(self) -> dict[str, str]:
+        """Key -> the list's metadata, as text, which takes less memory."""
         keys = set(self._keys)
-        self._listed = {  # as text, which takes less memory
+        return {
             photo["filename"]: json.dumps(photo["metadata"])
             for photo in read_photos(Path(self.photos).expanduser())
             if photo["filename"] in keys
         }
-        self._captions, self.bad_records = read_records(Path(self.records).expanduser(), keys)
+
+    @cached_property
+    def _recorded(self) -> tuple[dict[str, str | None], int]:
+        return read_records(Path(self.records).expanduser(), set(self._keys))
+
+    @property
+    def bad_records(self) -> int:
+        """Lines of the records that are no JSON object with an id."""
+        return self._recorded[1]
 
     def _location(self, name: str) -> str:
         return f"{self.root.rstrip('/')}/{files.printable(name)}"
@@ -87,7 +102,7 @@ class ApprovedSource(Source):
         key, text = self._keys[index], f"{self._names[index].rpartition('.')[0]}.txt"
         if text in self._texts and (beside := read_caption(self._folder / text, follow=False)):
             yield TEXT_FILE, beside
-        if recorded := self._captions.get(key):
+        if recorded := self._recorded[0].get(key):
             yield RECORD, recorded
         if listed := listed_caption(json.loads(self._listed.get(key, "{}"))):
             yield LIST, listed

@@ -16,6 +16,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,14 +84,17 @@ class Captioned(Wrapper):
     Attributes:
         source: the pictures, and their own captions, which always win.
         path: of the captions; need not exist.
-        captions: what is there (not a field: read, not set). Additions to it are seen at once.
     """
 
     path: Path
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.captions = Captions(self.path)
+
+    @cached_property
+    def captions(self) -> Captions:
+        """What is there when it is first asked for. Additions to it are seen at once."""
+        return Captions(self.path)
 
     def __getitem__(self, index: int) -> Item:
         item = self.source[index]

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from latentkit.downloading.body import FetchError
 from latentkit.downloading.client import Client
-from latentkit.downloading.watchdog import Stop
+from latentkit.downloading.deadline import Stop
 from latentkit.errors import LatentkitError
 from latentkit.stores.storage import make_folder, publish, remove_temporaries
 
@@ -106,9 +106,9 @@ def _download(url: str, file: Path, sha256: str, where: str, otherwise: str) -> 
         if (found := _digest(stream)) != sha256:
             raise FetchError(f"it is another file: its sha256 is {found}, not {sha256}")
 
+    client = Client(connections=1, retries=_RETRIES, deadline=_DEADLINE, stop=Stop())
     try:
-        with Client(connections=1, retries=_RETRIES, deadline=_DEADLINE, stop=Stop()) as client:
-            publish(file, write)
+        publish(file, write)
     except FetchError as error:
         raise LatentkitError(f"{where}: {url} cannot be downloaded: {error}; {otherwise}") from None
 
