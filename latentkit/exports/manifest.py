@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError
 from latentkit.runtime.provenance import versions
+from latentkit.stores.contract_file import checked_contract
 from latentkit.stores.storage import publish_json
 
 KIND = "latentkit.webdataset_shards"
@@ -117,7 +117,10 @@ class TarManifest:
                 raise LatentkitError(f"it is a manifest of {values['kind']}")
             tars = [TarEntry(**tar) for tar in values["shards"]]
             return cls(
-                contracts={name: _contract(claim) for name, claim in values["contracts"].items()},
+                contracts={
+                    name: checked_contract(there["contract"], there["sha256"])
+                    for name, there in values["contracts"].items()
+                },
                 members=dict(values["members"]),
                 buckets={name: BucketEntry(**bucket) for name, bucket in values["buckets"].items()},
                 shards={tar.path: tar for tar in tars},
@@ -128,10 +131,3 @@ class TarManifest:
             raise LatentkitError(f"{path} does not exist: run latentkit.shard first") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, LatentkitError) as error:
             raise LatentkitError(f"{path} is no manifest of tars: {error}") from None
-
-
-def _contract(claim: Mapping[str, Any]) -> Contract:
-    contract = Contract.from_dict(claim["contract"])
-    if contract.sha256 != claim["sha256"]:
-        raise ValueError(f"the hash of {contract.encoder}'s contract does not fit, somebody edited it")
-    return contract

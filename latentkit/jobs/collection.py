@@ -71,10 +71,7 @@ def build_npy_store(cfg: DictConfig) -> NpyStore:
     Raises:
         UsageError: as `build_store`; or it is a store of another kind.
     """
-    store = build_store(cfg)
-    if not isinstance(store, NpyStore):
-        raise UsageError("this works on a .npy a picture: give store=npy, or the dataset that has it")
-    return store
+    return build_store(cfg).npy()
 
 
 def build_store(cfg: DictConfig) -> Store:

@@ -37,7 +37,7 @@ from latentkit.runtime.provenance import provenance
 from latentkit.runtime.quiet import quiet_libraries
 from latentkit.runtime.readable import readable_bytes, readable_count, readable_seconds
 from latentkit.sources import Source
-from latentkit.stores import NpyStore, OutputLock, ShardStore, Store
+from latentkit.stores import OutputLock, Store
 from latentkit.stores.output import open_output
 from latentkit.stores.quarantine import Quarantine
 from latentkit.stores.storage import publish, publish_json
@@ -115,13 +115,13 @@ class EncodingJob:
         encoders = [encoder.fitted(device.kind) for encoder in built]
         decoder = Pillow(source.orient, source.strict)
         contracts = {encoder.name: encoder.contract(decoder) for encoder in encoders}
-        if cfg.adopt and (cfg.overwrite or cfg.limit is not None or not isinstance(store, NpyStore)):
+        if cfg.adopt and (cfg.overwrite or cfg.limit is not None or not store.per_picture):
             raise UsageError("adopt=true goes with store=npy or store=crawlr, and without overwrite or limit")
         if cfg.flip and not any("latents_flip" in contract.outputs for contract in contracts.values()):
             raise UsageError(f"flip=true: {', '.join(contracts)} stores no mirrored latents, sd_vae does")
         if not cfg.overwrite:
             store.check(contracts, adopt=cfg.adopt)
-        if cfg.limit is not None and (cfg.overwrite or isinstance(store, ShardStore)):
+        if cfg.limit is not None and (cfg.overwrite or not store.per_picture):
             _check_limit(store, contracts, cfg.limit)
         check_launch(cfg.trainer)
         return cls(
@@ -143,10 +143,10 @@ class EncodingJob:
 
     def plan(self) -> Plan:
         """What is left to do. Makes the output folder ready for it, unless this is a dry run."""
-        if self.cfg.adopt and self.rank == 0 and isinstance(self.store, NpyStore):
+        if self.cfg.adopt and self.rank == 0:
             for encoder in self.encoders:
                 asked = self.contracts[encoder.name]
-                adopt(self.store, encoder, asked, self.source, self.console, dry_run=self.dry_run)
+                adopt(self.store.npy(), encoder, asked, self.source, self.console, dry_run=self.dry_run)
         if not self.dry_run:
             self.store.open(self.contracts, self.rank, overwrite=self.cfg.overwrite)
         plan = self._plan(overwrite=self.cfg.overwrite)

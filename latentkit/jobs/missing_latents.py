@@ -14,8 +14,8 @@ from latentkit.jobs.encoding import EncodingJob
 from latentkit.jobs.inputs import DEMO
 from latentkit.prediction.plan import Comparison
 from latentkit.runtime.exit_status import DONE, QUARANTINED
+from latentkit.stores.output import read_source_fingerprints
 from latentkit.stores.quarantine import Quarantine
-from latentkit.stores.source_fingerprints import read_source_fingerprints
 
 _SHARED = (
     *("dataset", "store", "vram", "weights", "trainer"),

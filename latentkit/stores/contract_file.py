@@ -19,6 +19,14 @@ def contract_record(contract: Contract) -> dict[str, Any]:
     return {"contract": contract.to_dict(), "sha256": contract.sha256, "versions": versions()}
 
 
+def checked_contract(values: Any, digest: Any) -> Contract:
+    """The contract of stored JSON values. Raises ValueError or ContractError where its hash does not fit."""
+    contract = Contract.from_dict(values)
+    if contract.sha256 != digest:
+        raise ValueError("the contract's hash does not fit, somebody edited it")
+    return contract
+
+
 def read_contract(path: Path) -> Contract:
     """The contract in a contract.json, or in a manifest of shards.
 
@@ -27,12 +35,9 @@ def read_contract(path: Path) -> Contract:
     """
     try:
         values = json.loads(path.read_bytes())
-        contract = Contract.from_dict(values["contract"])
         digest = values["sha256"] if "sha256" in values else values["contract_sha256"]
-        if contract.sha256 != digest:
-            raise ValueError("its hash does not fit, somebody edited it")
+        return checked_contract(values["contract"], digest)
     except (OSError, ValueError, KeyError, TypeError, LatentkitError) as error:
         raise LatentkitError(
             f"{path} is no contract: {error}: restore it, or give overwrite=true to encode again"
         ) from None
-    return contract

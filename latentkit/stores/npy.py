@@ -22,7 +22,7 @@ from latentkit.prediction.plan import Unit
 from latentkit.prediction.results import Encoded
 from latentkit.sources.source import Fingerprint, Source
 from latentkit.stores.arrays import match, npy_publication
-from latentkit.stores.contract_file import read_contract
+from latentkit.stores.contract_file import CONTRACT, read_contract
 from latentkit.stores.ledger import (
     Done,
     done_ledger,
@@ -33,6 +33,7 @@ from latentkit.stores.ledger import (
     read_done,
 )
 from latentkit.stores.records import publish_records
+from latentkit.stores.shard_manifest import MANIFEST
 from latentkit.stores.storage import Publication, publish_many, remove_many, remove_temporaries
 from latentkit.stores.store import LEDGERS, Counts, Store
 
@@ -51,10 +52,14 @@ class NpyStore(Store):
         record_fields: field of a record -> the encoder whose fact is copied into it.
     """
 
-    _foreign = "manifest.json"
+    per_picture = True
+    _foreign = MANIFEST
 
     records: str = "records.jsonl"
     record_fields: dict[str, str] = field(default_factory=dict)
+
+    def npy(self) -> NpyStore:
+        return self
 
     def missing(
         self,
@@ -129,7 +134,7 @@ class NpyStore(Store):
 
     def contract_path(self, encoder: str) -> Path:
         """Where an encoder's contract lies."""
-        return self.folder(encoder) / "contract.json"
+        return self.folder(encoder) / CONTRACT
 
     def output_folders(self, encoder: str, contract: Contract) -> dict[str, Path]:
         """Output name -> folder, for the outputs that have files."""
@@ -147,7 +152,7 @@ class NpyStore(Store):
         names |= {PurePosixPath(path.parent.name) for path in root.glob("*/contract.json")}
         for name in list(names):
             with contextlib.suppress(LatentkitError):
-                names.update(self._names(name, read_contract(root / name / "contract.json")))
+                names.update(self._names(name, read_contract(root / name / CONTRACT)))
         return {str(name): root / name for name in sorted(names) if (root / name).is_dir()}
 
     def repair(self) -> None:

@@ -20,12 +20,12 @@ from latentkit.errors import LatentkitError, UsageError
 from latentkit.sources.source import Fingerprint, Stat
 from latentkit.stores.arrays import read_npy
 from latentkit.stores.contract_file import CONTRACT, read_contract
-from latentkit.stores.ledger import Done, read_facts
+from latentkit.stores.ledger import Done, read_done, read_facts
 from latentkit.stores.npy import array_path, arrays_below, folders_of, whole
 from latentkit.stores.quarantine import Quarantine
 from latentkit.stores.records import RECORDS, numbered_records
 from latentkit.stores.shard_manifest import MANIFEST
-from latentkit.stores.source_fingerprints import read_source_fingerprints
+from latentkit.stores.sidecar import read_entries, sidecars
 from latentkit.stores.store import LEDGERS
 
 
@@ -166,6 +166,18 @@ class NpyOutput(Output):
         held = Quarantine.read(self.root).held(self.contract.encoder)
         found = ((key, entry.stat()) for key, entry in arrays_below(self.folder) if key not in held)
         return {key: Stat(now.st_size, now.st_mtime_ns) for key, now in found}
+
+
+def read_source_fingerprints(root: Path, encoder: str) -> Iterator[tuple[str, Fingerprint]]:
+    """Key and fingerprint of every picture of which it is recorded, in whichever store; changes nothing.
+
+    Args:
+        root: the output folder, whose ``.latentkit`` holds the ledgers; there may be none.
+        encoder: its public name.
+    """
+    for path in sidecars(root, encoder):
+        yield from ((key, made_from) for key, made_from in read_entries(path) or () if made_from is not None)
+    yield from ((key, done.source) for key, done in read_done(root, encoder).items())
 
 
 def open_output(path: str | Path, *, partial: bool = False) -> Output:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import io
 import itertools
 import json
 from collections.abc import Container, Iterable, Iterator, Mapping
@@ -48,10 +49,6 @@ MASK = "t5_attention_mask"
 _OF_THE_PICTURE = ("width", "height")
 """Facts that are the same for all encoders."""
 
-# Where a row of the merge comes from: (key, kind, payload).
-_ITEM, _OLD, _DONE = 0, 1, 2
-_Row = tuple[str, int, Any]
-
 
 def publish_records(path: Path, root: Path, source: Source, copies: Mapping[str, str]) -> None:
     """Merge the source's items and all done ledgers of ``root`` into the records, and publish them.
@@ -68,47 +65,37 @@ def publish_records(path: Path, root: Path, source: Source, copies: Mapping[str,
         copies: field of a record -> the encoder whose fact it is.
     """
     damage = Damage(path)
-    old = _offsets(path, damage)
-    order = sorted((source[index].key, index) for index in range(len(source)))
-    items: Iterator[_Row] = ((key, _ITEM, index) for key, index in order)
-    streams = [items, iter(old), *(_done(root, encoder) for encoder in encoders_done(root))]
+    items = {source[index].key: index for index in range(len(source))}
     quarantined = Quarantine.read(root).entries
+    with path.open("rb") if path.exists() else io.BytesIO() as file:
+        old = _offsets(file, damage)
+        damage.report(keep_cut=True)
 
-    def lines(file: BinaryIO | None) -> Iterator[bytes]:
-        rows = heapq.merge(*streams, key=lambda row: row[:2])
-        for key, group in itertools.groupby(rows, key=lambda row: row[0]):
-            raw, item, index = None, None, 0
-            facts: dict[str, tuple[str, dict[str, Any]]] = {}
-            metadata: dict[str, Any] = {}
-            for _, kind, payload in group:
-                if kind == _ITEM:
-                    index = payload
-                    item, metadata = source[index], source.metadata(index)
-                elif kind == _OLD and file is not None:
-                    file.seek(payload)
-                    raw = file.readline().rstrip(b"\r\n")
-                elif kind == _DONE:
-                    facts[payload[0]] = payload[1:]
-            old_fields = json.loads(raw) if raw else {}
-            if item is not None and (facts or old_fields.get("encoders")):
-                item, place = _as_edited(item, _place_of(item, source, index), old_fields)
-                old_fields |= metadata
-                encoders = [
-                    name
-                    for name, fact in sorted(facts.items())
-                    if key not in quarantined.get(name, {}) and _is_of(item, *fact)
-                ]
-                known = {name: fact for name, (_, fact) in facts.items()}
-                yield dump(_record(item, place, old_fields, known, encoders, copies))
-            elif raw is not None:
-                yield raw
+        def lines() -> Iterator[bytes]:
+            ledgers = _facts_by_key(root)
+            ahead = next(ledgers, None)
+            for key in sorted({*items, *old}):
+                facts: dict[str, tuple[str, dict[str, Any]]] = {}
+                while ahead is not None and ahead[0] <= key:
+                    facts = ahead[1] if ahead[0] == key else {}
+                    ahead = next(ledgers, None)
+                raw = _line_at(file, old[key]) if key in old else None
+                fields = json.loads(raw) if raw else {}
+                if key in items and (facts or fields.get("encoders")):
+                    index = items[key]
+                    item, place = _as_edited(source[index], _place_of(source, index), fields)
+                    encoders = [
+                        name
+                        for name, fact in facts.items()
+                        if key not in quarantined.get(name, {}) and _is_of(item, *fact)
+                    ]
+                    known = {name: fact for name, (_, fact) in facts.items()}
+                    fields |= source.metadata(index)
+                    yield dump(_record(item, place, fields, known, encoders, copies))
+                elif raw is not None:
+                    yield raw
 
-    damage.report(keep_cut=True)
-    if not path.exists():
-        publish_lines(path, lines(None))
-        return
-    with path.open("rb") as file:
-        publish_lines(path, lines(file))
+        publish_lines(path, lines())
 
 
 def image_id(record: Mapping[str, Any]) -> str:
@@ -186,40 +173,45 @@ def insert_records(path: Path, lines: Iterable[tuple[int, bytes]]) -> None:
     publish(path, write)
 
 
-def _offsets(path: Path, damage: Damage) -> list[_Row]:
-    """(id, kind, offset) of each record, sorted by id; of equal ids the last counts."""
+def _offsets(file: BinaryIO, damage: Damage) -> dict[str, int]:
+    """Id -> offset of each record; of equal ids the last counts, the others are damage."""
     offsets: dict[str, tuple[int, int]] = {}
-    if not path.exists():
-        return []
-    with path.open("rb") as file:
-        offset = 0
-        for number, raw in enumerate(file, 1):
-            try:
-                key = image_id(json.loads(raw))
-            except (KeyError, TypeError, ValueError, RecursionError):
-                damage.lines.append((number, raw, not raw.endswith(b"\n")))
-            else:
-                if key in offsets:
-                    damage.lines.append((offsets[key][0], _line_at(path, offsets[key][1]), False))
-                offsets[key] = (number, offset)
-            offset += len(raw)
-    return [(key, _OLD, offsets[key][1]) for key in sorted(offsets)]
+    replaced: list[tuple[int, int]] = []
+    offset = 0
+    for number, raw in enumerate(file, 1):
+        try:
+            key = image_id(json.loads(raw))
+        except (KeyError, TypeError, ValueError, RecursionError):
+            damage.lines.append((number, raw, not raw.endswith(b"\n")))
+        else:
+            replaced += [offsets[key]] if key in offsets else []
+            offsets[key] = (number, offset)
+        offset += len(raw)
+    damage.lines += [(number, _line_at(file, offset), False) for number, offset in replaced]
+    damage.lines.sort()
+    return {key: offset for key, (_, offset) in offsets.items()}
 
 
-def _line_at(path: Path, offset: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.readline()
+def _line_at(file: BinaryIO, offset: int) -> bytes:
+    file.seek(offset)
+    return file.readline().rstrip(b"\r\n")
 
 
-def _done(root: Path, encoder: str) -> Iterator[_Row]:
-    for key, sha256, facts in read_facts(root, encoder):
-        yield key, _DONE, (encoder, sha256, facts)
+def _facts_by_key(root: Path) -> Iterator[tuple[str, dict[str, tuple[str, dict[str, Any]]]]]:
+    """Key -> encoder -> (sha256 of what its output was made from, facts), of all folded ledgers, by key."""
+
+    def rows(encoder: str) -> Iterator[tuple[str, str, tuple[str, dict[str, Any]]]]:
+        return ((key, encoder, (sha256, facts)) for key, sha256, facts in read_facts(root, encoder))
+
+    merged = heapq.merge(*map(rows, encoders_done(root)), key=lambda row: row[:2])
+    for key, group in itertools.groupby(merged, key=lambda row: row[0]):
+        yield key, {encoder: fact for _, encoder, fact in group}
 
 
-def _place_of(item: Item, source: Source, index: int) -> str | None:
+def _place_of(source: Source, index: int) -> str | None:
     """Where an item's caption is from; None where nobody knows."""
-    return next((place for place, text in source.caption_choices(index) if text == item.caption), None)
+    caption = source[index].caption
+    return next((place for place, text in source.caption_choices(index) if text == caption), None)
 
 
 def _as_edited(item: Item, place: str | None, old: dict[str, Any]) -> tuple[Item, str | None]:

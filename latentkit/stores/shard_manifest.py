@@ -13,6 +13,7 @@ from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.runtime.provenance import versions
 from latentkit.sources.source import Source
+from latentkit.stores.contract_file import checked_contract
 from latentkit.stores.sidecar import SHARD, Head
 from latentkit.stores.storage import publish_json
 
@@ -59,9 +60,7 @@ class ShardManifest:
             values = json.loads(path.read_bytes())
             if values["kind"] != KIND:
                 raise ValueError(f"its kind is {values['kind']!r}")
-            contract = Contract.from_dict(values["contract"])
-            if contract.sha256 != values["contract_sha256"]:
-                raise ValueError("its contract's hash does not fit, somebody edited it")
+            contract = checked_contract(values["contract"], values["contract_sha256"])
             shards = tuple(ShardEntry(**shard) for shard in values["shards"])
             if not all(SHARD.fullmatch(shard.path) for shard in shards):
                 raise ValueError("it lists a file that is no shard")

@@ -24,6 +24,7 @@ from latentkit.errors import UsageError
 from latentkit.prediction.plan import Unit
 from latentkit.prediction.results import Encoded, Failure
 from latentkit.sources.source import Fingerprint, Source
+from latentkit.stores.contract_file import CONTRACT
 from latentkit.stores.shard_buffer import ShardBuffer, check_outputs
 from latentkit.stores.shard_file import publish_shard
 from latentkit.stores.shard_manifest import MANIFEST, describe, reopen
@@ -54,7 +55,7 @@ class ShardStore(Store):
         dataset, split: what the manifest says the pictures are.
     """
 
-    _foreign = "contract.json"
+    _foreign = CONTRACT
 
     shard_size: int = 10000
     dataset: str | None = None
@@ -62,6 +63,9 @@ class ShardStore(Store):
     _source: Source | None = field(default=None, init=False, repr=False)
     _units: dict[str, dict[int, Unit]] = field(default_factory=dict, init=False, repr=False)
     _buffers: dict[tuple[str, int], ShardBuffer] = field(default_factory=dict, init=False, repr=False)
+
+    def shards(self) -> ShardStore:
+        return self
 
     def missing(
         self,
@@ -274,8 +278,8 @@ class ShardStore(Store):
         return next(self._files(self.folder(encoder)), None) is not None
 
     def _clear(self, encoder: str, there: Contract) -> None:
-        claim, manifest = self._contract_files(encoder)
+        contract_file, manifest = self._contract_files(encoder)
         remove_many([manifest])
         remove_many(self._files(self._sidecars(encoder)))
         remove_many(self._files(self.folder(encoder)))
-        remove_many([claim])
+        remove_many([contract_file])

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from latentkit.encoders.contract import Contract, ContractError
 from latentkit.errors import LatentkitError, UsageError
@@ -18,6 +18,10 @@ from latentkit.stores.contract_file import contract_record, read_contract
 from latentkit.stores.ledger import fold_done
 from latentkit.stores.quarantine import Quarantine, quarantine, quarantine_ledger, release
 from latentkit.stores.storage import publish_json, remove_temporaries
+
+if TYPE_CHECKING:
+    from latentkit.stores.npy import NpyStore
+    from latentkit.stores.shards import ShardStore
 
 LEDGERS = ".latentkit"
 
@@ -43,6 +47,9 @@ class Store(ABC):
         folders: encoder -> folder under the root; the encoder's own name by default.
     """
 
+    per_picture: ClassVar[bool] = False
+    """Whether each picture has files of its own."""
+
     _foreign: ClassVar[str]
     """The file by which the folder of another kind of store is known."""
 
@@ -50,6 +57,14 @@ class Store(ABC):
     folders: dict[str, str] = field(default_factory=dict)
     _contracts: dict[str, Contract] = field(default_factory=dict, init=False, repr=False)
     _held: dict[str, set[str]] = field(default_factory=dict, init=False, repr=False)
+
+    def npy(self) -> NpyStore:
+        """This store, for what works on a .npy a picture. Raises UsageError where it is of another kind."""
+        raise UsageError("this works on a .npy a picture: give store=npy, or the dataset that has it")
+
+    def shards(self) -> ShardStore:
+        """This store, for what works on shards. Raises UsageError where it is of another kind."""
+        raise UsageError("this works on shards: give store=shards, or the dataset that has it")
 
     def contract(self, encoder: str) -> Contract | None:
         """The contract of what is there; None when nothing is. Changes nothing.
@@ -246,7 +261,7 @@ class Store(ABC):
         return there.difference(asked)
 
     def _place(self) -> dict[str, Any]:
-        """What a claim says beside the contract."""
+        """What the contract file says beside the contract."""
         return {}
 
     @abstractmethod

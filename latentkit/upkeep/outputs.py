@@ -54,11 +54,9 @@ def open_output(store: Store, source: Source, library: Library | None, mode: str
     Raises:
         UsageError: a store that nothing is known of.
     """
-    if isinstance(store, ShardStore):
-        return _Shards(store, source, mode, seed)
-    if isinstance(store, NpyStore):
-        return _Arrays(store, source, library, mode)
-    raise UsageError("verify works on store=npy and store=shards")
+    if store.per_picture:
+        return _Arrays(store.npy(), source, library, mode)
+    return _Shards(store.shards(), source, mode, seed)
 
 
 class _Arrays:
