@@ -85,11 +85,8 @@ def read_npy(path: Path, declared: Mapping[str, Any]) -> np.ndarray:
     Raises:
         LatentkitError: names the file: missing, cut, forged, with a pickle, with junk after it.
     """
-    with _opened(path, declared) as (file, shape, dtype):
-        array = np.empty(shape, dtype)
-        if file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
-            raise ValueError("it became shorter while it was read")
-        return array
+    with _opened(path) as file:
+        return _read_array(file, declared)
 
 
 def inspect_npy(path: Path, declared: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -105,24 +102,12 @@ def inspect_npy(path: Path, declared: Mapping[str, Any]) -> tuple[str, str] | No
     """
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            try:
-                shape, dtype = read_header(file)
-            except ValueError as error:
-                return "unreadable", "it is empty" if size == 0 else one_line(error)
-            try:
-                match(shape, dtype, declared)
-            except ValueError as error:
-                return "shape", str(error)
-            if size != file.tell() + math.prod(shape) * dtype.itemsize:
-                expected = file.tell() + math.prod(shape) * dtype.itemsize
-                return "size", f"it has {size} bytes and its header says {expected}"
-            array = np.empty(math.prod(shape), dtype)
-            if file.readinto(array.view(np.uint8).data) != array.nbytes:
-                return "size", "it became shorter while it was read"
+            array, size = _read_array(file, declared), file.tell()
+    except _NpyError as error:
+        return error.kind, str(error)
     except OSError as error:
         return "unreadable", one_line(error)
-    return _inspect_numbers(array, size) if array.dtype.kind == "f" else None
+    return _inspect_numbers(array.reshape(-1), size) if array.dtype.kind == "f" else None
 
 
 def _inspect_numbers(array: np.ndarray, file_bytes: int) -> tuple[str, str] | None:
@@ -155,28 +140,52 @@ def npy_shape(path: Path, declared: Mapping[str, Any]) -> tuple[int, ...]:
     Raises:
         LatentkitError: as `read_npy`.
     """
-    with _opened(path, declared) as (_, shape, _):
-        return shape
+    with _opened(path) as file:
+        return _check(file, declared)[0]
+
+
+class _NpyError(ValueError):
+    """What is wrong with a file, and which kind of wrong that is: ``unreadable``, ``shape`` or ``size``."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
 
 
 @contextlib.contextmanager
-def _opened(
-    path: Path, declared: Mapping[str, Any]
-) -> Iterator[tuple[io.BufferedReader, tuple[int, ...], np.dtype[Any]]]:
-    """The file, past its header; its shape and dtype, which fit what is declared and the file's size."""
+def _opened(path: Path) -> Iterator[io.BufferedReader]:
+    """The file; what is wrong with it is told with its name and what to do."""
     try:
         with path.open("rb") as file:
-            shape, dtype = read_header(file)
-            match(shape, dtype, declared)
-            expected = file.tell() + math.prod(shape) * dtype.itemsize
-            size = os.fstat(file.fileno()).st_size
-            if size != expected:
-                raise ValueError(f"it has {size} bytes and its header says {expected}")
-            yield file, shape, dtype
+            yield file
     except FileNotFoundError:
         raise LatentkitError(f"{path} is missing: encode it again") from None
     except (OSError, ValueError) as error:
         raise LatentkitError(f"{path} is damaged: {one_line(error)}: remove it and encode again") from None
+
+
+def _check(file: io.BufferedReader, declared: Mapping[str, Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype, which fit what is declared and the file's size; the file, past its header."""
+    size = os.fstat(file.fileno()).st_size
+    try:
+        shape, dtype = read_header(file)
+    except ValueError as error:
+        raise _NpyError("unreadable", "it is empty" if size == 0 else one_line(error)) from None
+    try:
+        match(shape, dtype, declared)
+    except ValueError as error:
+        raise _NpyError("shape", str(error)) from None
+    expected = file.tell() + math.prod(shape) * dtype.itemsize
+    if size != expected:
+        raise _NpyError("size", f"it has {size} bytes and its header says {expected}")
+    return shape, dtype
+
+
+def _read_array(file: io.BufferedReader, declared: Mapping[str, Any]) -> np.ndarray:
+    array = np.empty(*_check(file, declared))
+    if file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
+        raise _NpyError("size", "it became shorter while it was read")
+    return array
 
 
 def read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -12,7 +12,8 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
+from typing import TypeVar
 
 import numpy as np
 
@@ -38,6 +39,8 @@ from latentkit.stores.storage import Publication, publish_many, remove_many, rem
 from latentkit.stores.store import LEDGERS, Counts, Store
 
 IN_RECORD = "attention_mask"
+
+_Path = TypeVar("_Path", bound=PurePath)
 
 
 @dataclass(kw_only=True)
@@ -160,8 +163,7 @@ class NpyStore(Store):
         self._repair(self.array_folders().values())
 
     def _names(self, folder: PurePosixPath, contract: Contract) -> list[PurePosixPath]:
-        further = [name for name in contract.outputs if name != IN_RECORD][1:]
-        return [folder, *(folder.with_name(f"{folder.name}_{name}") for name in further)]
+        return list(folders_of(folder, contract).values())
 
     def _check_outputs(self, encoder: str, contract: Contract) -> None:
         if PurePosixPath(self.folders.get(encoder, encoder)) == PurePosixPath():
@@ -190,7 +192,7 @@ def whole(root: Path, encoder: str, folders: Iterable[Path]) -> dict[str, Done]:
     return {key: entry for key, entry in read_done(root, encoder).items() if sizes.get(key) == entry.bytes}
 
 
-def folders_of(folder: Path, contract: Contract) -> dict[str, Path]:
+def folders_of(folder: _Path, contract: Contract) -> dict[str, _Path]:
     """Output name -> folder, for the outputs that have files, of an encoder whose folder is given."""
     first, *further = [name for name in contract.outputs if name != IN_RECORD]
     return {first: folder} | {name: folder.with_name(f"{folder.name}_{name}") for name in further}
