@@ -77,18 +77,9 @@ class DINOv3(PretrainedEncoder):
 
     def random_config(self, size: str) -> dict[str, Any]:
         """ViT-L/16 as published, with its 4 registers; or one narrow-MLP layer of its width."""
-        depth = (
-            {"num_hidden_layers": 24, "intermediate_size": 4096}
-            if size == "real"
-            else {"num_hidden_layers": 1, "intermediate_size": 256}
-        )
-        return {
-            "hidden_size": 1024,
-            "num_attention_heads": 16,
-            "num_register_tokens": 4,
-            "patch_size": PATCH,
-            **depth,
-        }
+        layers, width = (24, 4096) if size == "real" else (1, 256)
+        body = {"num_hidden_layers": layers, "intermediate_size": width, "num_attention_heads": 16}
+        return {"hidden_size": 1024, "num_register_tokens": 4, "patch_size": PATCH, **body}
 
     def build(self) -> torch.nn.Module:
         from transformers import DINOv3ViTConfig, DINOv3ViTModel

@@ -82,16 +82,9 @@ class T5(PretrainedEncoder):
 
     def random_config(self, size: str) -> dict[str, Any]:
         """T5-large as published; or one layer of its width that knows only bytes."""
-        if size == "real":
-            return {
-                "d_model": 1024,
-                "d_kv": 64,
-                "d_ff": 4096,
-                "num_heads": 16,
-                "num_layers": 24,
-                "vocab_size": 32128,
-            }
-        return {"d_model": 1024, "d_kv": 64, "d_ff": 256, "num_heads": 4, "num_layers": 1, "vocab_size": 384}
+        real = {"d_ff": 4096, "num_heads": 16, "num_layers": 24, "vocab_size": 32128}
+        small = {"d_ff": 256, "num_heads": 4, "num_layers": 1, "vocab_size": 384}
+        return {"d_model": 1024, "d_kv": 64, **(real if size == "real" else small)}
 
     def build(self) -> torch.nn.Module:
         from transformers import T5Config, T5EncoderModel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from latentkit.encoders.hub import locate
 from latentkit.errors import LatentkitError, UsageError
 
 SIZES = ("small", "real")
@@ -140,45 +141,6 @@ class Pretrained:
             config=config,
             sha256=_hash([folder / "config.json", *weights, *_tokenizer_files(folder, layout, setting)]),
         )
-
-
-def locate(
-    model: str,
-    revision: str | None,
-    patterns: Sequence[str],
-    *,
-    where: str,
-    otherwise: str,
-    local_files_only: bool,
-) -> Path:
-    """The folder that a model lies in: itself, or the hub's cache, downloaded unless it is there.
-
-    Args:
-        model: an existing folder, or a hub id.
-        revision: hub revision; not used for a folder.
-        patterns: of the hub files that are needed.
-        where: the configuration node whose ``model`` it is, for messages: ``encoders.t5``.
-        otherwise: what else a user can do, for messages.
-
-    Raises:
-        LatentkitError: absent, gated or out of reach; one line each.
-    """
-    local = Path(model).expanduser()
-    if local.is_dir():
-        return local
-    if local.exists():
-        raise LatentkitError(f"{where}.model={model}: this is a file; give the folder that holds config.json")
-    if _is_path(model):
-        raise LatentkitError(f"{where}.model={model}: no such folder")
-    from latentkit.encoders.hub import download
-
-    return download(
-        model, revision, patterns, where=where, otherwise=otherwise, local_files_only=local_files_only
-    )
-
-
-def _is_path(model: str) -> bool:
-    return model.startswith(("/", ".", "~")) or "\\" in model or model.count("/") > 1
 
 
 def _read_config(folder: Path, layout: Layout, setting: str) -> Mapping[str, Any]:

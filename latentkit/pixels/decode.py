@@ -38,16 +38,6 @@ _OPENERS: dict[str, type[ImageFile.ImageFile]] = {
     "GIF": GifImagePlugin.GifImageFile,
 }
 
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
 
 @dataclass(frozen=True)
 class Picture:
@@ -136,12 +126,20 @@ class Pillow:
             )
         jpeg = header.format == "JPEG"
         image, notes = _jpeg(data, header, self.strict) if jpeg else _to_rgb(_load(data, header), header)
+        pixels = np.asarray(image)
         if header.animated:
             notes.add("animated")
         if self.orient and header.orientation > 1:
-            image = Image.fromarray(np.asarray(image)).transpose(_TRANSPOSE[header.orientation])
+            pixels = _upright(pixels, header.orientation)
             notes.add("rotated")
-        return Picture(np.asarray(image), tuple(sorted(notes)), header.format)
+        return Picture(pixels, tuple(sorted(notes)), header.format)
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """A picture of EXIF orientation 2 to 8, as its camera was held: transposed, then flipped."""
+    turned = pixels.transpose(1, 0, 2) if orientation > 4 else pixels
+    rows, columns = (-1 if orientation in flipped else 1 for flipped in ((3, 4, 7, 8), (2, 3, 6, 7)))
+    return np.ascontiguousarray(turned[::rows, ::columns])
 
 
 def _jpeg(data: bytes, header: Header, strict: bool) -> tuple[Image.Image | np.ndarray, set[str]]:
