@@ -7,7 +7,7 @@
     python -m latentkit.prune dataset=folder dataset.root=PHOTOS
 
 Exit status: 0 done, or nothing to do; 1 refused or failed; 2 wrong usage; 130 interrupted: the next prune
-finishes it.
+puts back what this one took, and plans anew.
 """
 
 from latentkit.jobs.command import command

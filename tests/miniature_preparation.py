@@ -9,7 +9,8 @@ from miniature_imagenet import Miniature
 from rich.console import Console
 
 from latentkit.imagenet.job import Preparation
-from latentkit.imagenet.official import Official, find_archives
+from latentkit.imagenet.official import find_archives
+from latentkit.sources.imagenet.official import Official
 
 
 def digest(path: Path) -> str:

@@ -17,8 +17,8 @@ from encode_process import run_verb
 from miniature_imagenet import Miniature, tar_bytes, write_miniature
 from safetensors.numpy import load_file
 
-from latentkit.imagenet.official import OFFICIAL
 from latentkit.sources import ImageNetTree
+from latentkit.sources.imagenet.official import OFFICIAL
 
 GUIDE = Path(__file__).parents[1].joinpath("docs", "imagenet.md").read_text(encoding="utf-8")
 CODE = dict(re.findall(r"<!-- tested: (.+?) -->\n```python\n(.*?)```", GUIDE, re.DOTALL))

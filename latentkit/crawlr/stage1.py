@@ -20,9 +20,9 @@ import numpy as np
 from latentkit.encoders.contract import UNRECORDED, Contract
 from latentkit.pixels.geometry import BucketCrop
 from latentkit.sources.files import printable
-from latentkit.stores.records import FIELDS, FORMAT_VERSION
+from latentkit.stores.records import FIELDS, FORMAT_VERSION, INLINE
 
-EMBEDDING = "dinov3_embedding"
+EMBEDDING = INLINE
 
 CONTRACTS = {
     name: Contract(

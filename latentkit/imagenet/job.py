@@ -15,13 +15,14 @@ from latentkit.errors import LatentkitError, UsageError
 from latentkit.imagenet.contents import contents_of, make_index, train_contents, val_contents
 from latentkit.imagenet.devkit import Devkit, read_devkit
 from latentkit.imagenet.looks import Look, looks_like, no_tar
-from latentkit.imagenet.official import OFFICIAL, ROLES, Official
+from latentkit.imagenet.official import ROLES
 from latentkit.imagenet.provenance import Archive, index_path, publish_provenance, read_provenance
 from latentkit.imagenet.reading import read_archive
 from latentkit.imagenet.tar import Block, ForeignError, TarError
 from latentkit.runtime.progress import ProgressReport
 from latentkit.sources.files import printable, stat_of
 from latentkit.sources.imagenet.index import Index, IndexedArchive, read_index
+from latentkit.sources.imagenet.official import OFFICIAL, Official
 from latentkit.stores.storage import publish_bytes, remove_temporaries
 
 _T = TypeVar("_T")

@@ -11,10 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from latentkit.imagenet.official import Official
 from latentkit.imagenet.tar import BLOCK, CutError, ForeignError, TarError, members
 from latentkit.sources import files
 from latentkit.sources.imagenet.names import CLASS_TAR, VAL_PICTURE
+from latentkit.sources.imagenet.official import Official
 
 MOST_HEADERS = 60_000
 

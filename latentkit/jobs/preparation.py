@@ -10,11 +10,12 @@ from rich.console import Console
 
 from latentkit.imagenet.extract import extract
 from latentkit.imagenet.job import Preparation
-from latentkit.imagenet.official import OFFICIAL, ROLES, find_archives
+from latentkit.imagenet.official import ROLES, find_archives
 from latentkit.imagenet.provenance import index_path, provenance_path
 from latentkit.report.preparing import announce, summarise
 from latentkit.runtime.exit_status import DONE, INTERRUPTED, Outcome
 from latentkit.sources import ImageNetArchive
+from latentkit.sources.imagenet.official import OFFICIAL
 from latentkit.stores import OutputLock
 
 

@@ -14,7 +14,8 @@ from latentkit.report.findings import as_json, print_findings
 from latentkit.runtime.exit_status import DONE, FAILED, Outcome
 from latentkit.stores import OutputLock
 from latentkit.stores.storage import publish_json
-from latentkit.upkeep.outputs import check_mode, open_output
+from latentkit.upkeep.verification import check_mode
+from latentkit.upkeep.verify import verification_of
 
 
 def verify(cfg: DictConfig) -> Outcome:
@@ -32,15 +33,16 @@ def verify(cfg: DictConfig) -> Outcome:
     with OutputLock(collection.store.root) if cfg.fix else nullcontext():
         if cfg.fix:
             collection = Collection.from_config(cfg)  # with what another run wrote until now
-        output = open_output(collection.store, collection.source, build_library(cfg), cfg.mode, cfg.seed)
-        verified = output.verify(console)
-        print_findings(verified, console)
-        left = verified.findings
+        verification = verification_of(
+            collection.store, collection.source, build_library(cfg), cfg.mode, cfg.seed
+        )
+        verification.run(console)
+        print_findings(verification, console)
+        left = verification.findings
         if cfg.fix and left:
-            mended = output.mend(verified)
-            left = output.left(verified, console)
+            mended, left = verification.mend(console)
             console.print(f"set aside for the next encode: {mended:,}; {len(left):,} findings are left")
-    result = as_json(verified, mended)
+    result = as_json(verification, mended)
     if cfg.report:
         publish_json(Path(cfg.report), result)
     return Outcome(FAILED if left else DONE, result)

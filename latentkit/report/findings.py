@@ -12,12 +12,12 @@ from rich.table import Table
 
 from latentkit.runtime.readable import readable_bytes, readable_count
 from latentkit.upkeep.findings import KINDS, Finding
-from latentkit.upkeep.verification import Verified
+from latentkit.upkeep.verification import Verification
 
 _NAMES_SHOWN = 3
 
 
-def as_json(verified: Verified, mended: int | None) -> dict[str, Any]:
+def as_json(verified: Verification[Any], mended: int | None) -> dict[str, Any]:
     """JSON values: ``counts`` by kind, ``encoders``, every finding; ``set_aside`` is null without a fix.
 
     ``arrays`` counts the shards that were read, where these hold the arrays; ``records`` is null then.
@@ -35,7 +35,7 @@ def as_json(verified: Verified, mended: int | None) -> dict[str, Any]:
     }
 
 
-def print_findings(verified: Verified, console: Console) -> None:
+def print_findings(verified: Verification[Any], console: Console) -> None:
     """A line of what was looked at, a row for each kind that was found, and below it some of the places."""
     looked = [readable_count(verified.pictures, "picture")]
     if verified.records is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -103,6 +104,13 @@ class Source(ABC):
         """Further facts about a picture: JSON values for its record; empty by default."""
         return {}
 
+    def shortfalls(self) -> Iterator[tuple[Path, str]]:
+        """(file, what is wrong) where the collection is known to have other counts than it should.
+
+        Nothing by default: how many pictures there should be is not known.
+        """
+        return iter(())
+
 
 @dataclass(eq=False)
 class Wrapper(Source):
@@ -142,3 +150,6 @@ class Wrapper(Source):
 
     def metadata(self, index: int) -> dict[str, Any]:
         return self.source.metadata(self._inner(index))
+
+    def shortfalls(self) -> Iterator[tuple[Path, str]]:
+        return self.source.shortfalls()

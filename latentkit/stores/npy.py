@@ -159,7 +159,6 @@ class NpyStore(Store):
         return {str(name): root / name for name in sorted(names) if (root / name).is_dir()}
 
     def repair(self) -> None:
-        """Remove the temporaries of killed processes and fold the ledgers; for the lock's holder."""
         self._repair(self.array_folders().values())
 
     def _names(self, folder: PurePosixPath, contract: Contract) -> list[PurePosixPath]:

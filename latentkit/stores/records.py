@@ -46,6 +46,9 @@ FIELDS = (
 
 MASK = "t5_attention_mask"
 
+INLINE = "dinov3_embedding"
+"""Field of Stage 1 records: an embedding that lies in the record itself."""
+
 _OF_THE_PICTURE = ("width", "height")
 """Facts that are the same for all encoders."""
 

@@ -165,7 +165,6 @@ class ShardStore(Store):
         return range(k * self.shard_size, min((k + 1) * self.shard_size, len(source)))
 
     def repair(self) -> None:
-        """Remove the temporaries of killed processes and fold the ledgers; for the lock's holder."""
         self._repair(self.folder(encoder) for encoder in self.encoders_begun())
 
     def encoders_begun(self) -> list[str]:

@@ -193,6 +193,10 @@ class Store(ABC):
     def counts(self, encoder: str) -> Counts:
         """How much is there of one encoder's output."""
 
+    @abstractmethod
+    def repair(self) -> None:
+        """Remove the temporaries of killed processes and fold the ledgers; for the lock's holder."""
+
     def _repair(self, folders: Iterable[Path]) -> None:
         """Remove the temporaries of killed processes and fold the ledgers."""
         root = Path(self.root)

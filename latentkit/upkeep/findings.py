@@ -19,38 +19,35 @@ MIGRATE = "latentkit.migrate; what it cannot move: encode encoder=dinov3, then m
 
 KINDS: dict[str, Kind] = {
     "contract": Kind(
-        "no contract, a damaged one, or another encoder's: its arrays were not checked",
-        "restore it, or encode encoder=NAME overwrite=true",
+        "none that can be read, or another encoder's: not checked", "restore it, or overwrite=true"
     ),
-    "index": Kind("not as many pictures as the official archive has", "latentkit.prepare"),
-    "manifest": Kind("no manifest, a damaged one, or not what the ledgers say", FIX),
+    "index": Kind("the collection has other counts than it should", "latentkit.prepare"),
+    "manifest": Kind("missing, damaged, or not what the ledgers say", FIX),
     "ledger": Kind("a shard's ledger is damaged, or of another contract", FIX),
-    "missing": Kind("a ledger lists it and it is not there", AGAIN),
-    "unreadable": Kind("no .npy file, or one with Python objects; no shard", FIX),
-    "shape": Kind("not the shape or type of its contract and picture", FIX),
+    "missing": Kind("a ledger lists it, but it is not there", AGAIN),
+    "unreadable": Kind("not a .npy file or a shard, or with Python objects in it", FIX),
+    "shape": Kind("not the shape or dtype that its contract declares for its picture", FIX),
     "size": Kind("shorter or longer than its header says", FIX),
-    "changed": Kind("another size or sha256 than the ledger lists", FIX),
+    "changed": Kind("not the size or sha256 that the ledger lists", FIX),
     "zeros": Kind("ends in zeros, as after a power cut", FIX),
     "non-finite": Kind("NaN or infinity among its numbers", FIX),
     "keys": Kind("a shard's pictures are not those of its ledger", FIX),
     "labels": Kind("a label is not its picture's class", FIX),
     "unlisted": Kind("a file that no ledger lists", FIX),
-    "line": Kind("a line that is no JSON object of its kind", FIX),
-    "duplicate": Kind("a second record of one picture", FIX),
+    "line": Kind("a line that cannot be read", FIX),
+    "duplicate": Kind("a second record of a picture", FIX),
     "record": Kind("a record's field is wrong", FIX),
-    "unencoded": Kind(
-        "a field is wrong that no encoder's ledger knows yet", "the next encode of its picture"
-    ),
+    "unencoded": Kind("a wrong field that no ledger knows yet", "the next encode of its picture"),
     "mask": Kind("a record's attention mask is wrong", FIX),
     "claim": Kind("a record lists an output that is not there", FIX),
-    "unrecorded": Kind("outputs that no record lists", FIX),
+    "unrecorded": Kind("outputs without a record", FIX),
     "temporary": Kind("left behind by a killed process", FIX),
     "stage1": Kind("a Stage 1 record, with its embedding inline", MIGRATE),
     "orphan": Kind("belongs to no picture", PRUNE),
     "link": Kind("a link that leads to nothing", PRUNE),
-    "outdated": Kind("not the pictures that the collection has there now", ENCODE),
+    "outdated": Kind("the collection has other pictures there now", ENCODE),
     "incomplete": Kind("pictures are still to be encoded", ENCODE),
-    "classes": Kind("no picture of a class", "encode retry_quarantined=true"),
+    "classes": Kind("a class without a picture", "encode retry_quarantined=true"),
 }
 """In the order in which they are shown."""
 

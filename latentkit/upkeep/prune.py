@@ -20,10 +20,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.runtime.readable import readable_count
@@ -34,7 +33,7 @@ from latentkit.stores.ledger import encoders_begun, read_done
 from latentkit.stores.npy import NpyStore, arrays_below
 from latentkit.stores.quarantine import Quarantine
 from latentkit.stores.records import numbered_records
-from latentkit.upkeep.trash import Thing, Trash
+from latentkit.upkeep.trash import Trash
 
 _WORDS = {
     "link": "link",
@@ -47,26 +46,19 @@ _WORDS = {
 """Kind -> what people call it, in the order of the listing."""
 
 
-class Share(NamedTuple):
-    """How many things of one kind go, of how many that are there."""
-
-    kind: str
-    going: int
-    there: int
-
-
 @dataclass(frozen=True)
 class PrunePlan:
     """Everything that a prune removes; nothing is touched yet.
 
     Attributes:
-        things: what goes, in the order of the listing.
-        shares: for links, raw files, records and the arrays of each folder.
+        things: (kind, place) -> names of what goes, in the order of the listing. A place is an array's folder
+            under the output's root, or the encoder of a done ledger; a name is a file's, or a line's key.
+        shares: (how many go, how many there are) of links, raw files, records and the arrays of each folder.
         folders: of the things that are files, by kind: an array's place is below its kind's.
     """
 
-    things: list[Thing]
-    shares: list[Share]
+    things: dict[tuple[str, str], list[str]]
+    shares: dict[str, tuple[int, int]]
     folders: dict[str, Path]
 
     def __bool__(self) -> bool:
@@ -75,7 +67,10 @@ class PrunePlan:
 
     def counts(self) -> dict[str, int]:
         """Kind -> how many go, of the kinds that lose any."""
-        return dict(Counter(_WORDS[thing.kind] for thing in self.things))
+        counts: Counter[str] = Counter()
+        for (kind, _), names in self.things.items():
+            counts[_WORDS[kind]] += len(names)
+        return dict(counts)
 
     def words(self) -> str:
         """The counts for people, ``2 links, 1 array``; empty when nothing goes."""
@@ -83,12 +78,13 @@ class PrunePlan:
 
     def lines(self) -> Iterator[str]:
         """A line for each thing that goes, as the module's table shows; control characters as ``\\xNN``."""
-        for kind, place, name in self.things:
-            if kind in self.folders:
-                yield f"{kind} {printable(self.folders[kind] / place / name)}"
-            else:  # keys come out of JSON, where a text need not be one that can be written as UTF-8
-                key = printable(name.encode("utf-8", "backslashreplace").decode())
-                yield " ".join(filter(None, (kind, place, key)))
+        for (kind, place), names in self.things.items():
+            for name in names:
+                if kind in self.folders:
+                    yield f"{kind} {printable(self.folders[kind] / place / name)}"
+                else:  # keys come out of JSON, where a text need not be one that can be written as UTF-8
+                    key = printable(name.encode("utf-8", "backslashreplace").decode())
+                    yield " ".join(filter(None, (kind, place, key)))
 
     def check(self, max_share: float) -> None:
         """Hold every kind against the share that may go.
@@ -96,10 +92,10 @@ class PrunePlan:
         Raises:
             LatentkitError: one kind would lose more: which, how many, and how to allow it.
         """
-        over = [share for share in self.shares if share.going > max_share * share.there]
+        over = {what: share for what, share in self.shares.items() if share[0] > max_share * share[1]}
         if over:
-            words = [f"{share.going:,} of {share.there:,} {share.kind}" for share in over]
-            needed = max(math.ceil(1000 * share.going / share.there) / 1000 for share in over)
+            words = [f"{going:,} of {there:,} {what}" for what, (going, there) in over.items()]
+            needed = max(math.ceil(1000 * going / there) / 1000 for going, there in over.values())
             raise LatentkitError(
                 f"this would remove {', '.join(words)}, over max_share={max_share:g}: nothing was touched; "
                 f"see what with dry_run=true, allow it with max_share={needed:g}"
@@ -123,31 +119,22 @@ def plan_prune(store: NpyStore, pictures: Library | Source, withdrawn: Set[str] 
         found = pictures.survey(withdrawn)
     else:
         found = Survey(set(pictures.keys()))
-    things = [Thing("link", "", name) for name in found.links] + [
-        Thing("raw", "", name) for name in found.raw
-    ]
-    shares = [
-        Share("links", len(found.links), found.there.get("links", 0)),
-        Share("raw files", len(found.raw), found.there.get("raw", 0)),
-    ]
-
-    def compare(
-        kind: str, place: str, there: Iterable[str], share: str | None = None, suffix: str = ""
-    ) -> None:
-        keys = set(there)
-        orphans = sorted(keys - found.keys)
-        things.extend(Thing(kind, place, f"{key}{suffix}") for key in orphans)
-        if share is not None:
-            shares.append(Share(share, len(orphans), len(keys)))
-
-    records = (key for _, key, _ in numbered_records(root / store.records) if key is not None)
-    compare("record", "", records, "records")
+    things = {("link", ""): found.links, ("raw", ""): found.raw}
+    shares = {
+        "links": (len(found.links), found.there.get("links", 0)),
+        "raw files": (len(found.raw), found.there.get("raw", 0)),
+    }
+    records = {key for _, key, _ in numbered_records(root / store.records) if key is not None}
+    things["record", ""] = sorted(records - found.keys)
+    shares["records"] = len(things["record", ""]), len(records)
     for encoder in encoders_begun(root):
-        compare("done", encoder, read_done(root, encoder))
-    compare("quarantine", "", Quarantine.read(root).keys())
+        things["done", encoder] = sorted(read_done(root, encoder).keys() - found.keys)
+    things["quarantine", ""] = sorted(Quarantine.read(root).keys() - found.keys)
     for name, folder in store.array_folders().items():
-        compare("array", name, (key for key, _ in arrays_below(folder)), f"arrays in {folder}", ".npy")
-    return PrunePlan(things, shares, folders)
+        there = {key for key, _ in arrays_below(folder)}
+        things["array", name] = [f"{key}.npy" for key in sorted(there - found.keys)]
+        shares[f"arrays in {folder}"] = len(things["array", name]), len(there)
+    return PrunePlan({what: names for what, names in things.items() if names}, shares, folders)
 
 
 def check_max_share(max_share: float) -> None:
@@ -190,9 +177,7 @@ def prune(
         store.repair()
         trash.settle()
     elif trash.unfinished:
-        raise LatentkitError(
-            "a prune or a restore was stopped halfway: prune without dry_run=true to finish it"
-        )
+        raise LatentkitError("a prune or a restore was stopped halfway: prune without dry_run=true first")
     plan = plan_prune(store, pictures, withdrawn)
     if not dry_run:
         plan.check(max_share)

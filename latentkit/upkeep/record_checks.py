@@ -1,44 +1,44 @@
-"""What a record may say: the types of its fields, its mask, and what the ledgers know of its picture."""
+"""What a record may say: the types of its fields, and what the ledgers know of its picture."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from latentkit.stores.records import FORMAT_VERSION, MASK
+from latentkit.stores.records import FORMAT_VERSION, INLINE, MASK, mask_of
 
 _BUCKET = re.compile(r"[1-9]\d*x[1-9]\d*")
+_TOKENS = ("attention_mask_length", "max_length")
 
 
 class Listed(NamedTuple):
-    """What a done ledger says of one output, compact, for many.
+    """What a done ledger says of one output.
 
     Attributes:
         sha256: of what it was made from; empty where nobody recorded it.
         bytes: of its files.
-        width, height, bucket: of the picture, and its aspect bucket; None where an encoder has no use for it.
-        seen, length: tokens that a text encoder saw, and those that it stored; None for a picture's.
+        facts: of its input: size and aspect bucket of the picture, tokens of the caption.
     """
 
     sha256: bytes
     bytes: int
-    width: int | None
-    height: int | None
-    bucket: str | None
-    seen: int | None
-    length: int | None
+    facts: Mapping[str, Any]
 
 
-def listed_facts(sha256: bytes, size: int, facts: Mapping[str, Any]) -> Listed:
-    """From a ledger's line; facts of another type than theirs are as if they were absent."""
-    width, height, seen, length = (
-        value if type(value) is int else None
-        for value in map(facts.get, ("width", "height", "attention_mask_length", "max_length"))
-    )
-    bucket = facts.get("aspect_bucket")
-    known = isinstance(bucket, str) and _BUCKET.fullmatch(bucket)
-    return Listed(sha256, size, width, height, bucket if known else None, seen, length)
+def parse_listed(line: Mapping[str, Any]) -> tuple[str, Listed]:
+    """Key and entry of a ledger's line; facts of another type than theirs are as if they were absent.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no such line.
+    """
+    key, size, facts = line["key"], line["bytes"], line["facts"]
+    if not isinstance(key, str) or not isinstance(size, int) or not isinstance(facts, dict):
+        raise TypeError("wrong fields")
+    known = {name: facts[name] for name in ("width", "height", *_TOKENS) if type(facts.get(name)) is int}
+    if _is_bucket(bucket := facts.get("aspect_bucket")):
+        known["aspect_bucket"] = bucket
+    return key, Listed(bytes.fromhex(line["sha256"]), size, known)
 
 
 def check_record(
@@ -49,75 +49,80 @@ def check_record(
     Args:
         record: has an ``image_id``, or an ``image_path`` with a stem.
         listed: encoder -> what its ledger says of this picture.
-        copies: field of a record -> the encoder whose fact it is; of other fields, any.
+        copies: field of a record -> the encoder whose fact it is.
 
     Yields:
         Kind and detail, as in `latentkit.upkeep.findings`: ``stage1``, ``record``, ``unencoded``, ``mask``,
         ``claim``. A null size or bucket that no ledger knows is one that is not known yet.
     """
-    if "dinov3_embedding" in record:
+    if INLINE in record:
         yield "stage1", "its embedding is inline"
-    mended = bool(listed or record.get("encoders"))  # by publishing the records anew
-    for name, (fits, expected) in _FIELDS.items():
-        if name in record and name not in _FACTS and not fits(record[name]):
-            yield "record" if mended else "unencoded", f"{name} is {_short(record[name])}, not {expected}"
-    for name, attribute in _FACTS.items():
-        value = record.get(name)
-        sources = [copies[name]] if name in copies else listed
-        entries = (listed[encoder] for encoder in sources if encoder in listed)
-        known = {fact for entry in entries if (fact := getattr(entry, attribute)) is not None}
-        if known and value not in known:
-            yield "record", f"{name} is {_short(value)}, the ledger says {min(known)}"
-        elif not known and value is not None and not _FIELDS[name][0](value):
-            yield "unencoded", f"{name} is {_short(value)}, not {_FIELDS[name][1]}"
     encoders = record.get("encoders", [])
     encoders = [name for name in encoders if isinstance(name, str)] if isinstance(encoders, list) else []
     yield from (("claim", f"lists {name}") for name in encoders if name not in listed)
-    text = copies.get(MASK)
-    texts = [listed[name] for name in encoders if name == text and name in listed]
-    texts = [entry for entry in texts if entry.length is not None]
-    if MASK in record and (mended or record[MASK] is not None):
-        for detail in _check_mask(record[MASK], texts):
-            yield "mask" if mended else "unencoded", f"the attention mask: {detail}"
-    elif texts:
-        yield "mask", "there is none"
+    mended = bool(listed or record.get("encoders"))  # by publishing the records anew
+    expected = _expected(listed, encoders, copies)
+    for name, (fits, meaning) in _FIELDS.items():
+        value = record.get(name)
+        unknown = name not in record or (value is None and (name in _FACTS or (name == MASK and not mended)))
+        if name in expected and not (fits(value) and value == expected[name]):
+            detail = f"{name} is {_short(value)}, the ledger says {_short(expected[name])}"
+        elif name not in expected and not unknown and not fits(value):
+            detail = f"{name} is {_short(value)}, not {meaning}"
+        else:
+            continue
+        yield ("mask" if name == MASK else "record") if mended else "unencoded", detail
 
 
-def _check_mask(mask: Any, texts: Iterable[Listed]) -> Iterator[str]:
-    if not isinstance(mask, list) or any(type(bit) is not int or bit not in (0, 1) for bit in mask):
-        yield "it is no list of 0 and 1"
-    elif sorted(mask, reverse=True) != mask:
-        yield "it has a 1 behind a 0"
-    else:
-        for entry in texts:
-            if (sum(mask), len(mask)) != (entry.seen, entry.length):
-                yield f"{sum(mask)} of {len(mask)} tokens, the ledger says {entry.seen} of {entry.length}"
+def _expected(listed: Mapping[str, Listed], encoders: list[str], copies: Mapping[str, str]) -> dict[str, Any]:
+    """The fields that the ledgers decide."""
+    facts = {name: entry.facts for name, entry in sorted(listed.items())}
+    expected = {name: fact[name] for fact in facts.values() for name in ("width", "height") if name in fact}
+    for name, encoder in copies.items():
+        fact = dict(facts.get(encoder, {}))
+        if encoder in encoders and fact.keys() >= set(_TOKENS):
+            fact[MASK] = mask_of(fact)
+        if name in fact:
+            expected[name] = fact[name]
+    return expected
 
 
-def _is_positive(value: Any) -> bool:
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_size(value: Any) -> bool:
     return type(value) is int and value > 0
 
 
+def _is_bucket(value: Any) -> bool:
+    return isinstance(value, str) and _BUCKET.fullmatch(value) is not None
+
+
+def _is_mask(value: Any) -> bool:
+    bits = isinstance(value, list) and all(type(bit) is int and bit in (0, 1) for bit in value)
+    return bits and sorted(value, reverse=True) == value
+
+
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "image_path": (lambda value: isinstance(value, str) and value != "", "a path"),
-    "image_id": (lambda value: isinstance(value, str) and value != "", "a text"),
+    "image_path": (_is_text, "a path"),
+    "image_id": (_is_text, "a text"),
     "caption": (lambda value: value is None or isinstance(value, str), "a text"),
-    "width": (_is_positive, "a number of pixels"),
-    "height": (_is_positive, "a number of pixels"),
-    "aspect_bucket": (lambda value: isinstance(value, str) and bool(_BUCKET.fullmatch(value)), "WxH"),
+    "width": (_is_size, "a number of pixels"),
+    "height": (_is_size, "a number of pixels"),
+    "aspect_bucket": (_is_bucket, "WxH"),
+    MASK: (_is_mask, "a list of ones, then zeros"),
     "format_version": (lambda value: value == FORMAT_VERSION, str(FORMAT_VERSION)),
     "label": (lambda value: type(value) is int and value >= 0, "a class"),
-    "encoders": (
-        lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
-        "a list of names",
-    ),
+    "encoders": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of names"),
 }
 
-
-_FACTS = {"width": "width", "height": "height", "aspect_bucket": "bucket"}
-"""A record's field -> the fact of `Listed` that decides it."""
+_FACTS = ("width", "height", "aspect_bucket")
+"""Fields that are null as long as no ledger knows them."""
 
 
 def _short(value: Any) -> str:
+    if _is_mask(value):
+        return f"{sum(value)} of {len(value)} tokens"
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:40]}..."

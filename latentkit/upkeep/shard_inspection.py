@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from latentkit.encoders.contract import Contract
 from latentkit.stores.arrays import count_non_finite, match
-from latentkit.stores.shard_file import Header, Tensor, read_header
+from latentkit.stores.shard_file import Header, read_header
+from latentkit.stores.shard_output import LABELS
 from latentkit.stores.sidecar import Head
-
-LABELS = "labels"
 
 _CHUNK = 1 << 22
 
 
-@dataclass(frozen=True)
-class Inspected:
+class Inspected(NamedTuple):
     """What came of it.
 
     Attributes:
@@ -31,117 +28,88 @@ class Inspected:
         bytes: that were read.
     """
 
-    problems: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[tuple[str, str]]
     labels: np.ndarray | None = None
     bytes: int = 0
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What a shard has to be.
+def inspect_shard(
+    path: Path,
+    head: Head,
+    contract: Contract,
+    outputs: Mapping[str, Any],
+    keys: Sequence[str] | None = None,
+    labels: np.ndarray | None = None,
+) -> Inspected:
+    """Hold a shard's file against what it has to be; every byte is read at most once, 4 MiB at a time.
 
-    Attributes:
+    Args:
+        path: the file.
         head: its sidecar's.
         contract: what its numbers mean.
-        labelled: whether there are classes.
-        keys: of its rows; None: do not read the tensors.
-        labels: int64 [N], of these keys; None where there are no classes, or not to be read.
+        outputs: shape of a row and type of each tensor, as in a contract.
+        keys: of its rows; None: read the header alone.
+        labels: int64 [N], of these keys; None where there are no classes.
     """
-
-    head: Head
-    contract: Contract
-    labelled: bool
-    keys: Sequence[str] | None = None
-    labels: np.ndarray | None = None
-
-
-def inspect_shard(path: Path, expected: Expected) -> Inspected:
-    """Hold a shard's file against what it has to be; every byte is read at most once, 4 MiB at a time."""
     try:
         size = path.stat().st_size  # before it is opened, which of a pipe would wait for a writer
-        if size != expected.head.bytes:
-            return Inspected([("size", f"it has {size} bytes, its ledger says {expected.head.bytes}")])
+        if size != head.bytes:
+            return Inspected([("size", f"it has {size} bytes, its ledger says {head.bytes}")])
         with path.open("rb") as file:
-            try:
-                header = read_header(file)
-                keys = header.parse_keys()
-            except ValueError as error:
-                return Inspected([("unreadable", str(error))])
-            if problem := _check_tensors(header, keys, expected):
-                return Inspected([problem])
-            if expected.keys is None:
-                return Inspected([])
-            return _read(file, header, keys, expected)
+            header = read_header(file)
+            there = header.parse_keys()
+            problem = _check_header(header, len(there), head, contract, outputs)
+            if problem or keys is None:
+                return Inspected([problem] if problem else [])
+            sha256, non_finite, found = _read(file, header)
     except FileNotFoundError:
         return Inspected([("missing", "its ledger lists it")])
-    except OSError as error:
-        return Inspected([("unreadable", error.strerror or str(error))])
+    except (OSError, ValueError) as error:
+        return Inspected([("unreadable", getattr(error, "strerror", None) or str(error))])
+    problems = [("non-finite", f"{count:,} numbers of {name}") for name, count in non_finite.items()]
+    if wrong_rows := [row for row, key in enumerate(there) if key != keys[row]]:
+        row = wrong_rows[0]
+        problems.append(("keys", f"row {row:,} is {there[row]}, its ledger says {keys[row]}"))
+    if sha256 != head.sha256:
+        problems.append(("changed", "its sha256 is not its ledger's"))
+    if found is not None and labels is not None and (wrong := found != labels).any():
+        row = int(np.argmax(wrong))
+        detail = f"{int(wrong.sum()):,} are wrong: {keys[row]} has {found[row]}, not {labels[row]}"
+        problems.append(("labels", detail))
+    return Inspected(problems, found, head.bytes)
 
 
-def _check_tensors(header: Header, keys: Sequence[str], expected: Expected) -> tuple[str, str] | None:
+def _check_header(
+    header: Header, keys: int, head: Head, contract: Contract, outputs: Mapping[str, Any]
+) -> tuple[str, str] | None:
     """Names, shapes and types; nothing of the tensors is read."""
-    if header.contract != expected.contract.sha256:
-        return "changed", f"it is of contract {header.contract[:12]}, not {expected.contract.sha256[:12]}"
-    outputs = dict(expected.contract.outputs)
-    if expected.labelled:
-        outputs[LABELS] = {"shape": [], "dtype": "int64"}
+    if header.contract != contract.sha256:
+        return "changed", f"it is of contract {header.contract[:12]}, not {contract.sha256[:12]}"
     if header.tensors.keys() != outputs.keys():
         return "shape", f"it holds {', '.join(sorted(header.tensors))}, not {', '.join(sorted(outputs))}"
     for name, tensor in header.tensors.items():
-        declared = {**outputs[name], "shape": [expected.head.count, *outputs[name]["shape"]]}
+        declared = {**outputs[name], "shape": [head.count, *outputs[name]["shape"]]}
         try:
             match(tensor.shape, tensor.dtype, declared)
         except ValueError as error:
             return "shape", f"{name}: {error}"
-    if len(keys) != expected.head.count:
-        return "keys", f"it has {len(keys):,} keys, its ledger lists {expected.head.count:,}"
+    if keys != head.count:
+        return "keys", f"it has {keys:,} keys, its ledger lists {head.count:,}"
     return None
 
 
-def _read(file: BinaryIO, header: Header, keys: Sequence[str], expected: Expected) -> Inspected:
-    problems: list[tuple[str, str]] = []
-    if detail := _difference(keys, expected.keys or ()):
-        problems.append(("keys", detail))
-    sha256, labels = hashlib.sha256(header.raw), None
+def _read(file: BinaryIO, header: Header) -> tuple[str, dict[str, int], np.ndarray | None]:
+    """sha256; how many numbers are not finite, of the tensors that have such; the labels."""
+    sha256, content, bad = hashlib.sha256(header.raw), bytearray(), Counter[str]()
     for name, tensor in header.tensors.items():
-        content = bytearray() if name == LABELS else None
-        bad = _read_tensor(file, tensor, sha256.update, content)
-        if bad:
-            problems.append(("non-finite", f"{bad:,} numbers of {name}"))
-        if content is not None:
-            labels = np.frombuffer(content, np.int64)
-    if sha256.hexdigest() != expected.head.sha256:
-        problems.append(("changed", "its sha256 is not its ledger's"))
-    if labels is not None and expected.labels is not None and (wrong := labels != expected.labels).any():
-        row = int(np.argmax(wrong))
-        detail = f"{int(wrong.sum()):,} are wrong: {keys[row]} has {labels[row]}, not {expected.labels[row]}"
-        problems.append(("labels", detail))
-    return Inspected(problems, labels, expected.head.bytes)
-
-
-def _read_tensor(
-    file: BinaryIO, tensor: Tensor, update: Callable[[bytes], object], content: bytearray | None
-) -> int:
-    """Hash a tensor; keep its bytes if asked. How many of its numbers are not finite."""
-    left, bad = tensor.nbytes, 0
-    while left:
-        chunk = file.read(min(left, _CHUNK))
-        if not chunk:
-            raise OSError("it became shorter while it was read")
-        left -= len(chunk)
-        update(chunk)
-        if content is not None:
-            content += chunk
-        if tensor.dtype.kind == "f":
-            bad += count_non_finite(np.frombuffer(chunk, tensor.dtype))
-    return bad
-
-
-def _difference(keys: Sequence[str], expected: Sequence[str]) -> str | None:
-    """How a shard's keys differ from its ledger's, which are as many."""
-    if twice := [key for key, count in Counter(keys).items() if count > 1]:
-        return f"{len(twice):,} are there more than once, such as {twice[0]}"
-    for row, (there, listed) in enumerate(zip(keys, expected, strict=True)):
-        if there != listed:
-            return f"row {row:,} is {there}, its ledger says {listed}"
-    return None
+        for start in range(0, tensor.nbytes, _CHUNK):
+            chunk = file.read(length := min(_CHUNK, tensor.nbytes - start))
+            if len(chunk) < length:
+                raise OSError("it became shorter while it was read")
+            sha256.update(chunk)
+            if name == LABELS:
+                content += chunk
+            elif tensor.dtype.kind == "f":
+                bad[name] += count_non_finite(np.frombuffer(chunk, tensor.dtype))
+    labels = np.frombuffer(content, np.int64) if LABELS in header.tensors else None
+    return sha256.hexdigest(), dict(+bad), labels

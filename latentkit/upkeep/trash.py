@@ -17,9 +17,9 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from latentkit.errors import LatentkitError
 from latentkit.sources.files import printable
@@ -34,20 +34,6 @@ from latentkit.stores.store import LEDGERS, hidden_folder
 _log = logging.getLogger(__name__)
 _SHOWN = 3
 _FILES = ("link", "raw", "array")
-
-
-class Thing(NamedTuple):
-    """Something that a prune takes.
-
-    Attributes:
-        kind: ``link``, ``raw``, ``record``, ``done``, ``quarantine`` or ``array``.
-        place: an array's folder under the output's root, or the encoder of a done ledger; else empty.
-        name: a file's name in its folder, or the key of a line.
-    """
-
-    kind: str
-    place: str
-    name: str
 
 
 class Trash:
@@ -79,128 +65,131 @@ class Trash:
             LatentkitError: a restore left things in the trash in whose place something newer is.
         """
         if self._begun.exists():
-            self._put_back(self._begun)
+            self._put_back(self._begun, undo=True)
             _log.warning("undid the prune that was stopped")
         elif self._restoring.exists():
-            self._refuse_left(self._put_back(self._restoring)[1])
+            self._put_back(self._restoring)
         elif self._plan.exists():
-            self._remove(_head(self._plan)["replaces"])
+            self._remove(_read(self._plan)[0]["replaces"])
 
-    def take(self, things: Sequence[Thing]) -> None:
-        """Take things away, then remove for good what the prune before took."""
-        before = _head(self._plan)["prune"] if self._plan.exists() else None
-        identity = hashlib.sha256(f"{before}\n{json.dumps(things)}".encode()).hexdigest()[:16]
-        names: dict[tuple[str, str], set[str]] = {}
-        for kind, place, name in things:
-            names.setdefault((kind, place), set()).add(name)
+    def take(self, things: Mapping[tuple[str, str], Sequence[str]]) -> None:
+        """Take `PrunePlan.things` away, then remove for good what the prune before took."""
+        before = _read(self._plan)[0]["prune"] if self._plan.exists() else None
+        identity = hashlib.sha256(f"{before}\n{json.dumps(list(things.items()))}".encode()).hexdigest()[:16]
         head = {"prune": identity, "replaces": before}
-        publish_lines(self._begun, map(dump, itertools.chain([head], self._entries(names))))
-        for (kind, place), keys in names.items():
-            if kind == "record":
-                drop_records(self._records, keys)
-            elif kind not in _FILES:
-                self._ledger(kind, place).forget(keys)
-        move_many((place, trash) for _, place, trash in self._moves(self._begun))
+        publish_lines(self._begun, map(dump, itertools.chain([head], self._entries(things))))
+        for (kind, place), names in things.items():
+            if kind not in _FILES:
+                keys = set(names)
+                if kind == "record":
+                    drop_records(self._records, keys)
+                else:
+                    self._ledger(kind, place).forget(keys)
+        move_many((place, trash) for _, place, trash in self._moves(*_read(self._begun)))
         move_many([(self._begun, self._plan)])
         self._remove(before)
 
     def restore(self) -> int:
         """Put everything back; how many things. See `latentkit.upkeep.prune.restore`."""
-        if not self.unfinished:
+        if self._begun.exists():
+            return self._put_back(self._begun)
+        if not self._restoring.exists():
             if not self._plan.exists():
                 return 0
             self._refuse_conflicts()
-            self._remove(_head(self._plan)["replaces"])
+            self._remove(_read(self._plan)[0]["replaces"])
             move_many([(self._plan, self._restoring)])
-        count, left = self._put_back(self._begun if self._begun.exists() else self._restoring)
-        self._refuse_left(left)
-        return count
+        return self._put_back(self._restoring)
 
-    def _entries(self, names: dict[tuple[str, str], set[str]]) -> Iterator[dict[str, Any]]:
-        """The plan's lines for things, named by kind and place."""
-        for (kind, place), going in names.items():
+    def _entries(self, things: Mapping[tuple[str, str], Sequence[str]]) -> Iterator[dict[str, Any]]:
+        """The plan's lines."""
+        for (kind, place), names in things.items():
             if kind in _FILES:
-                yield from ({"kind": kind, "folder": place, "name": name} for name in sorted(going))
+                yield from ({"kind": kind, "folder": place, "name": name} for name in names)
                 continue
+            going = set(names)
             for number, key, raw in self._lines(kind, place):
                 if key in going:
                     line = raw.decode("utf-8", "surrogateescape")
                     yield {"kind": kind, "encoder": place, "key": key, "number": number, "line": line}
 
-    def _lines(self, kind: str, place: str) -> Iterator[tuple[int, str | None, bytes]]:
-        """(number, key, raw line) of every line of the records or a folded ledger."""
-        if kind == "record":
-            yield from numbered_records(self._records)
-        else:
-            lines = self._ledger(kind, place).lines()
-            yield from ((number, *line) for number, line in enumerate(lines, 1))
-
     def _ledger(self, kind: str, encoder: str) -> Ledger[Any]:
         return done_ledger(self._root, encoder) if kind == "done" else quarantine_ledger(self._root)
 
-    def _put_back(self, plan: Path) -> tuple[int, list[Path]]:
-        """How many things came back; and where something newer is, whose old stays in the trash."""
-        moves = list(self._moves(plan))
+    def _lines(self, kind: str, encoder: str) -> Iterator[tuple[int, str | None, bytes]]:
+        """(number, key, raw line) of the records, or of a folded ledger."""
+        if kind == "record":
+            yield from numbered_records(self._records)
+        else:
+            yield from ((0, *line) for line in self._ledger(kind, encoder).lines())
+
+    def _keys(self, kind: str, encoder: str) -> set[str | None]:
+        return {key for _, key, _ in self._lines(kind, encoder)}
+
+    def _put_back(self, plan: Path, *, undo: bool = False) -> int:
+        """Put back what nothing newer is in the place of; how many things the plan has.
+
+        Raises:
+            LatentkitError: unless to ``undo``: something newer is. Then the old stay, as the last prune.
+        """
+        head, entries = _read(plan)
+        moves = list(self._moves(head, entries))
         move_many((trash, place) for _, place, trash in reversed(moves) if not os.path.lexists(place))
-        lines = {(entry["kind"], entry.get("encoder", "")) for entry in _read(plan) if "line" in entry}
-        for kind, encoder in sorted(lines, key=lambda of: ("quarantine", "done", "record").index(of[0])):
-            there = {key for _, key, _ in self._lines(kind, encoder)}
-            if kind == "quarantine":  # ledgers that list its key now: the picture came back and was encoded
-                ledgers = [done_ledger(self._root, name) for name in encoders_done(self._root)]
-                there |= {key for ledger in ledgers for key, _ in ledger.lines()}
-            back = (
+        files = {file for file in map(_file_of, entries) if file[0] not in _FILES}
+        there = {file: self._keys(*file) for file in files}
+        # What is in a ledger now was encoded since: it is no longer quarantined.
+        done = {key for encoder in encoders_done(self._root) for key in self._keys("done", encoder)}
+        for file in sorted(there, key=lambda file: ("quarantine", "done", "record").index(file[0])):
+            stays = there[file] | done if file[0] == "quarantine" else there[file]
+            back = [
                 (entry.get("number", 0), entry["line"].encode("utf-8", "surrogateescape"))
-                for entry in _read(plan)
-                if (entry["kind"], entry.get("encoder", "")) == (kind, encoder) and entry["key"] not in there
-            )
-            if kind == "record":
+                for entry in entries
+                if _file_of(entry) == file and entry["key"] not in stays
+            ]
+            if file[0] == "record":
                 insert_records(self._records, back)
-            elif raw := [line for _, line in back]:
-                self._ledger(kind, encoder).remember(raw)
-        head, count = _head(plan), sum(1 for _ in _read(plan))
+            elif back:
+                self._ledger(*file).remember([raw for _, raw in back])
         left = [(entry, place) for entry, place, trash in moves if os.path.lexists(trash)]
         if left:
             publish_lines(self._plan, map(dump, [head, *(entry for entry, _ in left)]))
-            self._remove(head["replaces"])
-        else:
-            self._remove(head["prune"])
+        self._remove(head["replaces" if left else "prune"])
         remove_many([plan])
-        return count - len(left), [place for _, place in left]
-
-    def _refuse_left(self, left: list[Path]) -> None:
-        if left:
+        if left and not undo:
             raise LatentkitError(
-                f"restored all but {_shown(map(printable, left))}: newer ones came since it was stopped, and "
-                f"stay; the old are in {self._folder} until the next prune that removes any"
+                f"restored all but {_shown([printable(place) for _, place in left])}: newer ones came since "
+                f"it was stopped, and stay; the old are in {self._folder} until the next prune removes any"
             )
+        return len(entries)
 
     def _refuse_conflicts(self) -> None:
         """Raise LatentkitError when something of the last prune is there again."""
+        head, entries = _read(self._plan)
         found = [
             printable(place)
-            for _, place, trash in self._moves(self._plan)
+            for _, place, trash in self._moves(head, entries)
             if os.path.lexists(place) and os.path.lexists(trash)
         ]
-        planned: dict[tuple[str, str], set[str]] = {}
-        for entry in _read(self._plan):
-            if entry["kind"] in ("record", "done"):
-                planned.setdefault((entry["kind"], entry.get("encoder", "")), set()).add(entry["key"])
-        for (kind, place), keys in planned.items():
-            words = " ".join(filter(None, (kind, place)))
-            found += [f"{words} {key}" for _, key, _ in self._lines(kind, place) if key in keys]
+        files = {file for file in map(_file_of, entries) if file[0] in ("record", "done")}
+        there = {file: self._keys(*file) for file in files}
+        found += [
+            " ".join(filter(None, (*_file_of(entry), entry["key"])))
+            for entry in entries
+            if _file_of(entry) in there and entry["key"] in there[_file_of(entry)]
+        ]
         if found:
             raise LatentkitError(
                 f"nothing was restored: {_shown(found)} came since the prune; keep what came, or take it "
                 "away and restore again"
             )
 
-    def _moves(self, plan: Path) -> Iterator[tuple[dict[str, Any], Path, Path]]:
+    def _moves(
+        self, head: Mapping[str, Any], entries: Sequence[dict[str, Any]]
+    ) -> Iterator[tuple[dict[str, Any], Path, Path]]:
         """(line, place, trash) of each file and link of a plan, as listed."""
-        identity, sites = _head(plan)["prune"], self._sites()
-        for entry in _read(plan):
-            kind, folder = entry["kind"], self._root
-            if kind not in _FILES:
-                continue
+        sites = self._sites()
+        for entry in (entry for entry in entries if entry["kind"] in _FILES):
+            kind = entry["kind"]
             if kind == "array":
                 folder, inside = self._root / entry["folder"], f"arrays/{entry['folder']}"
             elif self._library is None:
@@ -210,7 +199,7 @@ class Trash:
             else:
                 folder, inside = self._library.root if kind == "link" else self._library.raw, kind
             site = sites.get(folder, self._folder)
-            yield entry, folder / entry["name"], site / identity / inside / entry["name"]
+            yield entry, folder / entry["name"], site / head["prune"] / inside / entry["name"]
 
     def _sites(self) -> dict[Path, Path]:
         """Folder whose things may be moved -> where to: its home, when that is on the same file system."""
@@ -226,19 +215,17 @@ class Trash:
                 remove_tree(site / identity)
 
 
-def _head(plan: Path) -> dict[str, Any]:
-    with plan.open("rb") as file:
-        head: dict[str, Any] = json.loads(file.readline())
-    return head
+def _read(plan: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The head, and a line for each thing."""
+    head, *entries = map(json.loads, plan.read_bytes().splitlines())
+    return head, entries
 
 
-def _read(plan: Path) -> Iterator[dict[str, Any]]:
-    with plan.open("rb") as file:
-        next(file)
-        yield from map(json.loads, file)
+def _file_of(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """(kind, encoder) of a line of the plan."""
+    return entry["kind"], entry.get("encoder", "")
 
 
-def _shown(names: Iterable[str]) -> str:
-    names = list(names)
+def _shown(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

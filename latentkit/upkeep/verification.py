@@ -1,30 +1,37 @@
-"""Holding an `NpyStore` against its contracts, ledgers, records and pictures, every array read once."""
+"""Verifying and mending: what is the same for every kind of store."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 from rich.console import Console
 
-from latentkit.encoders.contract import Contract
-from latentkit.runtime.progress import ProgressReport
+from latentkit.errors import UsageError
 from latentkit.sources.files import printable
 from latentkit.sources.library import Library
 from latentkit.sources.source import Source
-from latentkit.stores.ledger import Damage, done_ledger, done_path, encoders_begun, read_lines
-from latentkit.stores.npy import NpyStore, array_path, arrays_below
-from latentkit.stores.quarantine import Quarantine, bad_lines
-from latentkit.stores.records import image_id, stale_outputs
+from latentkit.stores.quarantine import bad_lines
 from latentkit.stores.storage import find_temporaries
-from latentkit.stores.store import LEDGERS
-from latentkit.upkeep.contracts import read_contracts, require_outputs
-from latentkit.upkeep.findings import ARRAYS, Finding
-from latentkit.upkeep.inspection import Output, inspect_all
-from latentkit.upkeep.record_checks import Listed, check_record, listed_facts
+from latentkit.stores.store import LEDGERS, Store, hidden_folder
+from latentkit.upkeep.findings import ENCODE, KINDS, Finding
+
+FULL, QUICK, NAMES = "full", "quick", "names"
+"""How far to look: at every byte; at names and sizes, and of shards at some whole; at names and sizes alone.
+
+The last is for what was just mended: there, an output that is not complete is nothing wrong.
+"""
+
+MODES = (FULL, QUICK)
+
+_THREADS = min(8, os.cpu_count() or 1)
+_AnyStore = TypeVar("_AnyStore", bound=Store)
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
 
 
 class EncoderState(NamedTuple):
@@ -47,219 +54,115 @@ class EncoderState(NamedTuple):
     incomplete: int
 
 
-@dataclass(frozen=True)
-class Verified:
-    """What a verification found.
-
-    Attributes:
-        pictures: in the collection.
-        records: lines of the records file; None where there is no such file.
-        arrays, bytes: that were read.
-        things: what was read, in one word.
-    """
-
-    findings: list[Finding]
-    encoders: list[EncoderState]
-    pictures: int
-    records: int | None
-    arrays: int
-    bytes: int
-    things: str = "array"
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """What the outputs are held against.
-
-    Attributes:
-        keys: of every picture.
-        broken: links of the photo library that lead to nothing.
-    """
-
-    keys: Set[str]
-    broken: list[Path]
-
-    @classmethod
-    def of(cls, source: Source, library: Library | None) -> Pictures:
-        """Those of a collection, which is a photo library or not."""
-        if library is None:
-            return cls(set(source.keys()), [])
-        found = library.survey()
-        return cls(found.keys, [library.root / name for name in found.links])
-
-
-class Verification:
-    """One look at everything; changes nothing. For an output that nobody writes meanwhile.
+class Verification(ABC, Generic[_AnyStore]):
+    """One look at an output that nobody writes meanwhile.
 
     Args:
         store: the outputs.
-        pictures: what they are held against.
-        read: whether to read the arrays' numbers; else names and sizes are all that is looked at.
+        source: the pictures that they are held against.
+        library: the photo library that the source is; None for any other.
+        mode: how far to look.
+        seed: of the choice of the shards that `QUICK` reads.
+
+    Attributes:
+        findings, encoders: what `run` found.
+        pictures: in the collection.
+        records: lines of the records file; None where a store has none.
+        arrays, bytes: that were read.
+        things: what was read, in one word.
+        costly: kinds of findings that cost an array or a shard: it is set aside and encoded again.
     """
 
-    def __init__(self, store: NpyStore, pictures: Pictures, *, read: bool = True) -> None:
-        self._store = store
-        self._root = Path(store.root)
-        self._keys = pictures.keys
-        self._read = read
-        self._findings = [Finding("link", printable(path), "its file is gone") for path in pictures.broken]
-        self._stale: set[tuple[str, str]] = set()
-        self._arrays = self._bytes = 0
+    things: ClassVar[str]
+    costly: ClassVar[Set[str]]
 
-    def run(self, console: Console) -> Verified:
-        """Look at everything.
+    def __init__(
+        self, store: _AnyStore, source: Source, library: Library | None, mode: str = FULL, seed: int = 0
+    ) -> None:
+        self.store, self.source, self.library = store, source, library
+        self.mode, self.seed = mode, seed
+        self.root = Path(store.root)
+        self.findings: list[Finding] = []
+        self.encoders: list[EncoderState] = []
+        self.pictures, self.arrays, self.bytes = len(source), 0, 0
+        self.records: int | None = None
+
+    def run(self, console: Console) -> None:
+        """Look at everything; changes nothing.
 
         Raises:
-            LatentkitError: there is no output at all, or none that lies in `.npy` files.
+            LatentkitError: there is no output at all, or none of this kind of store.
+            UsageError: it is of another dataset or split.
         """
-        require_outputs(self._store)
-        self._find_temporaries()
-        contracts, found = read_contracts(self._store)
-        self._findings += found
-        listed = {name: self._read_ledger(name) for name in encoders_begun(self._root)}
-        for name in listed.keys() - contracts.keys():
-            folder = self._store.contract_path(name).parent
-            self._compare(name, folder, listed[name].keys(), {key for key, _ in arrays_below(folder)})
-        self._check_arrays(contracts, listed, console)
-        records = self._check_records(listed)
-        quarantine = self._check_quarantine()
-        states = [
-            self._state(name, listed.get(name, {}).keys(), quarantine, name in contracts)
-            for name in sorted({*contracts, *listed})
-        ]
-        order = sorted(self._findings, key=lambda found: (found.kind, found.path, found.key or ""))
-        return Verified(order, states, len(self._keys), records, self._arrays, self._bytes)
+        self._require()
+        folders = [(folder, True) for folder in self._folders() if folder != self.root]
+        for folder, below in [(self.root, False), (self.root / LEDGERS, True), *folders]:
+            for path in find_temporaries(folder, below=below):
+                self.find("temporary", path, "a killed process left it")
+        for number in bad_lines(self.root):
+            self.find("line", self.root / "quarantine.jsonl", f"line {number} is bad")
+        for place, detail in self.source.shortfalls():
+            self.find("index", place, detail)
+        self.encoders = self._check(console)
+        self.findings.sort(key=lambda found: (found.kind, found.path, found.key or ""))
 
-    def _find(
+    def mend(self, console: Console) -> tuple[int, list[Finding]]:
+        """Set aside what `run` found, so that the next encode redoes just that; for the lock's holder.
+
+        Files go to ``.latentkit/set-aside/<folder>/`` under the root, over what was set aside before; a
+        folder on another disk has its own. Bad lines go to ``<name>.bad``. Safe to repeat after a kill.
+
+        Returns:
+            How many outputs the next encode will redo; what is still wrong, as far as names and sizes tell.
+        """
+        bad: dict[str, set[str]] = {}
+        for found in self.findings:
+            if found.kind in self.costly and found.encoder is not None and found.key is not None:
+                bad.setdefault(found.encoder, set()).add(found.key)
+        self.store.repair()
+        self._set_aside(bad)
+        now = type(self)(self.store, self.source, self.library, NAMES)
+        now.run(console)
+        left = [found for found in self.findings if found.kind == "classes"]
+        left += [found for found in now.findings if KINDS[found.kind].remedy != ENCODE]
+        return sum(map(len, bad.values())), left
+
+    def find(
         self, kind: str, path: Path, detail: str, encoder: str | None = None, key: str | None = None
     ) -> None:
-        self._findings.append(Finding(kind, printable(path), detail, encoder, key))
+        self.findings.append(Finding(kind, printable(path), detail, encoder, key))
 
-    def _find_temporaries(self) -> None:
-        places = [(self._root, False), (self._root / LEDGERS, True)]
-        places += [(folder, True) for folder in self._store.array_folders().values()]
-        for folder, below in places:
-            for path in find_temporaries(folder, below=below):
-                self._find("temporary", path, "a killed process left it")
+    def aside(self, folder: Path) -> Path:
+        """Where what is bad in a folder of arrays is set aside."""
+        return hidden_folder(folder, self.root) / "set-aside" / folder.relative_to(self.root)
 
-    def _read_ledger(self, encoder: str) -> dict[str, Listed]:
-        listed: dict[str, Listed] = {}
-        for path in (done_path(self._root, encoder), *done_ledger(self._root, encoder).segments()):
-            damage = Damage(path)
-            listed.update(entry for entry, _ in read_lines(path, _parse_listed, damage))
-            for number, _, cut in damage.lines:
-                self._find("line", path, f"line {number} is {'cut' if cut else 'bad'}", encoder)
-        for key in sorted(listed.keys() - self._keys):
-            self._find("orphan", done_path(self._root, encoder), "in the ledger", encoder, key)
-        return listed
+    @abstractmethod
+    def _require(self) -> None:
+        """Raise LatentkitError where nothing can be verified."""
 
-    def _check_arrays(
-        self, contracts: Mapping[str, Contract], listed: Mapping[str, Mapping[str, Listed]], console: Console
-    ) -> None:
-        outputs: list[Output] = []
-        sizes: dict[str, dict[str, int]] = {encoder: {} for encoder in contracts}
-        for encoder, contract in contracts.items():
-            ledger = listed.get(encoder, {})
-            for name, folder in self._store.output_folders(encoder, contract).items():
-                there: dict[str, int] = {}
-                odd: set[str] = set()
-                for key, file in arrays_below(folder):
-                    there[key] = file.stat(follow_symlinks=False).st_size
-                    if not file.is_file():
-                        odd.add(key)
-                self._compare(encoder, folder, ledger.keys(), there.keys())
-                for key in odd & ledger.keys() & self._keys:
-                    self._find("unreadable", array_path(folder, key), "no regular file", encoder, key)
-                for key, size in there.items():
-                    sizes[encoder][key] = sizes[encoder].get(key, 0) + size
-                keys = sorted((ledger.keys() & self._keys & there.keys()) - odd)
-                outputs.append(Output(encoder, folder, contract, name, keys))
-                self._bytes += sum(there[key] for key in keys)
-        if self._read:
-            self._arrays = sum(len(output.keys) for output in outputs)
-            with ProgressReport("verify", self._arrays, console, "arrays") as report:
-                for count, found in inspect_all(outputs, listed):
-                    self._findings += found
-                    report.advance(count)
-        bad = {(found.encoder, found.key) for found in self._findings if found.kind in ARRAYS}
-        for encoder, there in sizes.items():
-            for key, entry in listed.get(encoder, {}).items():
-                if key in self._keys and (encoder, key) not in bad and there[key] != entry.bytes:
-                    path = array_path(self._root / self._store.folders.get(encoder, encoder), key)
-                    detail = f"{there[key]} bytes, the ledger says {entry.bytes}"
-                    self._find("changed", path, detail, encoder, key)
+    @abstractmethod
+    def _folders(self) -> Iterable[Path]:
+        """That hold arrays."""
 
-    def _compare(self, encoder: str, folder: Path, ledger: Set[str], there: Set[str]) -> None:
-        """Names in a folder of arrays against the ledger's and the pictures'."""
-        for key in there - self._keys:
-            self._find("orphan", array_path(folder, key), "an array", encoder, key)
-        for key in (there & self._keys) - ledger:
-            self._find("unlisted", array_path(folder, key), "no ledger lists it", encoder, key)
-        for key in (ledger & self._keys) - there:
-            self._find("missing", array_path(folder, key), "the ledger lists it", encoder, key)
+    @abstractmethod
+    def _check(self, console: Console) -> list[EncoderState]:
+        """Look at each encoder's outputs, and at what mentions them."""
 
-    def _check_records(self, listed: Mapping[str, Mapping[str, Listed]]) -> int:
-        """Every record; how many lines there are."""
-        path = self._root / self._store.records
-        seen: set[str] = set()
-        number = 0
-        for number, raw in _numbered(path):
-            try:
-                record = json.loads(raw)
-                key = image_id(record)
-            except (KeyError, TypeError, ValueError, RecursionError):
-                self._find("line", path, f"line {number} is bad")
-                continue
-            if key in seen:
-                self._find("duplicate", path, f"line {number}", key=key)
-            seen.add(key)
-            if key not in self._keys:
-                self._find("orphan", path, "a record", key=key)
-                continue
-            entries = {name: ledger[key] for name, ledger in listed.items() if key in ledger}
-            for kind, detail in check_record(record, entries, self._store.record_fields):
-                self._find(kind, path, detail, key=key)
-            made_from = {name: entry.sha256 for name, entry in entries.items()}
-            texts = {name for name, entry in entries.items() if entry.length is not None}
-            stale = stale_outputs(record.get("caption"), made_from, texts)
-            self._stale.update((name, key) for name in stale)
-        done = {key for ledger in listed.values() for key in ledger} & self._keys
-        for key in done - seen:
-            self._find("unrecorded", path, "done, without a record", key=key)
-        return number
-
-    def _check_quarantine(self) -> Quarantine:
-        path = self._root / "quarantine.jsonl"
-        for number in bad_lines(self._root):
-            self._find("line", path, f"line {number} is bad")
-        quarantine = Quarantine.read(self._root)
-        for key in sorted(quarantine.keys() - self._keys):
-            self._find("orphan", path, "in quarantine", key=key)
-        return quarantine
-
-    def _state(self, encoder: str, ledger: Set[str], quarantine: Quarantine, checked: bool) -> EncoderState:
-        bad = {found.key for found in self._findings if found.kind in ARRAYS and found.encoder == encoder}
-        held = quarantine.held(encoder).keys() & self._keys
-        done = {key for key in (ledger & self._keys) - bad if (encoder, key) not in self._stale}
-        whole, unchecked = (len(done), 0) if checked else (0, len(done))
-        return EncoderState(
-            encoder,
-            whole,
-            len(bad),
-            len(held - done),
-            unchecked,
-            len(self._keys - done - bad - held),
-        )
+    @abstractmethod
+    def _set_aside(self, bad: Mapping[str, Set[str]]) -> None:
+        """Forget and move the bad outputs of each encoder, and publish anew what mentions them."""
 
 
-def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
-    if path.exists():
-        with path.open("rb") as file:
-            yield from enumerate(file, 1)
+def check_mode(mode: str) -> None:
+    """Raise UsageError unless it is one of `MODES`."""
+    if mode not in MODES:
+        raise UsageError(f"mode={mode}: choose one of {', '.join(MODES)}")
 
 
-def _parse_listed(line: dict[str, Any]) -> tuple[str, Listed]:
-    key, size, facts = line["key"], line["bytes"], line["facts"]
-    if not isinstance(key, str) or not isinstance(size, int) or not isinstance(facts, dict):
-        raise TypeError("wrong fields")
-    return key, listed_facts(bytes.fromhex(line["sha256"]), size, facts)
+def in_threads(work: Callable[[_Task], _Result], tasks: Sequence[_Task]) -> Iterator[tuple[_Task, _Result]]:
+    """(task, result) of each, in order; what a task raises is raised here."""
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        yield from zip(tasks, pool.map(work, tasks), strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -18,8 +18,9 @@ from latentkit.evaluation.sets.identity import MAX_HASHED, file_identity
 from latentkit.evaluation.sets.open import open_set
 from latentkit.evaluation.sets.pictures import SourcePictures
 from latentkit.imagenet.job import Preparation
-from latentkit.imagenet.official import OFFICIAL, find_archives
+from latentkit.imagenet.official import find_archives
 from latentkit.sources import ApprovedSource, FolderSource, ImageNetArchive, ImageNetTree, Source
+from latentkit.sources.imagenet.official import OFFICIAL
 
 
 def folder(work: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from miniature_imagenet import Miniature, write_miniature
 from miniature_preparation import digest
 
-from latentkit.imagenet.official import Official
+from latentkit.sources.imagenet.official import Official
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,9 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from latentkit.encoders import Autoencoder, Random
-from latentkit.imagenet.official import OFFICIAL, Official
 from latentkit.pixels import AdmCrop
 from latentkit.sources.imagenet.index import read_index
+from latentkit.sources.imagenet.official import OFFICIAL, Official
 from latentkit.stores import LatentShards
 
 OPTIONS = (

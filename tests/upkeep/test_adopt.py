@@ -179,7 +179,7 @@ def test_a_kill_anywhere_while_adopting(work: Path, monkeypatch: pytest.MonkeyPa
             break
         assert os.WTERMSIG(status) == signal.SIGKILL
         nth += 1
-    assert nth > 8
+    assert nth > 6  # the ledger, then the contract: written, named, and the folder synced
 
 
 def stamped(files: dict[str, bytes]) -> dict[str, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from latentkit.errors import UsageError
 from latentkit.sources import files
 from latentkit.sources.imagenet.index import read_index
 from latentkit.sources.imagenet.names import SUFFIX, check_split, stem
+from latentkit.sources.imagenet.official import OFFICIAL
 from latentkit.sources.source import Item, Source, SourceError, Stat
 
 _AGAIN = "run python -m latentkit.prepare again"
@@ -56,6 +58,16 @@ class ImageNetArchive(Source):
             self._open()
         except SourceError as error:
             raise UsageError(str(error)) from None
+
+    def shortfalls(self) -> Iterator[tuple[Path, str]]:
+        """No hash covers the index: of an official archive it must have the official counts."""
+        official = OFFICIAL[self.split]
+        for what, there, known in (
+            ("classes", len(self.classes), official.classes),
+            ("pictures", len(self), official.pictures),
+        ):
+            if self.archive.md5 == official.md5 and there != known:
+                yield self._path, f"{there:,} {what}, the official archive has {known:,}"
 
     def __getstate__(self) -> dict[str, Any]:
         """What travels to a worker: neither the descriptor nor the columns, which it maps itself."""
