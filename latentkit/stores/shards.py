@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -98,7 +98,7 @@ class ShardStore(Store):
         self._units[encoder] = {unit.id: unit for unit in units}
         for unit in units:
             if not len(unit.indices):
-                self._buffers[encoder, unit.id] = self._new_buffer(encoder, unit)
+                self._buffer(encoder, unit.id)
                 self._close_if_whole(encoder, unit.id)
 
     def write(self, *batches: Encoded) -> int:
@@ -109,7 +109,7 @@ class ShardStore(Store):
         """
         for encoded in batches:
             for row, index in enumerate(encoded.indices):
-                buffer = self._buffer(encoded.encoder, index)
+                buffer = self._buffer(encoded.encoder, index // self.shard_size)
                 arrays = {name: array[row] for name, array in encoded.arrays.items()}
                 buffer.put(index, arrays, encoded.sources[row])
             for k in sorted({index // self.shard_size for index in encoded.indices}):
@@ -122,7 +122,7 @@ class ShardStore(Store):
         k = failure.index // self.shard_size
         for encoder in failure.encoders:
             if k in self._units.get(encoder, {}):
-                self._buffer(encoder, failure.index).drop(failure.index)
+                self._buffer(encoder, k).drop(failure.index)
                 self._close_if_whole(encoder, k)
 
     def finish(self, source: Source, *, complete: bool) -> None:
@@ -183,9 +183,6 @@ class ShardStore(Store):
         """The same, with the shard size of what is there."""
         return dataclasses.replace(self, shard_size=self.place(encoder)["shard_size"])
 
-    def _sidecars(self, encoder: str) -> Path:
-        return self.sidecar(encoder, 0).parent
-
     def _is_done(
         self,
         encoder: str,
@@ -213,14 +210,11 @@ class ShardStore(Store):
         except OSError:
             return False
 
-    def _buffer(self, encoder: str, index: int) -> ShardBuffer:
-        k = index // self.shard_size
+    def _buffer(self, encoder: str, k: int) -> ShardBuffer:
         if (encoder, k) not in self._buffers:
-            self._buffers[encoder, k] = self._new_buffer(encoder, self._units[encoder][k])
+            unit, outputs = self._units[encoder][k], self._contracts[encoder].outputs
+            self._buffers[encoder, k] = ShardBuffer.of(unit.indices, outputs)
         return self._buffers[encoder, k]
-
-    def _new_buffer(self, encoder: str, unit: Unit) -> ShardBuffer:
-        return ShardBuffer.of(unit.indices, self._contracts[encoder].outputs)
 
     def _close_if_whole(self, encoder: str, k: int) -> None:
         buffer = self._buffers[encoder, k]
@@ -245,12 +239,11 @@ class ShardStore(Store):
 
     def _remove_stale(self, encoder: str, listed: set[str], source: Source) -> None:
         remove_many(path for path in self._files(self.folder(encoder)) if path.name not in listed)
-        sidecars = list(self._files(self._sidecars(encoder)))
         known = {self.sidecar(encoder, k) for k in range(self.shard_count(source))}
-        remove_many(path for path in sidecars if path not in known)
+        remove_many(path for path in sidecars(Path(self.root), encoder) if path not in known)
 
-    def _files(self, folder: Path) -> Iterator[Path]:
-        return (path for path in folder.glob("shard_*") if SHARD.fullmatch(path.name))
+    def _files(self, folder: Path) -> list[Path]:
+        return [path for path in folder.glob("shard_*") if SHARD.fullmatch(path.name)]
 
     def _names(self, folder: PurePosixPath, contract: Contract) -> list[PurePosixPath]:
         return [folder]
@@ -274,11 +267,11 @@ class ShardStore(Store):
         ]
 
     def _has_arrays(self, encoder: str) -> bool:
-        return next(self._files(self.folder(encoder)), None) is not None
+        return bool(self._files(self.folder(encoder)))
 
     def _clear(self, encoder: str, there: Contract) -> None:
         contract_file, manifest = self._contract_files(encoder)
         remove_many([manifest])
-        remove_many(self._files(self._sidecars(encoder)))
+        remove_many(sidecars(Path(self.root), encoder))
         remove_many(self._files(self.folder(encoder)))
         remove_many([contract_file])

@@ -43,7 +43,8 @@ def sidecar_path(root: Path, encoder: str, k: int) -> Path:
 
 def sidecars(root: Path, encoder: str) -> list[Path]:
     """Those that are there, in the order of the shards."""
-    return sorted(sidecar_path(root, encoder, 0).parent.glob("shard_*.jsonl"))
+    folder = sidecar_path(root, encoder, 0).parent
+    return sorted(path for path in folder.glob("shard_*") if SHARD.fullmatch(path.name))
 
 
 def publish_sidecar(path: Path, head: Head, entries: Iterator[tuple[str, Fingerprint | None]]) -> None:
