@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -20,11 +20,11 @@ from latentkit.jobs.collection import Collection
 from latentkit.jobs.config import build
 from latentkit.jobs.hardware import check_launch, fill_vram
 from latentkit.pixels import Pillow
-from latentkit.prediction.plan import EncoderPlan, Plan, check_room, make_plan
+from latentkit.prediction.plan import Plan, check_room, make_plan
 from latentkit.report.account import run_summary
 from latentkit.report.preview import contact_sheet
 from latentkit.report.rates import publish_rates, read_rates
-from latentkit.report.summary import Summary, print_summary
+from latentkit.report.summary import print_summary
 from latentkit.runtime.device import (
     Device,
     decoding_workers,
@@ -44,6 +44,8 @@ from latentkit.stores.storage import publish, publish_json
 from latentkit.upkeep.adopt import adopt
 
 if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
     from latentkit.prediction.run import RunResult
 
 
@@ -53,24 +55,94 @@ def encode(cfg: DictConfig) -> Outcome:
     Raises:
         UsageError, LatentkitError: one line.
     """
-    job = EncodingJob.from_config(cfg)
-    with job.output_lock():
-        if not job.caption():
+    job = build_job(cfg)
+    with nullcontext() if job.rank > 0 or job.dry_run else OutputLock(job.store.root):
+        if job.captions is not None and job.rank == 0 and not job.captions.fill():
             return Outcome(INTERRUPTED, {})
-        plan = job.plan()
-        job.announce(plan)
-        if job.dry_run:
-            return Outcome(DONE, {"status": "dry run", "encoders": [_counts(part) for part in plan.encoders]})
-        return job.summarise(plan, job.run(plan))
+        return job.run()
 
 
-@dataclasses.dataclass
+def build_job(cfg: DictConfig) -> EncodingJob:
+    """The job that a configuration asks for; cheap checks first. Writes nothing.
+
+    Raises:
+        UsageError, LatentkitError: one line.
+    """
+    began = time.monotonic()
+    quiet_libraries()
+    if not cfg.encoders:
+        raise UsageError("no encoder: give encoder=NAME")
+    if not 0 <= cfg.max_failures <= 1:
+        raise UsageError(f"max_failures={cfg.max_failures}: a share, from 0 to 1")
+    for key, least in (("progress_every", 1), ("workers", 0)):
+        if cfg[key] is not None and cfg[key] < least:
+            raise UsageError(f"{key}={cfg[key]}: must be at least {least}")
+    collection = Collection.from_config(cfg)
+    several = cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1
+    rank = process_rank(cfg.trainer.devices) if several else 0
+    console = Console(stderr=True, quiet=rank > 0, highlight=False, markup=False, soft_wrap=True)
+    captions = build_caption_job(cfg, collection, console)
+    if captions is not None and several and (launched_externally() or cfg.trainer.num_nodes != 1):
+        raise UsageError("only one process captions: run latentkit.caption first, then this without it")
+    device = find_device(cfg.trainer.accelerator)
+    fill_vram(cfg.vram, device)
+    check_launch(cfg.trainer)
+    job = EncodingJob(
+        dataset=collection.name,
+        source=collection.first(cfg.limit),
+        captions=captions,
+        encoders=[
+            build(cfg.encoders[name], f"encoders.{name}", name=str(name)).fitted(device.kind)
+            for name in cfg.encoders
+        ],
+        store=collection.store,
+        device=device,
+        make_trainer=partial(
+            build, cfg.trainer, "trainer", accelerator="gpu" if device.kind == "cuda" else "cpu"
+        ),
+        vram=cfg.vram.profile,
+        resident=cfg.vram.resident,
+        workers=decoding_workers(cfg.workers),
+        max_failures=cfg.max_failures,
+        retry_quarantined=cfg.retry_quarantined,
+        overwrite=cfg.overwrite,
+        adopt=cfg.adopt,
+        limit=cfg.limit,
+        dry_run=cfg.dry_run,
+        progress_every=cfg.progress_every,
+        configuration=OmegaConf.to_yaml(cfg, resolve=True),
+        rank=rank,
+        console=console,
+        began=began,
+    )
+    if cfg.flip and not any("latents_flip" in contract.outputs for contract in job.contracts.values()):
+        raise UsageError(f"flip=true: {', '.join(job.contracts)} stores no mirrored latents, sd_vae does")
+    return job
+
+
+@dataclasses.dataclass(kw_only=True)
 class EncodingJob:
     """Everything that one run needs, built and checked; no network is loaded yet.
 
     Attributes:
+        dataset: its name, for people.
         captions: writes missing captions first; None where nobody was chosen to.
+        make_trainer: Lightning's ``Trainer`` with the given callbacks.
+        vram: the profile, for people.
+        resident: ``one`` encoder in device memory at a time, or ``all``.
+        workers: processes that decode pictures.
+        max_failures: share of the collection that may fail.
+        retry_quarantined: try pictures that failed before again.
+        overwrite: encode everything again, over any contract.
+        adopt: take arrays of unrecorded making for the encoders' own.
+        limit: of the source, which has no more pictures; None where it is whole.
+        dry_run: stop after the plan, with nothing touched.
+        configuration: YAML, noted beside the output.
         rank: this process's number among those of one run; only process 0 plans aloud, locks and sums up.
+        began: of `time.monotonic`, when the command began.
+
+    Raises:
+        UsageError, LatentkitError: the output holds other numbers, or options exclude each other.
     """
 
     dataset: str
@@ -78,84 +150,77 @@ class EncodingJob:
     captions: CaptionJob | None
     encoders: list[Encoder]
     store: Store
-    contracts: dict[str, Contract]
-    cfg: DictConfig
     device: Device
+    make_trainer: Callable[..., pl.Trainer]
+    vram: str
+    resident: str
+    workers: int
+    max_failures: float
+    retry_quarantined: bool
+    overwrite: bool
+    adopt: bool
+    limit: int | None
+    dry_run: bool
+    progress_every: int | None
+    configuration: str
     rank: int
     console: Console
     began: float
 
-    @classmethod
-    def from_config(cls, cfg: DictConfig) -> EncodingJob:
-        """Build source, encoders, store and contracts; cheap checks first.
+    def __post_init__(self) -> None:
+        self.root = Path(self.store.root)
+        decoder = Pillow(self.source.orient, self.source.strict)
+        self.contracts: dict[str, Contract] = {
+            encoder.name: encoder.contract(decoder) for encoder in self.encoders
+        }
+        if self.adopt and (self.overwrite or self.limit is not None or not self.store.per_picture):
+            raise UsageError("adopt=true goes with store=npy or store=crawlr, and without overwrite or limit")
+        if not self.overwrite:
+            self.store.check(self.contracts, adopt=self.adopt)
+        if self.limit is not None and (self.overwrite or not self.store.per_picture):
+            self._check_limit(self.limit)
+
+    def run(self) -> Outcome:
+        """Plan, encode, summarise. What is published stays so, whatever happens.
+
+        The exit status is 0 in all processes but the first: their launcher would take anything else for a
+        crash and kill the first before it has finished.
 
         Raises:
-            UsageError, LatentkitError: one line each.
+            LatentkitError: one line.
         """
-        began = time.monotonic()
-        quiet_libraries()
-        if not cfg.encoders:
-            raise UsageError("no encoder: give encoder=NAME")
-        if not 0 <= cfg.max_failures <= 1:
-            raise UsageError(f"max_failures={cfg.max_failures}: a share, from 0 to 1")
-        for key, least in (("progress_every", 1), ("workers", 0)):
-            if cfg[key] is not None and cfg[key] < least:
-                raise UsageError(f"{key}={cfg[key]}: must be at least {least}")
-        collection = Collection.from_config(cfg)
-        source, store = collection.first(cfg.limit), collection.store
-        several = cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1
-        rank = process_rank(cfg.trainer.devices) if several else 0
-        console = Console(stderr=True, quiet=rank > 0)
-        captions = build_caption_job(cfg, collection, console)
-        if captions is not None and several and (launched_externally() or cfg.trainer.num_nodes != 1):
-            raise UsageError("only one process captions: run latentkit.caption first, then this without it")
-        device = find_device(cfg.trainer.accelerator)
-        fill_vram(cfg.vram, device)
-        built = (build(cfg.encoders[name], f"encoders.{name}", name=str(name)) for name in cfg.encoders)
-        encoders = [encoder.fitted(device.kind) for encoder in built]
-        decoder = Pillow(source.orient, source.strict)
-        contracts = {encoder.name: encoder.contract(decoder) for encoder in encoders}
-        if cfg.adopt and (cfg.overwrite or cfg.limit is not None or not store.per_picture):
-            raise UsageError("adopt=true goes with store=npy or store=crawlr, and without overwrite or limit")
-        if cfg.flip and not any("latents_flip" in contract.outputs for contract in contracts.values()):
-            raise UsageError(f"flip=true: {', '.join(contracts)} stores no mirrored latents, sd_vae does")
-        if not cfg.overwrite:
-            store.check(contracts, adopt=cfg.adopt)
-        if cfg.limit is not None and (cfg.overwrite or not store.per_picture):
-            _check_limit(store, contracts, cfg.limit)
-        check_launch(cfg.trainer)
-        return cls(
-            collection.name, source, captions, encoders, store, contracts, cfg, device, rank, console, began
-        )
+        plan = self._prepare()
+        self._announce(plan)
+        if self.dry_run:
+            self.console.print("dry_run=true: nothing was touched")
+            return Outcome(DONE, {"status": "dry run", "encoders": [part.counts() for part in plan.encoders]})
+        result = self._encode(plan)
+        return Outcome(DONE, {}) if self.rank > 0 else self._summarise(plan, result)
 
-    @property
-    def dry_run(self) -> bool:
-        """Whether to stop after the plan, with nothing touched."""
-        return bool(self.cfg.dry_run)
+    def _check_limit(self, limit: int) -> None:
+        """What is there and beyond the limit would go: from shards, which are whole, or by overwriting."""
+        for encoder in self.contracts:
+            if (there := self.store.counts(encoder).items) > limit:
+                raise UsageError(
+                    f"limit={limit}: {self.root} already holds {there:,} pictures of {encoder}, and the "
+                    "others would be taken away; choose another output_dir"
+                )
 
-    def output_lock(self) -> AbstractContextManager[object]:
-        """One writer at a time for an output folder; the source reads what another wrote from now on."""
-        return nullcontext() if self.rank > 0 or self.dry_run else OutputLock(self.cfg.output_dir)
-
-    def caption(self) -> bool:
-        """Write the captions that are missing, where a captioner was chosen; False when interrupted."""
-        return self.captions is None or self.rank > 0 or self.captions.fill()
-
-    def plan(self) -> Plan:
+    def _prepare(self) -> Plan:
         """What is left to do. Makes the output folder ready for it, unless this is a dry run."""
-        if self.cfg.adopt and self.rank == 0:
+        if self.adopt and self.rank == 0:
             for encoder in self.encoders:
                 asked = self.contracts[encoder.name]
                 adopt(self.store.npy(), encoder, asked, self.source, self.console, dry_run=self.dry_run)
         if not self.dry_run:
-            self.store.open(self.contracts, self.rank, overwrite=self.cfg.overwrite)
-        plan = self._plan(overwrite=self.cfg.overwrite)
-        check_room(Path(self.cfg.output_dir), plan.bytes)
+            self.store.open(self.contracts, self.rank, overwrite=self.overwrite)
+        plan = self._plan(overwrite=self.overwrite)
+        check_room(self.root, plan.bytes)
         return plan
 
     def _plan(self, *, overwrite: bool) -> Plan:
-        ledger = Quarantine.read(self.cfg.output_dir)
-        retry = self.cfg.retry_quarantined or self.cfg.overwrite
+        ledger = Quarantine.read(self.root)
+        retry = self.retry_quarantined or self.overwrite
         quarantined = {
             name: {key: held.fingerprint for key, held in ledger.held(name).items()}
             for name in (() if retry else self.contracts)
@@ -164,17 +229,15 @@ class EncodingJob:
             self.source, self.encoders, self.contracts, self.store, quarantined, overwrite=overwrite
         )
 
-    def announce(self, plan: Plan) -> None:
+    def _announce(self, plan: Plan) -> None:
         """Say what will be done, before anything is loaded."""
-        say = partial(self.console.print, highlight=False, markup=False, soft_wrap=True)
-        random = [encoder.name for encoder in self.encoders if not self.contracts[encoder.name].pretrained]
+        say = self.console.print
+        random = [name for name, contract in self.contracts.items() if not contract.pretrained]
         if random:
             say(f"RANDOM WEIGHTS in {', '.join(random)}: the shapes are real, the numbers mean nothing")
-        say(
-            f"{self.dataset}: {readable_count(len(self.source), 'picture')} to {self.cfg.output_dir}, "
-            f"on {self.device.kind}, vram={self.cfg.vram.profile}"
-        )
-        rates = read_rates(self.cfg.output_dir)
+        pictures = readable_count(len(self.source), "picture")
+        say(f"{self.dataset}: {pictures} to {self.root}, on {self.device.kind}, vram={self.vram}")
+        rates = read_rates(self.root)
         for part in plan.encoders:
             words = [f"{part.todo:,} to encode (at most {readable_bytes(part.bytes)})"] * bool(part.todo)
             words += [f"{part.done:,} done"] * bool(part.done)
@@ -183,15 +246,15 @@ class EncodingJob:
             if part.todo and (rate := rates.get(part.encoder)):
                 words.append(f"about {readable_seconds(part.todo / rate)} at the last run's rate")
             say(f"  {part.encoder}: {', '.join(words)}")
-        if self.dry_run:
-            say("dry_run=true: nothing was touched")
-        elif not plan.todo:
+        if not plan.todo and not self.dry_run:
             say("nothing to do")
 
-    def run(self, plan: Plan) -> RunResult | None:
-        """Work the plan off; None when it is empty. What is published stays so, whatever happens."""
+    def _encode(self, plan: Plan) -> RunResult | None:
+        """Work the plan off; None when it is empty."""
         if self.rank == 0:
-            self._note_run()
+            publish_json(self.root / ".latentkit" / "run.json", provenance())
+            text = self.configuration.encode()
+            publish(self.root / ".latentkit" / "config.yaml", lambda file: file.write(text))
         if not plan.todo:
             if self.rank == 0:
                 for part in plan.encoders:
@@ -201,21 +264,18 @@ class EncodingJob:
         from latentkit.prediction.run import run_plan
 
         quiet_libraries()
-        make_trainer = partial(
-            build, self.cfg.trainer, "trainer", accelerator="gpu" if self.device.kind == "cuda" else "cpu"
-        )
         try:
             result = run_plan(
                 plan,
                 self.source,
                 self.encoders,
                 self.store,
-                make_trainer,
-                resident=self.cfg.vram.resident,
-                max_failures=self.cfg.max_failures,
-                workers=decoding_workers(self.cfg.workers),
+                self.make_trainer,
+                resident=self.resident,
+                max_failures=self.max_failures,
+                workers=self.workers,
                 console=self.console,
-                progress_every=self.cfg.progress_every,
+                progress_every=self.progress_every,
             )
         except LatentkitError:
             if self.rank == 0:
@@ -223,43 +283,16 @@ class EncodingJob:
             raise
         if self.rank == 0:
             self.store.finish(self.source, complete=not result.interrupted)
-            publish_rates(self.cfg.output_dir, result.rates)
+            publish_rates(self.root, result.rates)
         return result
 
-    def summarise(self, plan: Plan, result: RunResult | None) -> Outcome:
-        """Write summary.json and preview.png, print the table.
-
-        The exit status is 0 in all processes but the first: their launcher would take anything else for a
-        crash and kill the first before it has finished.
-        """
-        if self.rank > 0:
-            return Outcome(DONE, {})
+    def _summarise(self, plan: Plan, result: RunResult | None) -> Outcome:
+        """Write summary.json and preview.png, print the table."""
         interrupted = result is not None and result.interrupted
-        summary = self._summary(plan, result)
-        root = Path(self.cfg.output_dir)
-        content = summary.to_dict()
-        publish_json(root / "summary.json", content)
-        if result is not None or not (root / "preview.png").exists():
-            self._publish_preview(root / "preview.png", random=summary.random)
-        print_summary(summary, self.console)
-        if interrupted:
-            left = sum(encoder.left for encoder in summary.encoders)
-            self.console.print(f"interrupted with {left:,} left; the same command goes on from here")
-        if summary.quarantine and not interrupted:
-            return Outcome(QUARANTINED, content)
-        return Outcome(INTERRUPTED if interrupted else DONE, content)
-
-    def _note_run(self) -> None:
-        notes = Path(self.cfg.output_dir, ".latentkit")
-        publish_json(notes / "run.json", provenance())
-        resolved = OmegaConf.to_yaml(self.cfg, resolve=True)
-        publish(notes / "config.yaml", lambda file: file.write(resolved.encode()))
-
-    def _summary(self, plan: Plan, result: RunResult | None) -> Summary:
-        return run_summary(
+        summary = run_summary(
             plan,
             result,
-            self._plan(overwrite=False) if result is not None and result.interrupted else None,
+            self._plan(overwrite=False) if interrupted else None,
             dataset=self.dataset,
             source=self.source,
             encoders=self.encoders,
@@ -269,33 +302,22 @@ class EncodingJob:
             device=self.device.kind,
             seconds=time.monotonic() - self.began,
         )
+        content = summary.to_dict()
+        publish_json(self.root / "summary.json", content)
+        if result is not None or not (self.root / "preview.png").exists():
+            self._publish_preview(random=summary.random)
+        print_summary(summary, self.console)
+        if interrupted:
+            left = sum(encoder.left for encoder in summary.encoders)
+            self.console.print(f"interrupted with {left:,} left; the same command goes on from here")
+            return Outcome(INTERRUPTED, content)
+        return Outcome(QUARANTINED if summary.quarantine else DONE, content)
 
-    def _publish_preview(self, path: Path, *, random: bool) -> None:
+    def _publish_preview(self, *, random: bool) -> None:
         hashes = ", ".join(f"{name} {contract.sha256[:12]}" for name, contract in self.contracts.items())
         note = f"{self.dataset}: {len(self.source):,} pictures.  contracts: {hashes}"
         note += "  RANDOM WEIGHTS: the numbers mean nothing" * random
         opened = cache(lambda encoder: open_output(self.store.folder(encoder), partial=True))
         sheet = contact_sheet(self.source, self.encoders, lambda name, key: opened(name).read(key), note)
         if sheet is not None:
-            publish(path, lambda file: file.write(sheet))
-
-
-def _counts(part: EncoderPlan) -> dict[str, Any]:
-    return {
-        "encoder": part.encoder,
-        "todo": part.todo,
-        "skipped": part.done,
-        "quarantined": part.held,
-        "captionless": part.captionless,
-        "bytes": part.bytes,
-    }
-
-
-def _check_limit(store: Store, encoders: Iterable[str], limit: int) -> None:
-    """What is there and beyond the limit would go: from shards, which are whole, or by overwriting."""
-    for encoder in encoders:
-        if (there := store.counts(encoder).items) > limit:
-            raise UsageError(
-                f"limit={limit}: {store.root} already holds {there:,} pictures of {encoder}, and the "
-                "others would be taken away; choose another output_dir"
-            )
+            publish(self.root / "preview.png", lambda file: file.write(sheet))

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, open_dict
 
 from latentkit.errors import UsageError
 from latentkit.jobs.collection import Collection, chosen
-from latentkit.jobs.encoding import EncodingJob
+from latentkit.jobs.encoding import encode
 from latentkit.jobs.inputs import DEMO
 from latentkit.prediction.plan import Comparison
 from latentkit.runtime.exit_status import DONE, QUARANTINED
@@ -61,13 +61,7 @@ def encode_missing(cfg: DictConfig) -> int:
         encoder.size = cfg.size or encoder.size
     if _is_complete(encoding, name):
         return DONE
-    job = EncodingJob.from_config(encoding)
-    with job.output_lock():
-        plan = job.plan()
-        if not plan.todo:
-            return DONE
-        job.announce(plan)
-        status = job.summarise(plan, job.run(plan)).status
+    status = encode(encoding).status
     return DONE if status == QUARANTINED else status
 
 

@@ -28,11 +28,9 @@ def verify(cfg: DictConfig) -> Outcome:
     if cfg.report and not Path(cfg.report).parent.is_dir():
         raise UsageError(f"report={cfg.report}: there is no folder {Path(cfg.report).parent}: make it first")
     check_mode(cfg.mode)
-    collection = Collection.from_config(cfg)  # mistakes show before a lock makes folders
+    collection = Collection.from_config(cfg)  # mistakes show before a lock makes folders; state is read later
     mended = None
     with OutputLock(collection.store.root) if cfg.fix else nullcontext():
-        if cfg.fix:
-            collection = Collection.from_config(cfg)  # with what another run wrote until now
         verification = verification_of(
             collection.store, collection.source, build_library(cfg), cfg.mode, cfg.seed
         )

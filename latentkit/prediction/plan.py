@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -89,6 +89,17 @@ class EncoderPlan:
     @property
     def captionless(self) -> int:
         return len(self.uncaptioned)
+
+    def counts(self) -> dict[str, Any]:
+        """JSON values, named as in summary.json."""
+        return {
+            "encoder": self.encoder,
+            "todo": self.todo,
+            "skipped": self.done,
+            "quarantined": self.held,
+            "captionless": self.captionless,
+            "bytes": self.bytes,
+        }
 
 
 @dataclass(frozen=True)
