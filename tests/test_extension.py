@@ -1,4 +1,4 @@
-"""The README's code does what the README says: it is cut out of it by its ``<!-- tested: ... -->`` marks."""
+"""The documents' code does what they say: it is cut out of them by their ``<!-- tested: ... -->`` marks."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from PIL import Image
 from recipes import photo
 
 REPO = Path(__file__).parents[1]
-README = REPO.joinpath("README.md").read_text(encoding="utf-8")
-BLOCKS = dict(re.findall(r"<!-- tested: (.+?) -->\n```\w+\n(.*?)```", README, re.DOTALL))
+PAGES = "".join(
+    REPO.joinpath(page).read_text(encoding="utf-8") for page in ("README.md", "docs/extending.md")
+)
+BLOCKS = dict(re.findall(r"<!-- tested: (.+?) -->\n```\w+\n(.*?)```", PAGES, re.DOTALL))
 PICTURES = {"lake": (96, 128), "trees/oak": (200, 50), "trees/elm": (64, 64)}
 
 
@@ -37,7 +39,7 @@ def statistics(path: Path, size: int = 64) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as a user has it: the README's files, and three pictures."""
+    """A folder as a user has it: the documents' files, and three pictures."""
     place = tmp_path_factory.mktemp("outside")
     for name in ("colours.py", "conf/encoder/colours.yaml", "archive.py", "conf/dataset/archive.yaml"):
         place.joinpath(name).parent.mkdir(parents=True, exist_ok=True)
@@ -89,14 +91,14 @@ def test_a_dataset_from_outside_the_package_runs(place: Path) -> None:
 
 
 def test_a_set_named_like_the_dataset_is_its_default(place: Path) -> None:
-    """As the README says below the dataset; without it the encoder has to be named."""
+    """As the page says below the dataset; without it the encoder has to be named."""
     Image.fromarray(photo(9, 40, 40)).save(place / "one.jpg")
     with zipfile.ZipFile(place / "one.zip", "w") as archive:
         archive.write(place / "one.jpg", "one.jpg")
     arguments = ["--config-dir", "conf", "dataset=archive", "dataset.root=one.zip", "dry_run=true"]
     assert "encoder/archive" in encode(place, *arguments, expect=2)
     package, defaults = "# @package _global_", "defaults: [colours]"
-    assert f"`{package}` and `{defaults}`" in README
+    assert f"`{package}` and `{defaults}`" in PAGES
     (place / "conf" / "encoder" / "archive.yaml").write_text(f"{package}\n{defaults}\n")
     try:
         assert "colours: 1 to encode" in encode(place, *arguments)
