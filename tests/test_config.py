@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from PIL import Image
 
 from latentkit.errors import UsageError
 from latentkit.jobs.config import build, conf_dir, register
@@ -80,6 +81,59 @@ def test_every_yaml_composes_resolves_and_binds(
         assert needed <= given, f"{where}: {needed - given} not set"
         targets += 1
     assert targets >= 5
+
+
+ABSENT = {
+    ("dataset", "crawlr"): "data/approved does not exist",
+    ("dataset", "imagenet"): "prepare",
+    ("dataset", "imagenet_tree"): "imagenet1k_raw",
+    ("trainer", "gpu"): "(?i)gpu|cuda",
+    ("trainer", "ddp"): "(?i)gpu|cuda",
+    ("trainer", "slurm"): "(?i)gpu|cuda",
+}
+"""What cannot be built in an empty folder without a GPU, and what the error names."""
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_yaml_builds_what_it_describes(
+    group: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    Image.new("RGB", (8, 8)).save("photos/a.png")
+    given = (
+        ["dataset.root=photos"]
+        if option == "sdvae_card_coco" or (group, option) == ("dataset", "folder")
+        else []
+    )
+    given += [f"{name}=photos" for name in ("generated", "reference") if option == "adm_50k"]
+    cfg = composed(f"{group}={option}", *given, verb="evaluate" if group in EVALUATION else "encode")
+    fill_vram(cfg.vram, Device("cpu"))
+    nodes = {
+        "dataset": [("dataset", cfg.dataset, {})],
+        "decoder": [("decoder", cfg.get("decoder"), {})],
+        "encoder": [
+            (f"encoders.{name}", node, {"name": name}) for name, node in cfg.get("encoders", {}).items()
+        ],
+        "extractor": [
+            (f"extractors.{name}", node, {"name": name}) for name, node in cfg.get("extractors", {}).items()
+        ],
+        "metric": [(f"metrics.{name}", node, {}) for name, node in cfg.get("metrics", {}).items()],
+        "store": [("store", cfg.store, {})],
+        "caption": [("caption", cfg.get("caption"), {})],
+        "trainer": [("trainer", cfg.trainer, {})],
+        "weights": [("weights", cfg.weights, {})],
+    }
+    whole = [node for name in ("decoder", "encoder", "extractor", "metric", "store") for node in nodes[name]]
+    for where, node, extra in nodes.get(group, whole):
+        if not node:
+            continue  # caption=none, or a group that the verb has not
+        if (group, option) in ABSENT:
+            with pytest.raises(Exception, match=ABSENT[group, option]):
+                len(build(node, where, **extra))
+        else:
+            target = node["_target_"].rpartition(".")[2]
+            assert type(build(node, where, **extra)).__name__ == target
 
 
 def _targets(node: object, where: str = ""):

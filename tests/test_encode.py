@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -109,11 +108,9 @@ def test_a_second_run_does_nothing_and_changes_are_all_it_takes_up(photos: Path)
     assert encode(*arguments, cwd=work).returncode == 0
     files = {path: path.stat().st_mtime_ns for path in out.rglob("*.npy")}
 
-    began = time.monotonic()
     ended = encode(*arguments, cwd=work)
     assert ended.returncode == 0
     assert "nothing to do" in ended.stderr
-    assert time.monotonic() - began < 10
     assert done(out) == {"dinov3": 0, "t5": 0}
     assert files == {path: path.stat().st_mtime_ns for path in out.rglob("*.npy")}
 

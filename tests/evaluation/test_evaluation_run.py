@@ -368,13 +368,23 @@ def test_ctrl_c_ends_after_the_batch_in_hand_with_nothing_computed() -> None:
 
 
 def test_an_interruption_in_the_references_pass_keeps_no_statistics() -> None:
-    reference = ToySet(photos(400), seconds=0.005, name="reference")
+    reference = SignallingSet(photos(400), name="reference")
     generated = ToySet(photos(5))
     kept: list[dict[str, np.ndarray]] = []
-    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
     result = evaluate(generated, {"toy": WeightedMean()}, reference=reference, keep_statistics=kept.append)
     assert result.interrupted
     assert generated.calls == kept == []
+    assert 20 < len(reference.calls) < 400
+
+
+class SignallingSet(ToySet):
+    """Its 20th picture comes with a SIGTERM to this process."""
+
+    def rows(self, positions: np.ndarray, workers: int) -> Iterator[np.ndarray]:
+        for row in super().rows(positions, workers):
+            if len(self.calls) == 20:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield row
 
 
 def test_the_decoders_batch_size_is_the_runs() -> None:
