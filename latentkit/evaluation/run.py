@@ -77,9 +77,6 @@ def evaluate_sets(
         console=console,
         progress_every=progress_every,
     )
-    if loop.rank > 0:
-        for metric in metrics.values():
-            metric.reset()  # the reference is process 0's to count
     todo: list[tuple[Side, PictureSet, Mapping[str, EvaluationMetric]]] = [("generated", generated, metrics)]
     if reference is not None and unserved and not by_originals:
         todo.insert(0, ("reference", reference, {name: metrics[name] for name in unserved}))

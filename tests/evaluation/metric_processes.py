@@ -60,8 +60,7 @@ def work(rank: int, folder: str) -> None:
             metrics, values = new_metrics(), {}
             for name, metric in metrics.items():
                 if metric.compares and known:
-                    if rank == 0:
-                        metric.load_reference(known_statistics()[name])
+                    metric.load_reference(known_statistics()[name])
                 elif metric.compares:
                     feed(metric, "reference", REFERENCE, share(len(REFERENCE), rank), batch=11)
                     with metric.sync_context():

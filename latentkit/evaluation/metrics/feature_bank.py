@@ -27,9 +27,6 @@ class FeatureBank(EvaluationMetric):
             a reference.
     """
 
-    reference_features: list[torch.Tensor]
-    reference_positions: list[torch.Tensor]
-
     def __init__(self, features: str, statistics: str | None = None) -> None:
         super().__init__()
         self.features = (features,)
@@ -47,22 +44,16 @@ class FeatureBank(EvaluationMetric):
         """The reference's features, float32 [N, d], in the order of their positions."""
         return {name: self.kept("reference").cpu().numpy() for name in self.statistics}
 
-    def load_reference(self, statistics: Mapping[str, np.ndarray]) -> bool:
-        """Take the reference's features, [N, d], in the order of their positions."""
-        if not statistics.keys() >= set(self.statistics):
-            return False
-        for name in self.statistics:
-            features = torch.from_numpy(np.asarray(statistics[name], np.float32)).to(self.device)
-            self.reference_features += [features]
-            self.reference_positions += [torch.arange(len(features), device=self.device)]
-        return True
-
     def kept(self, side: Side) -> torch.Tensor:
         """A side's features, float32 [N, d], in the order of their positions, whatever order they came in.
 
         Raises:
             LatentkitError: there are too few; or a position came twice or never.
         """
+        if side == "reference" and self.loaded is not None:
+            known = torch.from_numpy(np.asarray(self.loaded[self.statistics[0]], np.float32))
+            self.require(len(known), side)
+            return known.to(self.device)
         parts, places = getattr(self, f"{side}_features"), getattr(self, f"{side}_positions")
         if isinstance(parts, torch.Tensor):  # synced
             parts, places = [parts], [places]

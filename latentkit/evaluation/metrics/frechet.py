@@ -68,8 +68,6 @@ class FrechetDistance(EvaluationMetric):
     higher_is_better = False
     generated: torch.Tensor
     reference: torch.Tensor
-    loaded: torch.Tensor
-    """The reference's count (-1: not known), mu and sigma, in the places of the sums; 0: none is loaded."""
 
     def __init__(
         self, name: str, features: str, statistics: Sequence[str], nonstandard_reason: str | None = None
@@ -79,7 +77,7 @@ class FrechetDistance(EvaluationMetric):
             raise UsageError(f"{name}: statistics={list(statistics)}: give two names, of mu and sigma")
         self.name, self.features, self.statistics = name, (features,), tuple(statistics)
         self._nonstandard_reason = nonstandard_reason
-        for state in ("generated", "reference", "loaded"):
+        for state in ("generated", "reference"):
             self.add_state(state, torch.zeros(0, 0, dtype=torch.float64), dist_reduce_fx="sum")
 
     def nonstandard_reason(self) -> str | None:
@@ -99,35 +97,28 @@ class FrechetDistance(EvaluationMetric):
 
     def reference_statistics(self) -> dict[str, np.ndarray]:
         """mu [d], sigma [d, d] under this metric's names, and ``count`` when it is known."""
+        if self.loaded is not None:
+            return dict(self.loaded)
         found: dict[str, np.ndarray] = dict(zip(self.statistics, self._fitted("reference"), strict=True))
-        count = int((self.loaded if self._is_loaded else self.reference)[0, 0])
-        return found | ({"count": np.array(count)} if count > 0 else {})
+        return found | {"count": np.array(int(self.reference[0, 0]))}
 
     def load_reference(self, statistics: Mapping[str, np.ndarray]) -> bool:
-        """Take mu and sigma from `statistics`, and ``count`` if it is there."""
-        if not statistics.keys() >= set(self.statistics):
+        """Take mu and sigma, which must fit each other, and ``count`` if it is there."""
+        if not super().load_reference(statistics):
             return False
-        mu, sigma = (torch.from_numpy(np.asarray(statistics[name], np.float64)) for name in self.statistics)
+        mu, sigma = (statistics[name] for name in self.statistics)
         if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
             raise LatentkitError(
                 f"{self.name}: the reference's {' and '.join(self.statistics)} have the shapes "
                 f"{list(mu.shape)} and {list(sigma.shape)}"
             )
         self._allocate(len(mu))
-        self.loaded[0, 0] = int(statistics.get("count", -1))
-        self.loaded[0, 1:] = mu
-        self.loaded[1:, 1:] = sigma
         return True
-
-    @property
-    def _is_loaded(self) -> bool:
-        return bool(self.loaded.numel()) and self.loaded[0, 0].item() != 0
 
     def _fitted(self, side: Side) -> Gaussian:
         """Of one side, on the host, where equal sums give equal distances whatever the device."""
-        if side == "reference" and self._is_loaded:
-            loaded = self.loaded.cpu().numpy()
-            return Gaussian(loaded[0, 1:], loaded[1:, 1:])
+        if side == "reference" and self.loaded is not None:
+            return Gaussian(*(np.asarray(self.loaded[name], np.float64) for name in self.statistics))
         sums = getattr(self, side).cpu().numpy()
         count = float(sums[0, 0]) if sums.size else 0.0
         self.require(int(count), side)
@@ -135,7 +126,7 @@ class FrechetDistance(EvaluationMetric):
         return Gaussian(mu, (sums[1:, 1:] - count * np.outer(mu, mu)) / (count - 1))
 
     def _allocate(self, features: int) -> None:
-        for name in ("generated", "reference", "loaded"):
+        for name in ("generated", "reference"):
             state = getattr(self, name)
             if not state.numel():
                 setattr(self, name, state.new_zeros(features + 1, features + 1))

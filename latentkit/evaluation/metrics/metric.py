@@ -45,6 +45,7 @@ class EvaluationMetric(Metric):
             pairs.
         statistics: what it needs of a reference where its pictures are not looked at, by the names that files
             of statistics have; empty for a metric that always looks at them.
+        loaded: the reference's statistics, where it is known by them; no state, so never summed.
         min_samples_option: the option that decides `min_samples`; None where there is none.
         latest_psnr: [B] in dB, what the last `update` found of each picture; None for a metric that does not
             compare pictures with their originals.
@@ -58,6 +59,7 @@ class EvaluationMetric(Metric):
     features: Sequence[str]
     compares: ClassVar[bool]
     statistics: Sequence[str] = ()
+    loaded: Mapping[str, np.ndarray] | None = None
     min_samples_option: ClassVar[str | None] = None
 
     latest_psnr: torch.Tensor | None = None
@@ -107,11 +109,12 @@ class EvaluationMetric(Metric):
         return {}
 
     def load_reference(self, statistics: Mapping[str, np.ndarray]) -> bool:
-        """Take a reference from its statistics; False when they lack what this metric needs.
-
-        On one process of several: elsewhere the states stay empty, and sum to the same.
-        """
-        return not self.compares
+        """Take a reference from its statistics, in every process; False when they lack what is needed."""
+        served = bool(self.statistics) and statistics.keys() >= {*self.statistics}
+        if served:
+            names = statistics.keys() & {*self.statistics, "count"}
+            self.loaded = {name: statistics[name] for name in names}
+        return served or not self.compares
 
     def _vectors(self, features: Mapping[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
         """The only feature that it reads, [B, d]. Raises NonFiniteFeaturesError."""
