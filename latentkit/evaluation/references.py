@@ -54,17 +54,14 @@ class KeptFile:
     identity: Mapping[str, Any]
     names: Collection[str]
 
-    def read(self) -> tuple[dict[str, np.ndarray], str | None]:
-        """What is kept, and a warning; what is not what its name says is left, to be written anew."""
+    def read(self) -> dict[str, np.ndarray]:
+        """What is kept. Raises LatentkitError where that is not what its name says."""
         if not os.access(self.path, os.F_OK):
-            return {}, None
-        try:
-            statistics, whose = read_statistics(self.path, self.names)
-        except LatentkitError as error:
-            return {}, f"{error}: computed anew"
+            return {}
+        statistics, whose = read_statistics(self.path, self.names)
         if whose != json.loads(json.dumps(self.identity)):
-            return {}, f"{self.path} is of other pictures or networks than its name says: computed anew"
-        return statistics, None
+            raise LatentkitError(f"{self.path} is of other pictures or networks than its name says")
+        return statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +114,6 @@ class Reference:
         if self.recorded and self.pictures is not None:
             return len(self.pictures)
         return int(self.statistics[COUNT]) if COUNT in self.statistics else None
-
-    @property
-    def several_sizes(self) -> bool:
-        """Whether its statistics say that the pictures have several sizes."""
-        return PICTURE_SIZE in self.statistics and not self.statistics[PICTURE_SIZE].any()
 
     def keep(self, statistics: Mapping[str, np.ndarray]) -> None:
         """Keep statistics of all its pictures for the next run, beside those that are kept already.
@@ -233,19 +225,21 @@ def open_reference(
 def _kept(
     folder: Path, name: str, identity: Mapping[str, Any], needed: Mapping[str, Collection[str]]
 ) -> tuple[list[KeptFile], dict[str, np.ndarray], list[str]]:
-    """Where statistics are kept, nowhere if they cannot be; those that are kept already, and warnings."""
+    """Where statistics are kept, nowhere if they cannot be; those that are kept already, and warnings.
+
+    What is not what its name says is computed anew, and then replaced.
+    """
     files: list[KeptFile] = []
     found: dict[str, np.ndarray] = {}
     warnings: list[str] = []
-    names: dict[tuple[str, ...], set[str]] = {}
-    for statistic, of in needed.items():
-        names.setdefault(tuple(sorted(of)), set()).add(statistic)
-    for networks, statistics_of in sorted(names.items()):
+    for networks in sorted({tuple(sorted(of)) for of in needed.values()}):
         whose = {**identity, "extractors": {one: identity["extractors"][one] for one in networks}}
-        files.append(KeptFile(_kept_path(folder, name, whose), whose, statistics_of))
-        statistics, warning = files[-1].read()
-        found |= statistics
-        warnings += [warning] if warning else []
+        names = [statistic for statistic, of in needed.items() if {*of} == {*networks}]
+        files.append(KeptFile(_kept_path(folder, name, whose), whose, names))
+        try:
+            found |= files[-1].read()
+        except LatentkitError as error:
+            warnings.append(f"{error}: computed anew")
     if not _is_writable(folder):
         warnings.append(f"{folder} cannot be written to: what is found out of the reference is not kept")
         files.clear()

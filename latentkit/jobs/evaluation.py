@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -15,18 +15,19 @@ from rich.console import Console
 
 from latentkit.encoders import Encoder, LatentDecoder
 from latentkit.errors import UsageError
-from latentkit.evaluation.build_report import build_report
+from latentkit.evaluation.comparability import Size, reasons_against
 from latentkit.evaluation.extractors.features import check_extractors, extractors_of
-from latentkit.evaluation.metrics.metric import ORIGINALS, EvaluationMetric
-from latentkit.evaluation.picture_set import PictureSet
+from latentkit.evaluation.metric_selection import needed_statistics, not_allowed, not_served
+from latentkit.evaluation.metrics.metric import EvaluationMetric
 from latentkit.evaluation.references import Reference, open_reference
 from latentkit.evaluation.report_folder import ReportFolder
 from latentkit.evaluation.run import evaluate_sets
 from latentkit.evaluation.sink import EvaluationResult
+from latentkit.evaluation.statistics import PICTURE_SIZE
 from latentkit.jobs.collection import chosen
 from latentkit.jobs.config import build
 from latentkit.jobs.inputs import open_generated, open_reference_side, reference_geometry
-from latentkit.report.evaluation import print_report
+from latentkit.report.evaluation import Compared, Report, print_report
 from latentkit.report.reconstructions import reconstruction_sheet
 from latentkit.runtime.device import (
     Device,
@@ -35,6 +36,7 @@ from latentkit.runtime.device import (
     process_rank,
 )
 from latentkit.runtime.exit_status import DONE, FAILED, INTERRUPTED, Outcome
+from latentkit.runtime.provenance import provenance
 from latentkit.runtime.quiet import quiet_libraries
 from latentkit.runtime.readable import readable_count
 from latentkit.stores import OutputLock
@@ -76,7 +78,7 @@ class EvaluationJob:
         self.decoder = decoder.fitted(self.device.kind) if self.generated.latents else None
         self.folder.check(self.generated.keys if cfg.save_images else None)
         pictures = open_reference_side(cfg, opened)
-        self.left_out = _not_allowed(metrics, self.generated, referenced=pictures is not None)
+        self.left_out = not_allowed(metrics, self.generated, referenced=pictures is not None)
         metrics = _without(self.left_out, metrics, cfg)
         self.extractors = _build_extractors(cfg, metrics, self.device)
         self.reference: Reference | None = None
@@ -87,9 +89,9 @@ class EvaluationJob:
                 orient=own.pictures.source.orient if own else None,
                 extractors={extractor.name: extractor.identity() for extractor in self.extractors},
                 folder=Path(cfg.references_dir),
-                needed=_needed_statistics(metrics),
+                needed=needed_statistics(metrics),
             )
-            lacking = _not_served(self.reference, metrics)
+            lacking = not_served(self.reference, metrics)
             metrics = _without(lacking, metrics, cfg)
             self.left_out |= lacking
         self.metrics: dict[str, EvaluationMetric] = metrics
@@ -151,23 +153,7 @@ class EvaluationJob:
         if result.interrupted:
             self.console.print("interrupted: no number came of it")
             return Outcome(INTERRUPTED, {})
-        cfg = self.cfg
-        report = build_report(
-            result,
-            name=self.folder.path.name,
-            generated=self.generated,
-            reference=self.reference,
-            by_originals=self.by_originals,
-            metrics=self.metrics,
-            options=_plain(cfg.metrics),
-            left_out=self.left_out,
-            extractors=self.extractors,
-            decoder=self.decoder,
-            random=self.random,
-            protocol=_plain(cfg.protocol),
-            typed=list(HydraConfig.get().overrides.task),
-            seconds=time.monotonic() - self._began,
-        )
+        report = self._report(result)
         sheet = None
         if result.gallery:
             note = f"{report.name}: {readable_count(len(self.generated), 'picture')}, by PSNR"
@@ -175,13 +161,72 @@ class EvaluationJob:
                 result.gallery, note + "; RANDOM WEIGHTS: the pictures mean nothing" * bool(self.random)
             )
         content = report.to_dict()
-        there = self.folder.publish(content, sheet, save_images=cfg.save_images)
+        there = self.folder.publish(content, sheet, save_images=self.cfg.save_images)
         print_report(report, self.console)
         self._say(there)
-        if cfg.save_reference and self.reference:
-            self.reference.save(Path(cfg.save_reference))
-            self._say(f"the reference's statistics: {cfg.save_reference}")
+        if self.reference and (path := self.cfg.save_reference):
+            self.reference.save(Path(path))
+            self._say(f"the reference's statistics: {path}")
         return Outcome(FAILED if result.failures else DONE, content)
+
+    def _report(self, result: EvaluationResult) -> Report:
+        """The results, whether they are comparable, and all that they depend on."""
+        generated, reference, decoder = self.generated, self.reference, self.decoder
+        sizes: dict[str, Size | None] = {}
+        if reference and (reference.picture_size or PICTURE_SIZE in reference.statistics):
+            sizes["reference"] = reference.picture_size
+        sizes.update(result.sizes.items())
+        protocol = _plain(self.cfg.protocol)
+        typed = list(HydraConfig.get().overrides.task)
+        reasons = reasons_against(
+            pictures=len(generated),
+            expected=protocol["pictures"],
+            reference_pictures=reference.count if reference else None,
+            limited=generated.cut or bool(reference and reference.pictures and reference.pictures.cut),
+            random=self.random,
+            extractors={extractor.name: extractor.precision for extractor in self.extractors},
+            decoder=decoder.precision if decoder else None,
+            by_hand=[word.partition("=")[0] for word in typed if word.startswith("protocol.")],
+            sizes=sizes,
+        )
+        unpublished = {
+            name: why for name, metric in self.metrics.items() if (why := metric.nonstandard_reason())
+        }
+        done = result.passes["generated"]
+        pictures = sum(passed.pictures.total() for passed in result.passes.values())
+        looking = sum(passed.seconds for passed in result.passes.values())
+        against = None
+        if reference:
+            size = sizes.get("reference")
+            against = Compared(reference.name, reference.count, size, reference.identity)
+        options = _plain(self.cfg.metrics)
+        return Report(
+            name=self.folder.path.name,
+            results={
+                f"r{value}" if self.by_originals and value == "fid" else value: number
+                for values in result.values.values()
+                for value, number in values.items()
+            },
+            left_out={**self.left_out, **result.failures},
+            comparable=not reasons and not result.values.keys() <= unpublished.keys(),
+            reasons=reasons,
+            unpublished=unpublished,
+            warnings=[*(reference.warnings if reference else ()), *generated.warnings],
+            generated=Compared(
+                generated.name, done.pictures.total(), sizes.get("generated"), generated.identity()
+            ),
+            reference=against,
+            protocol=protocol,
+            metrics={name: options[name] for name in self.metrics},
+            decoder=decoder.identity() if decoder else None,
+            extractors={extractor.name: extractor.identity() for extractor in self.extractors},
+            seconds=round(time.monotonic() - self._began, 3),
+            pictures_per_second=round(pictures / looking, 3) if looking else None,
+            device=done.device,
+            peak_device_bytes=done.peak_bytes,
+            job=typed,
+            provenance=provenance(),
+        )
 
     @property
     def random(self) -> tuple[str, ...]:
@@ -195,40 +240,6 @@ class EvaluationJob:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _not_allowed(
-    metrics: Mapping[str, EvaluationMetric], generated: PictureSet, *, referenced: bool
-) -> dict[str, str]:
-    """Metric -> why the generated side, or the want of another, does not allow it."""
-    found = {}
-    for name, metric in metrics.items():
-        if ORIGINALS in metric.features and generated.originals is None:
-            found[name] = f"{generated.name} has no originals"
-        elif metric.compares and not referenced:
-            found[name] = "there is no reference: give reference=PATH or dataset=NAME"
-        elif len(generated) < metric.min_samples():
-            found[name] = _too_few(name, metric, generated.name, len(generated))
-    return found
-
-
-def _not_served(reference: Reference, metrics: Mapping[str, EvaluationMetric]) -> dict[str, str]:
-    """Metric -> what the reference lacks for it."""
-    found = {}
-    for name, metric in metrics.items():
-        if not metric.compares:
-            continue
-        lacking = [known for known in metric.statistics if known not in reference.statistics]
-        if reference.pictures is None and (lacking or not metric.statistics):
-            found[name] = (
-                f"{reference.name} has no {', '.join(lacking) or 'pictures'}: give pictures, or statistics "
-                f"that save_reference wrote with metric={name}"
-            )
-        elif reference.pictures is not None and reference.recorded:
-            there = len(reference.pictures)
-            if there < metric.min_samples():
-                found[name] = _too_few(name, metric, reference.name, there)
-    return found
-
-
 def _without(
     left_out: Mapping[str, str], metrics: Mapping[str, EvaluationMetric], cfg: DictConfig
 ) -> dict[str, EvaluationMetric]:
@@ -238,30 +249,6 @@ def _without(
         name, reason = next(iter(left_out.items()))
         raise UsageError(f"metric={name}: {reason}")
     return {name: metric for name, metric in metrics.items() if name not in left_out}
-
-
-def _needed_statistics(metrics: Mapping[str, EvaluationMetric]) -> dict[str, set[str]]:
-    """Statistic of a reference -> the extractors that it is of.
-
-    Raises:
-        UsageError: two metrics call statistics of different features by one name.
-    """
-    read: dict[str, Sequence[str]] = {}
-    for name, metric in metrics.items():
-        for statistic in metric.statistics:
-            if (features := read.setdefault(statistic, metric.features)) != metric.features:
-                raise UsageError(
-                    f"metric={name}: statistics of {', '.join(features)} are called {statistic} too: "
-                    f"give metrics.{name}.statistics other names"
-                )
-    encoders = {statistic: {name.rpartition(".")[0] for name in names} for statistic, names in read.items()}
-    return {statistic: names - {""} for statistic, names in encoders.items()}
-
-
-def _too_few(name: str, metric: EvaluationMetric, whose: str, there: int) -> str:
-    option = metric.min_samples_option
-    decides = f" (metrics.{name}.{option} decides that)" if option else ""
-    return f"it needs at least {metric.min_samples():,} pictures{decides}, {whose} has {there:,}"
 
 
 def _build_extractors(
