@@ -53,7 +53,7 @@ class ReportFolder:
         if saved is None:
             return
         before = {*self._saved_before()}
-        if not before and _is_filled(self.images):
+        if not before and self.images.is_dir() and any(self.images.iterdir()):
             raise UsageError(f"{self.images} has files in it that no evaluation wrote: {_ELSEWHERE}")
         for key in saved:
             path = keyed_path(self.images, key, SUFFIX)
@@ -97,10 +97,6 @@ class ReportFolder:
         except (OSError, ValueError):
             return []
         return keys
-
-
-def _is_filled(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
 
 
 _ELSEWHERE = "give another report_dir=FOLDER"

@@ -25,7 +25,6 @@ from latentkit.jobs.config import build
 from latentkit.jobs.hardware import check_launch, fill_vram
 from latentkit.pixels import AdmCrop, Geometry
 from latentkit.runtime.device import find_device
-from latentkit.sources import Source
 
 DEMO = "demo"
 """The dataset that nobody had to choose."""
@@ -99,7 +98,7 @@ def open_generated(cfg: DictConfig, decoder: LatentDecoder) -> Generated:
             with suppress(ContractError):  # a geometry of somebody's own
                 prepared = recorded_geometry(given.contract)
         return Generated(_limited(cfg, given), prepared=prepared)
-    own = open_own(cfg.output_dir, decodable, _source(cfg), _dataset_title(cfg), geometry)
+    own = open_own(cfg.output_dir, decodable, build(cfg.dataset, "dataset"), _dataset_title(cfg), geometry)
     there = own.pictures.geometry
     made = there.describe().get("size") if there else None
     if cfg.size is not None and cfg.size != made:
@@ -125,7 +124,7 @@ def open_reference_side(cfg: DictConfig, generated: Generated) -> Path | Picture
         return None
     usual = generated.prepared or AdmCrop(size=cfg.size or USUAL_SIZE)
     geometry = asked_geometry(cfg) if cfg.crop else usual
-    return _limited(cfg, SourcePictures(_source(cfg), geometry, _dataset_title(cfg)))
+    return _limited(cfg, SourcePictures(build(cfg.dataset, "dataset"), geometry, _dataset_title(cfg)))
 
 
 def reference_geometry(cfg: DictConfig, generated: Generated) -> Geometry | AsTheyAre | None:
@@ -143,11 +142,6 @@ def asked_geometry(cfg: DictConfig) -> Geometry | None:
 def _reads_dataset(cfg: DictConfig) -> bool:
     """Whether pictures beside those of `generated` are the dataset's; nobody has chosen the demo's."""
     return cfg.reference is None and chosen("dataset") != DEMO
-
-
-def _source(cfg: DictConfig) -> Source:
-    source: Source = build(cfg.dataset, "dataset")
-    return source
 
 
 def _dataset_title(cfg: DictConfig) -> str:

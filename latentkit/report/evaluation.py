@@ -94,6 +94,11 @@ class Report:
         return {"kind": "latentkit.evaluation", **asdict(self)}
 
 
+def label(name: str) -> str:
+    """What a value is called in a table."""
+    return LABELS.get(name, (name, ""))[0]
+
+
 def describe_value(name: str, value: float) -> str:
     """A result with the digits that papers print; what rounds to zero has no sign."""
     text = format(value, LABELS.get(name, ("", ".4f"))[1])
@@ -107,7 +112,7 @@ def print_report(report: Report, console: Console) -> None:
     table.add_column("metric", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     for name, value in report.results.items():
-        table.add_row(LABELS.get(name, (name, ""))[0], describe_value(name, value))
+        table.add_row(label(name), describe_value(name, value))
     console.print(table)
     for line in _remarks(report):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from latentkit.report.evaluation import LABELS, describe_value
+from latentkit.report.evaluation import describe_value, label
 
 _DEVIATION = "_std"
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
@@ -91,7 +91,7 @@ class SweepTable:
         labels = [textwrap.fill(", ".join(names), _LABEL) for names in self._names]
         columns = min(_PANELS, len(self._shown))
         rows = math.ceil(len(self._shown) / columns)
-        lines = sum(label.count("\n") + 1 for label in labels)
+        lines = sum(text.count("\n") + 1 for text in labels)
         height = 2.6 if axis else 1.0 + 0.24 * max(lines, len(labels) + 1)
         figure = Figure(figsize=(3.6 * columns + 2.4, height * rows), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).flat
@@ -100,7 +100,7 @@ class SweepTable:
         for place, name in enumerate(self._shown):
             panel = panels[place]
             heights = [results.get(name, math.nan) for results in self._results]
-            panel.set_title(_label(name))
+            panel.set_title(label(name))
             if axis is None:
                 _bars(panel, labels if place % columns == 0 else [""] * len(labels), name, heights)
             else:
@@ -116,7 +116,7 @@ class SweepTable:
     def _cells(self) -> list[list[str]]:
         """A table for people, its heads first; a standard deviation stands in its value's column."""
         differ = len({*self._comparable} - {None}) > 1
-        lines = [[*self.swept, *map(_label, self._shown), *["comparable"] * differ]]
+        lines = [[*self.swept, *map(label, self._shown), *["comparable"] * differ]]
         for names, results, comparable in zip(self._names, self._results, self._comparable, strict=True):
             cells = [
                 " ± ".join(describe_value(k, results[k]) for k in (name, name + _DEVIATION) if k in results)
@@ -157,10 +157,6 @@ def _remark(reports: Sequence[Mapping[str, Any]]) -> str:
     those = "Some of these are not" if some else "None of these is"
     shared = [reason for reason in reasons[0] if all(reason in others for others in reasons)]
     return f"{those} comparable with published numbers: {'; '.join(shared) or 'see the reports'}."
-
-
-def _label(name: str) -> str:
-    return LABELS.get(name, (name, ""))[0]
 
 
 def _line(panel: Any, name: str, numbers: Sequence[float], values: Sequence[float]) -> None:

@@ -22,6 +22,12 @@ from safetensors import SafetensorError, safe_open
 from latentkit.errors import LatentkitError, UsageError, one_line
 from latentkit.stores.arrays import read_header
 
+DAMAGED = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+"""What numpy, torch and zipfile raise of files that are not what their names say."""
+
 SUFFIXES = (".safetensors", ".npz", ".npy", ".pt", ".pth")
 
 
@@ -73,10 +79,7 @@ def read_tensor_file(path: Path) -> TensorFile:
         ) from None
     except zipfile.BadZipFile:
         raise LatentkitError(f"{path} is cut, or no {path.suffix} file: bring or save it again") from None
-    except (
-        OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError,
-        SafetensorError, zlib.error,
-    ) as error:  # fmt: skip
+    except (*DAMAGED, SafetensorError) as error:
         reason = one_line(error)[:200] or type(error).__name__
         raise LatentkitError(f"{path} cannot be read as {path.suffix}: {reason}") from None
 
