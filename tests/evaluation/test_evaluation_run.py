@@ -374,7 +374,7 @@ def test_an_interruption_in_the_references_pass_keeps_no_statistics() -> None:
     result = evaluate(generated, {"toy": WeightedMean()}, reference=reference, keep_statistics=kept.append)
     assert result.interrupted
     assert generated.calls == kept == []
-    assert 20 < len(reference.calls) < 400
+    assert 20 <= len(reference.calls) < 400
 
 
 class SignallingSet(ToySet):
