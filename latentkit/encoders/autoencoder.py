@@ -271,7 +271,8 @@ class LatentDecoder(Autoencoder):
             LatentkitError: the weights cannot be had or are damaged.
         """
         self.require_precision()
-        return {**self.origin, "precision": self.precision, "rounding": self.rounding}
+        arithmetic = {"precision": self.precision, "rounding": self.rounding}
+        return {**self.origin, "pretrained": self.pretrained, **arithmetic}
 
     def build(self) -> torch.nn.Module:
         from latentkit.encoders.networks import DecodingNetwork

@@ -108,9 +108,9 @@ class Encoder(ABC):
 
     @property
     def origin(self) -> dict[str, Any]:
-        """The contract's ``model``, ``revision``, ``weights`` and ``pretrained``."""
+        """The contract's ``model``, ``revision`` and ``weights``."""
         model = f"{type(self).__module__}.{type(self).__qualname__}"
-        return {"model": model, "revision": None, "weights": "none", "pretrained": True}
+        return {"model": model, "revision": None, "weights": "none"}
 
     def fitted(self, device: str) -> Self:
         """The same for ``cuda`` or ``cpu``: with the precision that ``auto`` stands for there.
@@ -141,6 +141,7 @@ class Encoder(ABC):
         return Contract(
             encoder=self.name,
             **self.origin,
+            pretrained=self.pretrained,
             input=self.describe_input() | ({} if self.geometry is None else decoder.describe()),
             stored=self.stored,
             outputs=self.outputs,
@@ -152,9 +153,8 @@ class Encoder(ABC):
         statistics. Fetches and hashes weights.
         """
         self.require_precision()
-        origin = {field: self.origin[field] for field in ("model", "revision", "weights")}
         described = {"input": self.describe_input(), "stored": self.stored, "precision": self.precision}
-        return {"network": self.name, **origin, **described}
+        return {"network": self.name, **self.origin, **described}
 
     def load(self) -> torch.nn.Module:
         """The network: on the CPU, float32, in eval mode, without gradients.

@@ -68,12 +68,6 @@ class PretrainedEncoder(Encoder):
     def origin(self) -> dict[str, Any]:
         """See `Encoder.origin`. Raises LatentkitError when the weights cannot be had or are damaged."""
         if isinstance(self.weights, Random):
-            model, revision, weights = f"random {self.network_class}", None, self.weights.label
-            return {"model": model, "revision": revision, "weights": weights, "pretrained": False}
+            return {"model": f"random {self.network_class}", "revision": None, "weights": self.weights.label}
         files = self.checkpoint
-        return {
-            "model": files.model,
-            "revision": files.revision,
-            "weights": dict(files.sha256),
-            "pretrained": True,
-        }
+        return {"model": files.model, "revision": files.revision, "weights": dict(files.sha256)}

@@ -35,6 +35,11 @@ class T5(PretrainedEncoder):
     """
 
     network_class: ClassVar[str] = "T5EncoderModel"
+    layout: ClassVar[Layout] = Layout(weights="model", marker="model_type", architecture="t5", tokenizer=True)
+    geometry: ClassVar[None] = None
+    stored: ClassVar[str] = "hidden"
+    gpu_precision: ClassVar[str] = "bf16-mixed"
+    """bfloat16 autocast: 0.6% from float32 on an H200; float16 overflows."""
 
     name: str = "t5"
     model: str = "google-t5/t5-large"
@@ -49,23 +54,6 @@ class T5(PretrainedEncoder):
                 f"{self.where}.precision=16-mixed: T5 overflows in float16; "
                 "choose one of 32-true, tf32, bf16-mixed"
             )
-
-    @property
-    def layout(self) -> Layout:
-        return Layout(weights="model", marker="model_type", architecture="t5", tokenizer=True)
-
-    @property
-    def geometry(self) -> None:
-        return None
-
-    @property
-    def gpu_precision(self) -> str:
-        """bfloat16 autocast: 0.6% from float32 on an H200; float16 overflows."""
-        return "bf16-mixed"
-
-    @property
-    def stored(self) -> str:
-        return "hidden"
 
     @property
     def outputs(self) -> dict[str, dict[str, Any]]:

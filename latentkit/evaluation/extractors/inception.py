@@ -81,7 +81,7 @@ class Inception(Encoder):
             weights = f"random:{self.weights.seed}"
         else:
             _, weights = self.file, self.sha256
-        return {"model": MODEL, "revision": None, "weights": weights, "pretrained": self.pretrained}
+        return {"model": MODEL, "revision": None, "weights": weights}
 
     def identity(self) -> dict[str, Any]:
         """As files of statistics have always had it."""
