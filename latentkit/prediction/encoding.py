@@ -69,30 +69,21 @@ class EncodingStep(Step[Batch, Encoded]):
     def _landed(self, batch: Batch, launched: Launched) -> Encoded:
         """What has become of a batch; what has no results is quarantined. No NaN passes here."""
         outcome = launched.result()
-        for rows, reason in (
-            (outcome.lost, "out of device memory, even alone"),
-            (outcome.unfinite, "not finite in the stored type, also when computed in float32"),
-        ):
-            for row in rows:
-                self._fail(
-                    Failure(
-                        batch.indices[row],
-                        batch.keys[row],
-                        "encode",
-                        f"{batch.encoder}: {reason}",
-                        (batch.encoder,),
-                        batch.sources[row],
-                    )
-                )
-        bad = {*outcome.lost, *outcome.unfinite}
+        bad = dict.fromkeys(outcome.lost, "out of device memory, even alone") | dict.fromkeys(
+            outcome.unfinite, "not finite in the stored type, also when computed in float32"
+        )
+        name = batch.encoder
+        for row, reason in bad.items():
+            index, key, source = batch.indices[row], batch.keys[row], batch.sources[row]
+            self._fail(Failure(index, key, "encode", f"{name}: {reason}", (name,), source))
         kept = [row for row in range(len(batch.keys)) if row not in bad]
         return Encoded(
-            encoder=batch.encoder,
+            encoder=name,
             indices=[batch.indices[row] for row in kept],
             keys=[batch.keys[row] for row in kept],
             arrays={
-                name: np.take(output.numpy(), kept, 0) if bad else output.numpy()
-                for name, output in outcome.outputs.items()
+                output: np.take(values.numpy(), kept, 0) if bad else values.numpy()
+                for output, values in outcome.outputs.items()
             },
             facts=[batch.facts[row] for row in kept],
             sources=[batch.sources[row] for row in kept],

@@ -47,19 +47,15 @@ class Outputs(Protocol):
         held: Callable[[int], bool],
     ) -> list[Unit]:
         """The units that are not done; pictures that are held are not asked for again."""
-        ...
 
     def begin(self, encoder: str, units: Sequence[Unit], source: Source) -> None:
         """Hear what this process will write."""
-        ...
 
     def write(self, *batches: Encoded) -> int:
         """Publish batches, together where that is quicker; the bytes written."""
-        ...
 
     def fail(self, failure: Failure) -> None:
         """Put a picture into the quarantine ledger."""
-        ...
 
 
 @dataclass(frozen=True)
