@@ -88,9 +88,6 @@ class Captioned(Wrapper):
 
     path: Path
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-
     @cached_property
     def captions(self) -> Captions:
         """What is there when it is first asked for. Additions to it are seen at once."""

@@ -79,27 +79,23 @@ class Trash:
         head = {"prune": identity, "replaces": before}
         publish_lines(self._begun, map(dump, itertools.chain([head], self._entries(things))))
         for (kind, place), names in things.items():
-            if kind not in _FILES:
-                keys = set(names)
-                if kind == "record":
-                    drop_records(self._records, keys)
-                else:
-                    self._ledger(kind, place).forget(keys)
+            if kind == "record":
+                drop_records(self._records, set(names))
+            elif kind not in _FILES:
+                self._ledger(kind, place).forget(set(names))
         move_many((place, trash) for _, place, trash in self._moves(*_read(self._begun)))
         move_many([(self._begun, self._plan)])
         self._remove(before)
 
     def restore(self) -> int:
         """Put everything back; how many things. See `latentkit.upkeep.prune.restore`."""
-        if self._begun.exists():
-            return self._put_back(self._begun)
-        if not self._restoring.exists():
+        if not self.unfinished:
             if not self._plan.exists():
                 return 0
             self._refuse_conflicts()
             self._remove(_read(self._plan)[0]["replaces"])
             move_many([(self._plan, self._restoring)])
-        return self._put_back(self._restoring)
+        return self._put_back(self._begun if self._begun.exists() else self._restoring)
 
     def _entries(self, things: Mapping[tuple[str, str], Sequence[str]]) -> Iterator[dict[str, Any]]:
         """The plan's lines."""
