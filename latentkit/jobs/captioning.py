@@ -47,14 +47,14 @@ def caption(cfg: DictConfig) -> Outcome:
     Raises:
         UsageError, LatentkitError: one line each.
     """
-    quiet_libraries()
-    console = Console(stderr=True)
-    job = build_caption_job(cfg, Collection.from_config(cfg), console, overwrite=cfg.overwrite)
-    if job is None:
+    if not cfg.caption:
         raise UsageError(
             "no captioner: give caption=openai (a server; by default Ollama on this machine) or "
             "caption=transformers (a model loaded here; by default one of 55 GB)"
         )
+    quiet_libraries()
+    console = Console(stderr=True)
+    job = build_caption_job(cfg, Collection.from_config(cfg), console, overwrite=cfg.overwrite)
     with nullcontext() if job.dry_run else OutputLock(job.root):
         plan = job.plan()
         if not job.dry_run:
@@ -65,15 +65,13 @@ def caption(cfg: DictConfig) -> Outcome:
 
 def build_caption_job(
     cfg: DictConfig, collection: Collection, console: Console, *, overwrite: bool = False
-) -> CaptionJob | None:
-    """A job for the pictures of a collection; None for ``caption=none``. No model is loaded yet.
+) -> CaptionJob:
+    """A job for the pictures of a collection, by the captioner that was chosen. No model is loaded yet.
 
     Raises:
         UsageError: one line.
     """
-    captioner: Captioner | None = build(cfg.caption, "caption") if cfg.caption else None
-    if captioner is None:
-        return None
+    captioner: Captioner = build(cfg.caption, "caption")
     if not 0 <= cfg.max_failures <= 1:
         raise UsageError(f"max_failures={cfg.max_failures}: a share, from 0 to 1")
     return CaptionJob(

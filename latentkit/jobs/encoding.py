@@ -81,7 +81,7 @@ def build_job(cfg: DictConfig) -> EncodingJob:
     several = cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1
     rank = process_rank(cfg.trainer.devices) if several else 0
     console = Console(stderr=True, quiet=rank > 0, highlight=False, markup=False, soft_wrap=True)
-    captions = build_caption_job(cfg, collection, console)
+    captions = build_caption_job(cfg, collection, console) if cfg.caption else None
     if captions is not None and several and (launched_externally() or cfg.trainer.num_nodes != 1):
         raise UsageError("only one process captions: run latentkit.caption first, then this without it")
     device = find_device(cfg.trainer.accelerator)
