@@ -193,10 +193,9 @@ def _report(survey: Survey, console: Console, backup: Path | None, *, dry_run: b
         backup: the old records; None when they did not change.
         dry_run: whether nothing was done.
     """
-    for line in (*_figures(survey), *_left_out(survey)):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    for line in ("dry_run=true: nothing was touched",) if dry_run else _next(survey, backup):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    last = ["dry_run=true: nothing was touched"] if dry_run else _next(survey, backup)
+    for line in (*_figures(survey), *_left_out(survey), *last):
+        console.print(line)
 
 
 def _figures(survey: Survey) -> Iterator[str]:

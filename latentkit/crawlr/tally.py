@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-SHOWN = 8
-"""How many lines of a kind are printed; summary.json and quarantine.jsonl have all."""
+from latentkit.runtime.terminal import print_table
 
 _LINKS = ("links_created", "links_updated", "links_unchanged")
 _ALWAYS = ("processed", "downloaded", "failed", "missing", "unknown", *_LINKS)
@@ -70,20 +67,9 @@ class Tally(Counter[str]):
         """A line and the table: always what every sync does, the rest where there is any."""
         counts = {**self, "failed": len(self.failures), "bad_entries": len(self.bad_entries)}
         words = _WORDS | (_DRY if dry_run else {})
-        table = Table()
-        table.add_column("photos", no_wrap=True)
-        table.add_column("", justify="right", no_wrap=True)
-        for name in (*_ALWAYS, *_MORE):
-            if name in _ALWAYS or counts.get(name):
-                table.add_row(words.get(name, name.replace("_", " ")), f"{counts.get(name, 0):,}")
-        console.print(title, style="bold", highlight=False, markup=False, soft_wrap=True)
-        console.print(table)
-
-
-def print_reasons(console: Console, title: str, reasons: Mapping[str, str]) -> None:
-    """Some of the reasons, a line each; nothing when there are none."""
-    lines = [f"{title} ({len(reasons):,}):"] * bool(reasons)
-    lines += [f"  {key}: {reason}" for key, reason in list(reasons.items())[:SHOWN]]
-    lines += [f"  and {len(reasons) - SHOWN:,} more"] * (len(reasons) > SHOWN)
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        rows = [
+            (words.get(name, name.replace("_", " ")), f"{counts.get(name, 0):,}")
+            for name in (*_ALWAYS, *_MORE)
+            if name in _ALWAYS or counts.get(name)
+        ]
+        print_table(console, title, ["photos", ""], rows)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.table import Table
 
 from latentkit.captioning import Captioner
 from latentkit.errors import UsageError
@@ -27,6 +26,7 @@ from latentkit.runtime.interrupt import Interrupts
 from latentkit.runtime.progress import ProgressReport
 from latentkit.runtime.quiet import quiet_libraries
 from latentkit.runtime.readable import readable_count
+from latentkit.runtime.terminal import open_console, print_table
 from latentkit.sources import Captioned, Fingerprint, Source, SourceError, Written
 from latentkit.stores import OutputLock
 from latentkit.stores.captions import append_caption, fold_captions
@@ -53,13 +53,13 @@ def caption(cfg: DictConfig) -> Outcome:
             "caption=transformers (a model loaded here; by default one of 55 GB)"
         )
     quiet_libraries()
-    console = Console(stderr=True)
+    console = open_console()
     job = build_caption_job(cfg, Collection.from_config(cfg), console, overwrite=cfg.overwrite)
     with nullcontext() if job.dry_run else OutputLock(job.root):
         plan = job.plan()
         if not job.dry_run:
             return job.run(plan)
-    job.say("dry_run=true: nothing was touched")
+    job.console.print("dry_run=true: nothing was touched")
     return Outcome(DONE, plan.counts())
 
 
@@ -188,10 +188,10 @@ class CaptionJob:
         words += [f"{plan.own:,} of the pictures' own"] * bool(plan.own)
         words += [f"{plan.skipped:,} written before"] * bool(plan.skipped)
         words += [f"{len(plan.held):,} in quarantine"] * bool(plan.held)
-        self.say(f"{self.dataset}: captions of {readable_count(len(self.source), 'picture')}")
-        self.say(f"  {', '.join(words)}")
+        self.console.print(f"{self.dataset}: captions of {readable_count(len(self.source), 'picture')}")
+        self.console.print(f"  {', '.join(words)}")
         if plan.others:
-            self.say(
+            self.console.print(
                 f"  {plan.others:,} of them by another model or prompt: "
                 "latentkit.caption overwrite=true replaces them"
             )
@@ -270,22 +270,16 @@ class CaptionJob:
         counts = plan.counts()
         bad, left = counts["quarantined"], counts["left"]
         state = "interrupted" if plan.interrupted else "done"
-        table = Table(title=f"{self.dataset}: {state}", title_justify="left", title_style="bold")
-        table.add_column("captions by", no_wrap=True)
-        headings = ("written", "skipped", "own", "bad", *["left"] * bool(left))
-        for heading in headings:
-            table.add_column(heading, justify="right", no_wrap=True)
-        cells = (f"{count:,}" for count in list(counts.values())[: len(headings)])
-        table.add_row(self.captioner.name, *cells)
-        self.console.print(table)
+        headings = ["captions by", "written", "skipped", "own", "bad", *["left"] * bool(left)]
+        row = [self.captioner.name, *(f"{count:,}" for count in counts.values())][: len(headings)]
+        print_table(self.console, f"{self.dataset}: {state}", headings, [row])
         if len(self.captioned.captions):
-            self.say(f"in {self.captioned.path}")
+            self.console.print(f"in {self.captioned.path}")
         if bad:
-            self.say(f"quarantined: {bad:,} in quarantine.jsonl (retry_quarantined=true tries them again)")
+            self.console.print(
+                f"quarantined: {bad:,} in quarantine.jsonl (retry_quarantined=true tries them again)"
+            )
         if plan.interrupted:
-            self.say(f"interrupted with {left:,} left; the same command goes on from here")
+            self.console.print(f"interrupted with {left:,} left; the same command goes on from here")
             return Outcome(INTERRUPTED, counts)
         return Outcome(QUARANTINED if bad else DONE, counts)
-
-    def say(self, line: str) -> None:
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)

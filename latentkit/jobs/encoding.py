@@ -36,6 +36,7 @@ from latentkit.runtime.exit_status import DONE, INTERRUPTED, QUARANTINED, Outcom
 from latentkit.runtime.provenance import provenance
 from latentkit.runtime.quiet import quiet_libraries
 from latentkit.runtime.readable import readable_bytes, readable_count, readable_seconds
+from latentkit.runtime.terminal import open_console
 from latentkit.sources import Source
 from latentkit.stores import OutputLock, Store
 from latentkit.stores.output import open_output
@@ -80,7 +81,7 @@ def build_job(cfg: DictConfig) -> EncodingJob:
     collection = Collection.from_config(cfg)
     several = cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1
     rank = process_rank(cfg.trainer.devices) if several else 0
-    console = Console(stderr=True, quiet=rank > 0, highlight=False, markup=False, soft_wrap=True)
+    console = open_console(quiet=rank > 0)
     captions = build_caption_job(cfg, collection, console) if cfg.caption else None
     if captions is not None and several and (launched_externally() or cfg.trainer.num_nodes != 1):
         raise UsageError("only one process captions: run latentkit.caption first, then this without it")

@@ -6,12 +6,12 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from latentkit.crawlr.migration import migrate as migrate_store
 from latentkit.errors import UsageError
 from latentkit.jobs.collection import build_npy_store
 from latentkit.runtime.exit_status import Outcome
+from latentkit.runtime.terminal import open_console
 from latentkit.stores import OutputLock
 
 
@@ -21,7 +21,7 @@ def migrate(cfg: DictConfig) -> Outcome:
     Raises:
         UsageError, LatentkitError: one line.
     """
-    store, console = build_npy_store(cfg), Console(stderr=True)
+    store, console = build_npy_store(cfg), open_console()
     if not (path := Path(store.root, store.records)).is_file():
         raise UsageError(f"{path} is not there: give output_dir=FOLDER, where the records lie")
     with nullcontext() if cfg.dry_run else OutputLock(cfg.output_dir):

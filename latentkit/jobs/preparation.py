@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from latentkit.imagenet.extract import extract
 from latentkit.imagenet.job import Preparation
@@ -14,6 +13,7 @@ from latentkit.imagenet.official import ROLES, find_archives
 from latentkit.imagenet.provenance import index_path, provenance_path
 from latentkit.report.preparing import announce, summarise
 from latentkit.runtime.exit_status import DONE, INTERRUPTED, Outcome
+from latentkit.runtime.terminal import open_console
 from latentkit.sources import ImageNetArchive
 from latentkit.sources.imagenet.official import OFFICIAL
 from latentkit.stores import OutputLock
@@ -25,7 +25,7 @@ def prepare(cfg: DictConfig) -> Outcome:
     Raises:
         UsageError, LatentkitError: one line.
     """
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = open_console()
     given = {role: cfg.archives[role] for role in ROLES}
     archives = find_archives(Path(cfg.archives.folder).expanduser(), given, OFFICIAL)
     output_dir, extract_dir = Path(cfg.output_dir).expanduser(), Path(cfg.extract_dir).expanduser()

@@ -6,12 +6,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from latentkit.errors import UsageError
 from latentkit.jobs.collection import Collection, build_library, build_npy_store
 from latentkit.runtime.exit_status import DONE, Outcome
 from latentkit.runtime.readable import readable_count
+from latentkit.runtime.terminal import open_console
 from latentkit.stores import OutputLock
 from latentkit.upkeep import prune as upkeep
 
@@ -22,7 +22,7 @@ def prune(cfg: DictConfig) -> Outcome:
     Raises:
         UsageError, LatentkitError: one line.
     """
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = open_console()
     if cfg.restore and cfg.dry_run:
         raise UsageError("restore=true has no dry run: it refuses by itself what it would overwrite")
     upkeep.check_max_share(cfg.max_share)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from latentkit.exports.webdataset import TarJob
 from latentkit.jobs.collection import build_npy_store
 from latentkit.report.sharding import announce, summarise
 from latentkit.runtime.exit_status import DONE, Outcome
+from latentkit.runtime.terminal import open_console
 
 
 def shard(cfg: DictConfig) -> Outcome:
@@ -19,7 +19,7 @@ def shard(cfg: DictConfig) -> Outcome:
     Raises:
         UsageError, LatentkitError: one line.
     """
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = open_console()
     job = TarJob(
         store=build_npy_store(cfg),
         shards_dir=cfg.shards_dir,

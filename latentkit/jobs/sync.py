@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -15,7 +14,6 @@ from latentkit.crawlr.folder import PhotoFolder
 from latentkit.crawlr.keeper import Keeper
 from latentkit.crawlr.photo_list import read_list
 from latentkit.crawlr.sync import Sync
-from latentkit.crawlr.tally import print_reasons
 from latentkit.downloading.client import Client, is_http
 from latentkit.downloading.deadline import Stop
 from latentkit.errors import LatentkitError, UsageError
@@ -23,6 +21,7 @@ from latentkit.jobs.collection import build_library, build_npy_store
 from latentkit.runtime.exit_status import DONE, FAILED, INTERRUPTED, QUARANTINED, Outcome
 from latentkit.runtime.interrupt import Interrupts
 from latentkit.runtime.progress import ProgressReport
+from latentkit.runtime.terminal import first_lines, open_console
 from latentkit.sources.files import printable
 from latentkit.sources.library import Library
 from latentkit.stores import NpyStore, OutputLock
@@ -40,7 +39,7 @@ def sync(cfg: DictConfig) -> Outcome:
         UsageError, LatentkitError: one line. Nothing was touched when it is about the configuration.
     """
     library, store = _check(cfg)
-    console = Console(stderr=True)
+    console = open_console()
     with ExitStack() as locks:
         # One writer at a time for the library, and for the outputs when these are pruned.
         for home in (library.home, *([Path(store.root)] if cfg.prune else [])) if not cfg.dry_run else ():
@@ -77,7 +76,6 @@ def _check(cfg: DictConfig) -> tuple[Library, NpyStore]:
 
 
 def _sync(cfg: DictConfig, library: Library, store: NpyStore, console: Console) -> Outcome:
-    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     began, stop = time.monotonic(), Stop()
     client = Client(connections=cfg.connections, retries=cfg.retries, deadline=cfg.deadline, stop=stop)
     keeper = Keeper(library, Path(cfg.dataset.photos).expanduser(), dry_run=cfg.dry_run)
@@ -86,7 +84,7 @@ def _sync(cfg: DictConfig, library: Library, store: NpyStore, console: Console) 
         def settled(name: str, outcome: str) -> None:
             progress.advance()
             if cfg.verbose:
-                say(f"{name}: {outcome}")
+                console.print(f"{name}: {outcome}")
 
         work = Sync(
             keeper=keeper,
@@ -109,9 +107,15 @@ def _sync(cfg: DictConfig, library: Library, store: NpyStore, console: Console) 
         "sync: dry run, nothing was touched" if cfg.dry_run else f"sync: {status}",
         dry_run=cfg.dry_run,
     )
-    print_reasons(console, "in quarantine.jsonl", keeper.reasons())
-    print_reasons(console, "entries of the list that cannot be read", tally.bad_entries)
-    print_reasons(console, "failed, to be tried again by the next sync", tally.failures)
+    for title, reasons in {
+        "in quarantine.jsonl": keeper.reasons(),
+        "entries of the list that cannot be read": tally.bad_entries,
+        "failed, to be tried again by the next sync": tally.failures,
+    }.items():
+        if reasons:
+            console.print(f"{title} ({len(reasons):,}):")
+            for line in first_lines([f"{key}: {reason}" for key, reason in reasons.items()]):
+                console.print(line)
     seconds = round(time.monotonic() - began, 3)
     summary = {"status": status, "base_url": cfg.base_url, "seconds": seconds, **tally.to_dict()}
     if not cfg.dry_run:
@@ -120,14 +124,14 @@ def _sync(cfg: DictConfig, library: Library, store: NpyStore, console: Console) 
         except LatentkitError as unwritten:
             error = error or unwritten
     if cfg.prune and (interrupted or error):
-        say("nothing was pruned: that needs a sync that comes to its end")
+        console.print("nothing was pruned: that needs a sync that comes to its end")
     if error:
         raise error
     if interrupted:
-        say(f"interrupted after {tally['processed']:,} entries; the same command goes on")
+        console.print(f"interrupted after {tally['processed']:,} entries; the same command goes on")
         return Outcome(INTERRUPTED, summary)
     if cfg.prune:
-        say(_prune(cfg, library, store, keeper.withdrawn))
+        console.print(_prune(cfg, library, store, keeper.withdrawn))
     done = FAILED if tally.failures else QUARANTINED if keeper.reasons() else DONE
     return Outcome(done, summary)
 

@@ -6,12 +6,12 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from latentkit.errors import UsageError
 from latentkit.jobs.collection import Collection, build_library
 from latentkit.report.findings import as_json, print_findings
 from latentkit.runtime.exit_status import DONE, FAILED, Outcome
+from latentkit.runtime.terminal import open_console
 from latentkit.stores import OutputLock
 from latentkit.stores.storage import publish_json
 from latentkit.upkeep.verification import check_mode
@@ -24,7 +24,7 @@ def verify(cfg: DictConfig) -> Outcome:
     Raises:
         UsageError, LatentkitError: one line.
     """
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = open_console()
     if cfg.report and not Path(cfg.report).parent.is_dir():
         raise UsageError(f"report={cfg.report}: there is no folder {Path(cfg.report).parent}: make it first")
     check_mode(cfg.mode)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from latentkit.imagenet.job import Preparation
 from latentkit.imagenet.provenance import Archive, index_path, provenance_path
 from latentkit.runtime.readable import readable_bytes, readable_seconds
+from latentkit.runtime.terminal import print_table
 from latentkit.sources.files import printable
 
 HASHED_A_SECOND = 500e6
@@ -33,20 +33,18 @@ def announce(job: Preparation, console: Console) -> None:
 
 def summarise(archives: Sequence[Archive], output_dir: Path, console: Console) -> None:
     """Print the table, how variants differ, and what to do next."""
-    table = Table(title="prepare: done", title_justify="left", title_style="bold")
-    for heading in ("archive", "md5"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("size", "classes", "pictures"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for archive in archives:
-        table.add_row(
+    rows = [
+        (
             archive.role,
             "official" if archive.official else "not official",
             readable_bytes(archive.file.size),
             "" if archive.classes is None else f"{archive.classes:,}",
             "" if archive.pictures is None else f"{archive.pictures:,}",
         )
-    console.print(table)
+        for archive in archives
+    ]
+    headings = ["archive", "md5", "size", "classes", "pictures"]
+    print_table(console, "prepare: done", headings, rows, left=["md5"])
     for archive in archives:
         if archive.deviations:
             console.print(f"VARIANT {printable(archive.file.path)}: {'; '.join(archive.deviations)}")

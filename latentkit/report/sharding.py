@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.table import Table
 
 from latentkit.exports.plan import TarPlan
 from latentkit.exports.webdataset import TarJob, TarResult
-from latentkit.report.summary import REASONS_SHOWN
 from latentkit.runtime.exit_status import DONE, INTERRUPTED, QUARANTINED
 from latentkit.runtime.readable import readable_bytes, readable_count
+from latentkit.runtime.terminal import first_lines, print_table
 
 
 def announce(job: TarJob, plan: TarPlan, console: Console) -> None:
@@ -35,17 +34,13 @@ def announce(job: TarJob, plan: TarPlan, console: Console) -> None:
 def summarise(job: TarJob, plan: TarPlan, result: TarResult, console: Console) -> int:
     """Print the table and what a user should know; the exit status."""
     manifest = plan.manifest
-    table = Table(
-        title=f"shard: {'interrupted' if result.left else 'done'}", title_justify="left", title_style="bold"
-    )
-    table.add_column("bucket", no_wrap=True)
-    for heading in ("tars", "pictures", "size"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    rows = []
     for bucket in sorted(manifest.buckets):
         tars = [tar for tar in manifest.shards.values() if tar.bucket == bucket]
         pictures, size = sum(tar.count for tar in tars), sum(tar.bytes for tar in tars)
-        table.add_row(bucket, f"{len(tars):,}", f"{pictures:,}", readable_bytes(size))
-    console.print(table, soft_wrap=False)
+        rows.append((bucket, f"{len(tars):,}", f"{pictures:,}", readable_bytes(size)))
+    state = "interrupted" if result.left else "done"
+    print_table(console, f"shard: {state}", ["bucket", "tars", "pictures", "size"], rows)
     if result.tars:
         rate = result.bytes / result.seconds / 2**20
         wrote = f"{readable_count(result.tars, 'tar')}, {readable_bytes(result.bytes)}"
@@ -57,13 +52,11 @@ def summarise(job: TarJob, plan: TarPlan, result: TarResult, console: Console) -
     left_out = {key: why for tar in manifest.shards.values() for key, why in tar.left_out.items()}
     if left_out:
         console.print(f"damaged, left out: {len(left_out):,} (verify fix=true, then encode and shard again)")
-        for key in sorted(left_out)[:REASONS_SHOWN]:
-            console.print(f"  {key}: {left_out[key]}")
-        if len(left_out) > REASONS_SHOWN:
-            console.print(f"  and {len(left_out) - REASONS_SHOWN:,} more")
+        for line in first_lines([f"{key}: {why}" for key, why in sorted(left_out.items())]):
+            console.print(line)
     if result.left:
         console.print(
-            f"interrupted with {readable_count(result.left, 'tar')} left; the same command goes on from here",
+            f"interrupted with {readable_count(result.left, 'tar')} left; the same command goes on from here"
         )
         return INTERRUPTED
     return QUARANTINED if left_out else DONE

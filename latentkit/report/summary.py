@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from latentkit.runtime.readable import readable_bytes, readable_count
+from latentkit.runtime.terminal import first_lines, print_table
 
-REASONS_SHOWN = 8
 CUT = "caption cut"
 
 
@@ -89,24 +88,29 @@ class Summary:
 
 def print_summary(summary: Summary, console: Console) -> None:
     """The table, and beneath it what a user should know."""
-    headings = {"done": "done", "skipped": "skipped", "quarantined": "bad"}
-    sometimes = {"captionless": "no caption", "left": "left"}
-    headings |= {
+    counts = {"done": "done", "skipped": "skipped", "quarantined": "bad"}
+    counts |= {
         name: heading
-        for name, heading in sometimes.items()
+        for name, heading in (("captionless", "no caption"), ("left", "left"))
         if any(getattr(encoder, name) for encoder in summary.encoders)
     }
-    table = Table(title=f"{summary.dataset}: {summary.status}", title_justify="left", title_style="bold")
-    table.add_column("encoder", no_wrap=True)
-    for heading in (*headings.values(), "size"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("contract", no_wrap=True)
-    for encoder in summary.encoders:
-        counts = [f"{getattr(encoder, name):,}" for name in headings]
-        table.add_row(encoder.encoder, *counts, readable_bytes(encoder.bytes), encoder.contract[:12])
-    console.print(table)
+    print_table(
+        console,
+        f"{summary.dataset}: {summary.status}",
+        ["encoder", *counts.values(), "size", "contract"],
+        [
+            (
+                encoder.encoder,
+                *(f"{getattr(encoder, name):,}" for name in counts),
+                readable_bytes(encoder.bytes),
+                encoder.contract[:12],
+            )
+            for encoder in summary.encoders
+        ],
+        left=["contract"],
+    )
     for line in _remarks(summary):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line)
 
 
 def _remarks(summary: Summary) -> list[str]:
@@ -126,9 +130,8 @@ def _remarks(summary: Summary) -> list[str]:
     reasons = Counter(f"{entry['stage']}: {entry['reason']}" for entry in summary.quarantine)
     if reasons:
         lines.append(f"quarantined ({len(summary.quarantine):,} in quarantine.jsonl):")
-        lines += [f"  {count:,} x {reason}" for reason, count in reasons.most_common(REASONS_SHOWN)]
-        if len(reasons) > REASONS_SHOWN:
-            lines.append(f"  and {len(reasons) - REASONS_SHOWN:,} more reasons")
+        told = [f"{count:,} x {reason}" for reason, count in reasons.most_common()]
+        lines += first_lines(told, "more reasons")
     if summary.random:
         lines.append(
             "RANDOM WEIGHTS: the shapes are real, the numbers mean nothing (weights=pretrained for real ones)"
