@@ -28,31 +28,6 @@ class VramConfig:
 
 
 @dataclass
-class EncodeConfig:
-    """The root of ``latentkit.encode``; the groups' own options are checked when they are built."""
-
-    dataset: Any = MISSING
-    encoders: dict[str, Any] = field(default_factory=dict)
-    caption: Any = None
-    vram: VramConfig = field(default_factory=VramConfig)
-    weights: Any = MISSING
-    trainer: Any = MISSING
-    store: Any = MISSING
-    output_dir: str = MISSING
-    limit: int | None = None
-    dry_run: bool = False
-    overwrite: bool = False
-    adopt: bool = False
-    max_failures: float = 0.01
-    retry_quarantined: bool = False
-    shard_size: int = 10000
-    flip: bool = False
-    seed: int = 0
-    workers: int | None = None
-    progress_every: int | None = None
-
-
-@dataclass
 class CollectionConfig:
     """What every command on a collection has. ``weights`` is there because a dataset may choose it."""
 
@@ -63,7 +38,40 @@ class CollectionConfig:
 
 
 @dataclass
-class SyncConfig(CollectionConfig):
+class PlannedConfig(CollectionConfig):
+    """What a command has that says first what it would do; the root of ``latentkit.migrate``."""
+
+    dry_run: bool = False
+
+
+@dataclass
+class CaptionConfig(PlannedConfig):
+    """The root of ``latentkit.caption``."""
+
+    caption: Any = None
+    shard_size: int = 10000
+    limit: int | None = None
+    max_failures: float = 0.01
+    retry_quarantined: bool = False
+    overwrite: bool = False
+
+
+@dataclass
+class EncodeConfig(CaptionConfig):
+    """The root of ``latentkit.encode``; the groups' own options are checked when they are built."""
+
+    encoders: dict[str, Any] = field(default_factory=dict)
+    vram: VramConfig = field(default_factory=VramConfig)
+    trainer: Any = MISSING
+    adopt: bool = False
+    flip: bool = False
+    seed: int = 0
+    workers: int | None = None
+    progress_every: int | None = None
+
+
+@dataclass
+class SyncConfig(PlannedConfig):
     """The root of ``latentkit.sync``: `crawlr.sync` says what the keys mean."""
 
     base_url: str = MISSING
@@ -75,27 +83,6 @@ class SyncConfig(CollectionConfig):
     max_share: float = 0.2
     retry_quarantined: bool = False
     verbose: bool = False
-    dry_run: bool = False
-
-
-@dataclass
-class CaptionConfig(CollectionConfig):
-    """The root of ``latentkit.caption``."""
-
-    caption: Any = None
-    shard_size: int = 10000
-    limit: int | None = None
-    max_failures: float = 0.01
-    retry_quarantined: bool = False
-    overwrite: bool = False
-    dry_run: bool = False
-
-
-@dataclass
-class MigrateConfig(CollectionConfig):
-    """The root of ``latentkit.migrate``."""
-
-    dry_run: bool = False
 
 
 @dataclass
@@ -110,18 +97,17 @@ class VerifyConfig(CollectionConfig):
 
 
 @dataclass
-class PruneConfig(CollectionConfig):
+class PruneConfig(PlannedConfig):
     """The root of ``latentkit.prune``."""
 
     shard_size: int = 10000
     max_share: float = 0.2
     restore: bool = False
-    dry_run: bool = False
     verbose: bool = False
 
 
 @dataclass
-class ShardConfig(CollectionConfig):
+class ShardConfig(PlannedConfig):
     """The root of ``latentkit.shard``."""
 
     shards_dir: str = MISSING
@@ -130,7 +116,6 @@ class ShardConfig(CollectionConfig):
     shuffle: bool = False
     seed: int = 0
     members: dict[str, str] = field(default_factory=dict)
-    dry_run: bool = False
 
 
 @dataclass
@@ -209,7 +194,7 @@ ROOTS: dict[str, type] = {
     "encode": EncodeConfig,
     "sync": SyncConfig,
     "caption": CaptionConfig,
-    "migrate": MigrateConfig,
+    "migrate": PlannedConfig,
     "verify": VerifyConfig,
     "prune": PruneConfig,
     "shard": ShardConfig,
