@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from latentkit.sources.source import Fingerprint, Stat
-from latentkit.stores.storage import Publication, append, publish, remove_many, storage
+from latentkit.stores.storage import Publication, append, publish, publish_many, remove_many
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -86,7 +86,7 @@ def read_lines(
         The entry, and its raw line without the newline.
     """
     try:
-        file = storage().open(path)
+        file = path.open("rb")
     except FileNotFoundError:
         return
     with file:
@@ -150,7 +150,7 @@ def done_path(root: Path, encoder: str) -> Path:
 def _journals(root: Path) -> dict[str, list[Path]]:
     """Ledger's name -> its segments that were not folded yet, in the order in which they count."""
     found: dict[str, list[tuple[int, str, Path]]] = {}
-    for path in storage().list(root / ".latentkit" / "journal", below=False):
+    for path in (root / ".latentkit" / "journal").glob("*.jsonl"):
         if match := _JOURNAL.fullmatch(path.name):
             found.setdefault(match["name"], []).append((int(match["start"]), match["rest"], path))
     return {name: [path for *_, path in sorted(paths)] for name, paths in found.items()}
@@ -204,7 +204,7 @@ class Ledger(Generic[_T]):
 
     def add(self, lines: Iterable[bytes]) -> None:
         """Publish a segment; what it says is on the disk when this returns."""
-        storage().publish([self.segment(lines)])
+        publish_many([self.segment(lines)])
 
     def fold(self) -> None:
         """Publish file and segments as one, and repair damaged lines. For the holder of the output's lock."""
@@ -280,8 +280,7 @@ def read_facts(root: Path, encoder: str, *, folded: bool = True) -> Iterator[tup
 
 def encoders_done(root: Path) -> list[str]:
     """The encoders that have a done ledger, sorted."""
-    paths = storage().list(root / ".latentkit" / "done", below=False)
-    return sorted(path.stem for path in paths if path.suffix == ".jsonl")
+    return sorted(path.stem for path in (root / ".latentkit" / "done").glob("*.jsonl"))
 
 
 def encoders_begun(root: Path) -> list[str]:

@@ -1,11 +1,11 @@
-"""Storage: where bytes lie, behind a handful of operations.
+"""Storage: a handful of operations that leave whole files, or none.
 
 A file is at its name whole and on the disk, or it is not there. Locally: an exclusive temporary in the same
 folder, write, validate what was written, fsync, rename, fsync of the folder. A killed process leaves the old
 file or the new one, and at worst a temporary that the next run removes. Many files share one fsync of each
 folder.
 
-The functions work on the storage in use, which is the local one unless `using` says otherwise.
+What changes the disk goes through `LocalStorage`; `using` puts another in its place.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from latentkit.errors import LatentkitError
 
@@ -60,84 +60,8 @@ class Publication:
     validate: Callable[[BinaryIO], object] | None = None
 
 
-class Storage(Protocol):
-    """The operations; each raises LatentkitError, one line with the path and the cause, when it fails."""
-
-    def open(self, path: Path) -> BinaryIO:
-        """Read a file, or any range of it. Raises FileNotFoundError where there is none."""
-        ...
-
-    def list(self, folder: Path, *, below: bool) -> list[Path]:
-        """The files in a folder, and in the folders below it if asked; none where there is no folder."""
-        ...
-
-    def publish(self, files: Sequence[Publication], then: Sequence[Publication] = ()) -> None:
-        """See `publish_many`."""
-        ...
-
-    def remove(self, paths: Iterable[Path]) -> int:
-        """Remove files that may already be gone. Returns how many there were."""
-        ...
-
-    def move(self, moves: Iterable[tuple[Path, Path]]) -> int:
-        """See `move_many`."""
-        ...
-
-
 class LocalStorage:
-    """Files of a local or mounted file system. `sync`, `rename` and `unlink` are all that changes it."""
-
-    def open(self, path: Path) -> BinaryIO:
-        return path.open("rb")
-
-    def list(self, folder: Path, *, below: bool) -> list[Path]:
-        found: list[Path] = []
-        for name, folders, files in os.walk(folder):
-            found += [Path(name, file) for file in files]
-            if not below:
-                folders.clear()
-        return found
-
-    def publish(self, files: Sequence[Publication], then: Sequence[Publication] = ()) -> None:
-        temporaries: dict[Path, Path] = {}
-        try:
-            for folder in sorted({file.path.parent for file in (*files, *then)}):
-                make_folder(folder)
-            temporaries |= {file.path: _temporary(file.path) for file in (*files, *then)}
-            if len(temporaries) == 1:
-                self._write((*files, *then)[0], temporaries)
-            else:
-                with ThreadPoolExecutor(_THREADS) as pool:
-                    list(pool.map(lambda file: self._write(file, temporaries), (*files, *then)))
-            for some in (files, then):
-                for file in some:
-                    with _naming(file.path):
-                        self.rename(temporaries[file.path], file.path)
-                self._sync_all(file.path.parent for file in some)
-        except BaseException:
-            for temporary in temporaries.values():
-                with contextlib.suppress(OSError):
-                    self.unlink(temporary)
-            raise
-
-    def remove(self, paths: Iterable[Path]) -> int:
-        folders: list[Path] = []
-        for path in paths:
-            with _naming(path), contextlib.suppress(FileNotFoundError):
-                self.unlink(path)
-                folders.append(path.parent)
-        self._sync_all(folders)
-        return len(folders)
-
-    def move(self, moves: Iterable[tuple[Path, Path]]) -> int:
-        folders: list[Path] = []
-        for old, new in moves:
-            make_folder(new.parent)
-            with _naming(new), contextlib.suppress(FileNotFoundError):
-                self.rename(old, new)
-                folders += [old.parent, new.parent]
-        self._sync_all(folders)
-        return len(folders) // 2
+    """All that changes a local or mounted file system for good; each raises OSError."""
 
     def sync(self, descriptor: int) -> None:
         """Bring an open file or folder onto the disk."""
@@ -150,27 +74,6 @@ class LocalStorage:
     def unlink(self, path: Path) -> None:
         """Raises FileNotFoundError where there is none."""
         path.unlink()
-
-    def _sync_all(self, folders: Iterable[Path]) -> None:
-        for folder in sorted({*folders}):
-            sync_folder(folder)
-
-    def _write(self, file: Publication, temporaries: Mapping[Path, Path]) -> None:
-        with _naming(file.path):
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            descriptor = os.open(temporaries[file.path], flags, 0o666)
-            with os.fdopen(descriptor, "w+b") as handle:
-                file.write(handle)
-                handle.flush()
-                if handle.tell() != os.fstat(descriptor).st_size:
-                    raise OSError(f"it did not become {handle.tell()} bytes long")
-                if file.validate is not None:
-                    handle.seek(0)
-                    try:
-                        file.validate(handle)
-                    except ValueError as error:
-                        raise OSError(f"what was written is not what was meant: {error}") from error
-                self.sync(descriptor)
 
 
 _local = LocalStorage()
@@ -185,11 +88,6 @@ def using(storage: LocalStorage) -> Iterator[None]:
         yield
     finally:
         _local = before
-
-
-def storage() -> Storage:
-    """The storage in use."""
-    return _local
 
 
 def publish(
@@ -213,7 +111,45 @@ def publish_many(files: Sequence[Publication], then: Sequence[Publication] = ())
     Raises:
         LatentkitError: one line with the path and the cause: disk full, read-only, not what was meant ...
     """
-    storage().publish(files, then)
+    temporaries: dict[Path, Path] = {}
+    try:
+        for folder in sorted({file.path.parent for file in (*files, *then)}):
+            make_folder(folder)
+        temporaries |= {file.path: _temporary(file.path) for file in (*files, *then)}
+        if len(temporaries) == 1:
+            _write((*files, *then)[0], temporaries)
+        else:
+            with ThreadPoolExecutor(_THREADS) as pool:
+                list(pool.map(lambda file: _write(file, temporaries), (*files, *then)))
+        for some in (files, then):
+            for file in some:
+                with _naming(file.path):
+                    _local.rename(temporaries[file.path], file.path)
+            _sync_folders(file.path.parent for file in some)
+    except BaseException:
+        for temporary in temporaries.values():
+            with contextlib.suppress(OSError):
+                _local.unlink(temporary)
+        raise
+
+
+def _write(file: Publication, temporaries: Mapping[Path, Path]) -> None:
+    """Write, sync and validate a file under its temporary name."""
+    with _naming(file.path):
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(temporaries[file.path], flags, 0o666)
+        with os.fdopen(descriptor, "w+b") as handle:
+            file.write(handle)
+            handle.flush()
+            if handle.tell() != os.fstat(descriptor).st_size:
+                raise OSError(f"it did not become {handle.tell()} bytes long")
+            if file.validate is not None:
+                handle.seek(0)
+                try:
+                    file.validate(handle)
+                except ValueError as error:
+                    raise OSError(f"what was written is not what was meant: {error}") from error
+            _local.sync(descriptor)
 
 
 def publish_bytes(path: Path, content: bytes) -> None:
@@ -243,8 +179,7 @@ def publish_links(links: Mapping[Path, str]) -> None:
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
-    for folder in sorted({path.parent for path in links}):
-        sync_folder(folder)
+    _sync_folders(path.parent for path in links)
 
 
 def make_folder(folder: Path) -> None:
@@ -265,6 +200,11 @@ def sync_folder(folder: Path) -> None:
             _local.sync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _sync_folders(folders: Iterable[Path]) -> None:
+    for folder in sorted({*folders}):
+        sync_folder(folder)
 
 
 def append(path: Path, content: bytes) -> None:
@@ -292,7 +232,13 @@ def append(path: Path, content: bytes) -> None:
 
 def remove_many(paths: Iterable[Path]) -> int:
     """Remove files that may already be gone, and sync their folders. Returns how many there were."""
-    return storage().remove(paths)
+    folders: list[Path] = []
+    for path in paths:
+        with _naming(path), contextlib.suppress(FileNotFoundError):
+            _local.unlink(path)
+            folders.append(path.parent)
+    _sync_folders(folders)
+    return len(folders)
 
 
 def move_many(moves: Iterable[tuple[Path, Path]]) -> int:
@@ -304,7 +250,14 @@ def move_many(moves: Iterable[tuple[Path, Path]]) -> int:
     Returns:
         How many there were.
     """
-    return storage().move(moves)
+    folders: list[Path] = []
+    for old, new in moves:
+        make_folder(new.parent)
+        with _naming(new), contextlib.suppress(FileNotFoundError):
+            _local.rename(old, new)
+            folders += [old.parent, new.parent]
+    _sync_folders(folders)
+    return len(folders) // 2
 
 
 def remove_tree(folder: Path) -> None:
@@ -327,7 +280,8 @@ def remove_temporaries(folder: Path, *, below: bool) -> int:
 
 def find_temporaries(folder: Path, *, below: bool) -> list[Path]:
     """What `remove_temporaries` would remove."""
-    return [path for path in storage().list(folder, below=below) if _TEMPORARY.fullmatch(path.name)]
+    found = folder.rglob("*") if below else folder.glob("*")
+    return [path for path in found if _TEMPORARY.fullmatch(path.name)]
 
 
 def _temporary(path: Path) -> Path:
