@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from latentkit.stores.lock import OutputLock
-from latentkit.stores.npy import NpyStore
+from latentkit.stores.npy import NpyStore, PictureStore
 from latentkit.stores.quarantine import Held, Quarantine
 from latentkit.stores.shards import ShardStore
 from latentkit.stores.store import Counts, Store
@@ -26,6 +26,7 @@ __all__ = [
     "LatentTars",
     "NpyStore",
     "OutputLock",
+    "PictureStore",
     "Quarantine",
     "ShardStore",
     "Store",

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath, PurePosixPath
-from typing import TypeVar
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -35,20 +36,19 @@ from latentkit.stores.ledger import (
 )
 from latentkit.stores.records import publish_records
 from latentkit.stores.shard_manifest import MANIFEST
-from latentkit.stores.storage import Publication, publish_many, remove_many, remove_temporaries
+from latentkit.stores.storage import Publication, publish_many
 from latentkit.stores.store import LEDGERS, Counts, Store
 
 IN_RECORD = "attention_mask"
 
-_Path = TypeVar("_Path", bound=PurePath)
-
 
 @dataclass(kw_only=True)
-class NpyStore(Store):
-    """One file for each picture and output; any shape, aspect buckets included.
+class PictureStore(Store):
+    """Files of its own for each picture; any shape, aspect buckets included.
 
     A picture is done when the ledger says so, its files are there with the recorded size, and what it was
-    made from is unchanged. None is under a contract that does not say what made the arrays.
+    made from is unchanged. None is under a contract that does not say what made the arrays. A format is a
+    subclass that says what its files are called, and makes them.
 
     Attributes:
         records: the records' file name under the root; see `latentkit.stores.records`.
@@ -56,13 +56,24 @@ class NpyStore(Store):
     """
 
     per_picture = True
-    _foreign = MANIFEST
+    foreign = MANIFEST
+    suffix: ClassVar[str]
+    """With which each file's name ends, after the key."""
 
     records: str = "records.jsonl"
     record_fields: dict[str, str] = field(default_factory=dict)
 
-    def npy(self) -> NpyStore:
-        return self
+    @abstractmethod
+    def files(
+        self, encoder: str, key: str, arrays: Mapping[str, np.ndarray]
+    ) -> Iterator[tuple[Publication, int]]:
+        """How to publish each file of a picture, in the folders of `output_folders`, and its size in bytes.
+
+        Args:
+            encoder: one of those that were opened.
+            key: the picture's; `keyed_path` makes a path of it.
+            arrays: output name -> array, of shape and type as the contract says.
+        """
 
     def missing(
         self,
@@ -92,20 +103,14 @@ class NpyStore(Store):
         keys: dict[str, list[str]] = {}
         total = 0
         for encoded in batches:
-            name = encoded.encoder
-            contract = self._contracts[name]
-            folders = self.output_folders(name, contract)
-            for output in folders:
-                array = encoded.arrays[output]
-                match(array.shape[1:], array.dtype, contract.outputs[output])
+            name, declared = encoded.encoder, self._contracts[encoded.encoder].outputs
+            for output, array in encoded.arrays.items():
+                match(array.shape[1:], array.dtype, declared[output])
             for row, key in enumerate(encoded.keys):
-                size = 0
-                for output, folder in folders.items():
-                    publication, nbytes = npy_publication(
-                        array_path(folder, key), encoded.arrays[output][row]
-                    )
-                    files.append(publication)
-                    size += nbytes
+                arrays = {output: array[row] for output, array in encoded.arrays.items()}
+                made = list(self.files(name, key, arrays))
+                files += [publication for publication, _ in made]
+                size = sum(nbytes for _, nbytes in made)
                 line = done_line(key, encoded.sources[row], size, encoded.facts[row])
                 lines.setdefault(name, []).append(line)
                 keys.setdefault(name, []).append(key)
@@ -133,15 +138,12 @@ class NpyStore(Store):
 
     def whole(self, encoder: str, contract: Contract) -> dict[str, Done]:
         """What the ledger says of every picture whose files are there with the recorded size."""
-        return whole(Path(self.root), encoder, self.output_folders(encoder, contract).values())
+        folders = self.output_folders(encoder, contract).values()
+        return whole(Path(self.root), encoder, folders, self.suffix)
 
     def contract_path(self, encoder: str) -> Path:
         """Where an encoder's contract lies."""
         return self.folder(encoder) / CONTRACT
-
-    def output_folders(self, encoder: str, contract: Contract) -> dict[str, Path]:
-        """Output name -> folder, for the outputs that have files."""
-        return folders_of(self.folder(encoder), contract)
 
     def array_folders(self) -> dict[str, Path]:
         """Name under the root -> folder, of each that holds outputs, sorted.
@@ -150,48 +152,67 @@ class NpyStore(Store):
         and those that `folders` names.
         """
         root = Path(self.root)
-        names = {PurePosixPath(name) for name in self.folders.values()}
-        names |= {PurePosixPath(self.folders.get(name, name)) for name in encoders_begun(root)}
-        names |= {PurePosixPath(path.parent.name) for path in root.glob("*/contract.json")}
-        for name in list(names):
+        folders = {root / name for name in self.folders.values()}
+        folders |= {self.folder(encoder) for encoder in encoders_begun(root)}
+        folders |= {path.parent for path in root.glob("*/contract.json")}
+        for folder in list(folders):
             with contextlib.suppress(LatentkitError):
-                names.update(self._names(name, read_contract(root / name / CONTRACT)))
-        return {str(name): root / name for name in sorted(names) if (root / name).is_dir()}
+                folders.update(folders_of(folder, read_contract(folder / CONTRACT)).values())
+        return {
+            str(path.relative_to(root)): path
+            for path in sorted(folders)
+            if path.is_dir() and path.is_relative_to(root)
+        }
 
     def repair(self) -> None:
         self._repair(self.array_folders().values())
 
-    def _names(self, folder: PurePosixPath, contract: Contract) -> list[PurePosixPath]:
-        return list(folders_of(folder, contract).values())
+    def check_layout(self, contracts: Mapping[str, Contract]) -> None:
+        for encoder in contracts:
+            if self.folder(encoder) == Path(self.root):
+                raise UsageError(f"store.folders.{encoder}=.: only shards may lie in {self.root} itself")
+        super().check_layout(contracts)
 
-    def _check_outputs(self, encoder: str, contract: Contract) -> None:
-        if PurePosixPath(self.folders.get(encoder, encoder)) == PurePosixPath():
-            raise UsageError(f"store.folders.{encoder}=.: only shards may lie in {self.root} itself")
-
-    def _contract_files(self, encoder: str) -> list[Path]:
+    def contract_files(self, encoder: str) -> list[Path]:
         return [self.contract_path(encoder)]
 
-    def _has_arrays(self, encoder: str) -> bool:
-        return next(arrays_below(self.folder(encoder)), None) is not None
+    def ledgers(self, encoder: str) -> list[Path]:
+        return [done_path(Path(self.root), encoder)]
 
-    def _clear(self, encoder: str, there: Contract) -> None:
-        remove_many([done_path(Path(self.root), encoder)])
-        for folder in self.output_folders(encoder, there).values():
-            remove_temporaries(folder, below=True)
-            remove_many(Path(entry.path) for _, entry in arrays_below(folder))
-        remove_many(self._contract_files(encoder))
+    def arrays(self, folder: Path) -> Iterator[Path]:
+        return (Path(entry.path) for _, entry in arrays_below(folder, self.suffix))
 
 
-def whole(root: Path, encoder: str, folders: Iterable[Path]) -> dict[str, Done]:
+@dataclass(kw_only=True)
+class NpyStore(PictureStore):
+    """One ``.npy`` for each picture and output."""
+
+    suffix = ".npy"
+
+    def npy(self) -> NpyStore:
+        return self
+
+    def output_folders(self, encoder: str, contract: Contract) -> dict[str, Path]:
+        """Output name -> folder, for the outputs that have files."""
+        return folders_of(self.folder(encoder), contract)
+
+    def files(
+        self, encoder: str, key: str, arrays: Mapping[str, np.ndarray]
+    ) -> Iterator[tuple[Publication, int]]:
+        for output, folder in self.output_folders(encoder, self._contracts[encoder]).items():
+            yield npy_publication(array_path(folder, key), arrays[output])
+
+
+def whole(root: Path, encoder: str, folders: Iterable[Path], suffix: str = ".npy") -> dict[str, Done]:
     """What the ledger says of every picture whose files are there with the recorded size."""
     sizes: Counter[str] = Counter()
     for folder in folders:
-        for key, entry in arrays_below(folder):
+        for key, entry in arrays_below(folder, suffix):
             sizes[key] += entry.stat(follow_symlinks=False).st_size
     return {key: entry for key, entry in read_done(root, encoder).items() if sizes.get(key) == entry.bytes}
 
 
-def folders_of(folder: _Path, contract: Contract) -> dict[str, _Path]:
+def folders_of(folder: Path, contract: Contract) -> dict[str, Path]:
     """Output name -> folder, for the outputs that have files, of an encoder whose folder is given."""
     first, *further = [name for name in contract.outputs if name != IN_RECORD]
     return {first: folder} | {name: folder.with_name(f"{folder.name}_{name}") for name in further}
@@ -209,7 +230,9 @@ def keyed_path(folder: Path, key: str, suffix: str) -> Path:
     return folder / f"{key}{suffix}"
 
 
-def arrays_below(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+def arrays_below(
+    folder: Path, suffix: str = ".npy", prefix: str = ""
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """(key, entry) of every array below a folder; links are not followed, ours is not entered."""
     if not folder.is_dir():
         return
@@ -218,6 +241,6 @@ def arrays_below(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEn
             if entry.is_dir(follow_symlinks=False):
                 if entry.name == LEDGERS:
                     continue
-                yield from arrays_below(Path(entry.path), f"{prefix}{entry.name}/")
-            elif entry.name.endswith(".npy"):
-                yield f"{prefix}{entry.name[:-4]}", entry
+                yield from arrays_below(Path(entry.path), suffix, f"{prefix}{entry.name}/")
+            elif entry.name.endswith(suffix):
+                yield f"{prefix}{entry.name.removesuffix(suffix)}", entry

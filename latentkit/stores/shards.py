@@ -10,11 +10,10 @@ last and says ``complete: true``; what each shard was made from is in its sideca
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,7 +54,7 @@ class ShardStore(Store):
         dataset, split: what the manifest says the pictures are.
     """
 
-    _foreign = CONTRACT
+    foreign = CONTRACT
 
     shard_size: int = 10000
     dataset: str | None = None
@@ -141,7 +140,7 @@ class ShardStore(Store):
         """The manifest that the sidecars make."""
         heads = (read_head(self.sidecar(encoder, k)) for k in range(self.shard_count(source)))
         there = (head for head in heads if head is not None)
-        return describe(self._place(), contract, source, there, complete=complete)
+        return describe(self.fixed(), contract, source, there, complete=complete)
 
     def counts(self, encoder: str) -> Counts:
         paths = sidecars(Path(self.root), encoder)
@@ -172,12 +171,6 @@ class ShardStore(Store):
         folders = (Path(self.root, LEDGERS, "contracts"), Path(self.root, LEDGERS, "done"))
         named = {path.stem for folder in folders for path in folder.glob("*") if path.suffix in {"", ".json"}}
         return sorted(named | {name for name in self.folders if self.manifest_path(name).exists()})
-
-    def place(self, encoder: str) -> dict[str, Any]:
-        """``shard_size``, ``dataset`` and ``split`` of what is there. The contract must be readable."""
-        path = next(path for path in self._contract_files(encoder) if path.exists())
-        there = json.loads(path.read_bytes())
-        return {name: there.get(name) for name in self._place()}
 
     def sized_as_there(self, encoder: str) -> ShardStore:
         """The same, with the shard size of what is there."""
@@ -238,40 +231,26 @@ class ShardStore(Store):
         del self._buffers[encoder, k], self._units[encoder][k]
 
     def _remove_stale(self, encoder: str, listed: set[str], source: Source) -> None:
-        remove_many(path for path in self._files(self.folder(encoder)) if path.name not in listed)
+        remove_many(path for path in self.arrays(self.folder(encoder)) if path.name not in listed)
         known = {self.sidecar(encoder, k) for k in range(self.shard_count(source))}
         remove_many(path for path in sidecars(Path(self.root), encoder) if path not in known)
 
-    def _files(self, folder: Path) -> list[Path]:
-        return [path for path in folder.glob("shard_*") if SHARD.fullmatch(path.name)]
-
-    def _names(self, folder: PurePosixPath, contract: Contract) -> list[PurePosixPath]:
-        return [folder]
-
-    def _check_outputs(self, encoder: str, contract: Contract) -> None:
+    def check_layout(self, contracts: Mapping[str, Contract]) -> None:
+        """As `Store.check_layout`; and shards can hold these outputs."""
+        super().check_layout(contracts)
         if self.shard_size < 1:
             raise UsageError(f"shard_size={self.shard_size}: give at least 1 picture a shard")
-        check_outputs(encoder, contract.outputs, self.shard_size)
+        for encoder, contract in contracts.items():
+            check_outputs(encoder, contract.outputs, self.shard_size)
 
-    def _contract_files(self, encoder: str) -> list[Path]:
+    def contract_files(self, encoder: str) -> list[Path]:
         return [Path(self.root, LEDGERS, "contracts", f"{encoder}.json"), self.manifest_path(encoder)]
 
-    def _place(self) -> dict[str, Any]:
+    def fixed(self) -> dict[str, Any]:
         return {"shard_size": self.shard_size, "dataset": self.dataset, "split": self.split}
 
-    def _differences(self, encoder: str, there: Contract, asked: Contract) -> list[tuple[str, Any, Any]]:
-        """Shards of another size or of another collection cannot lie together either."""
-        old, mine = self.place(encoder), self._place()
-        return there.difference(asked) + [
-            (name, old[name], mine[name]) for name in mine if old[name] != mine[name]
-        ]
+    def ledgers(self, encoder: str) -> list[Path]:
+        return [self.manifest_path(encoder), *sidecars(Path(self.root), encoder)]
 
-    def _has_arrays(self, encoder: str) -> bool:
-        return bool(self._files(self.folder(encoder)))
-
-    def _clear(self, encoder: str, there: Contract) -> None:
-        contract_file, manifest = self._contract_files(encoder)
-        remove_many([manifest])
-        remove_many(sidecars(Path(self.root), encoder))
-        remove_many(self._files(self.folder(encoder)))
-        remove_many([contract_file])
+    def arrays(self, folder: Path) -> Iterator[Path]:
+        return (path for path in folder.glob("shard_*") if SHARD.fullmatch(path.name))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -17,7 +19,7 @@ from latentkit.sources.source import Fingerprint, Source
 from latentkit.stores.contract_file import contract_record, read_contract
 from latentkit.stores.ledger import fold_done
 from latentkit.stores.quarantine import Quarantine, quarantine, quarantine_ledger, release
-from latentkit.stores.storage import publish_json, remove_temporaries
+from latentkit.stores.storage import publish_json, remove_many, remove_temporaries
 
 if TYPE_CHECKING:
     from latentkit.stores.npy import NpyStore
@@ -50,7 +52,7 @@ class Store(ABC):
     per_picture: ClassVar[bool] = False
     """Whether each picture has files of its own."""
 
-    _foreign: ClassVar[str]
+    foreign: ClassVar[str]
     """The file by which the folder of another kind of store is known."""
 
     root: str
@@ -72,10 +74,8 @@ class Store(ABC):
         Raises:
             LatentkitError: the file is damaged, or was edited so that its hash does not fit.
         """
-        for path in self._contract_files(encoder):
-            if path.exists():
-                return read_contract(path)
-        return None
+        path = next(filter(Path.exists, self.contract_files(encoder)), None)
+        return read_contract(path) if path else None
 
     def check(self, contracts: Mapping[str, Contract], *, adopt: bool = False) -> None:
         """Hold what is there against what is asked. Changes nothing.
@@ -89,7 +89,7 @@ class Store(ABC):
             ContractError: another contract is there, or arrays without one. The first line says which, and a
                 line for each field follows: ``  field: there X, asked Y``.
         """
-        self._check_layout(contracts)
+        self.check_layout(contracts)
         lines: list[str] = []
         for encoder, asked in contracts.items():
             there = self.contract(encoder)
@@ -148,15 +148,16 @@ class Store(ABC):
         if rank != 0:
             return
         if overwrite:
-            self._check_layout(contracts)
+            self.check_layout(contracts)
         else:
             self.check(contracts)
-        self._repair(folder for encoder in contracts for folder in self._directories(encoder))
+        folders = [self.output_folders(encoder, contract).values() for encoder, contract in contracts.items()]
+        self._repair(itertools.chain.from_iterable(folders))
         for encoder, contract in contracts.items():
             if overwrite or not self._has_arrays(encoder):
                 self._make_room(encoder, contract)
-            if not self._contract_files(encoder)[0].exists():
-                publish_json(self._contract_files(encoder)[0], contract_record(contract) | self._place())
+            if not (path := self.contract_files(encoder)[0]).exists():
+                publish_json(path, contract_record(contract) | self.fixed())
 
     def begin(self, encoder: str, units: Sequence[Unit], source: Source) -> None:
         """Say what this process will now write.
@@ -220,14 +221,16 @@ class Store(ABC):
         """Where an encoder's arrays lie; `open_output` reads them."""
         return Path(self.root, self.folders.get(encoder, encoder))
 
-    def _check_layout(self, contracts: Mapping[str, Contract]) -> None:
+    def check_layout(self, contracts: Mapping[str, Contract]) -> None:
         """Folders stay under the root, and no two outputs share one, nor one with another kind of store."""
-        owners: dict[PurePosixPath, str] = {}
+        owners: dict[Path, str] = {}
+        root = Path(self.root)
         for encoder, contract in contracts.items():
             name = PurePosixPath(self.folders.get(encoder, encoder))
             if name.is_absolute() or ".." in name.parts or LEDGERS in name.parts:
                 raise UsageError(f"store.folders.{encoder}={name}: give a folder under {self.root}")
-            for folder in self._names(name, contract):
+            for place in self.output_folders(encoder, contract).values():
+                folder = place.relative_to(root)
                 for other, owner in owners.items():
                     nested = (
                         folder.parts and other.parts and (folder in other.parents or other in folder.parents)
@@ -238,14 +241,8 @@ class Store(ABC):
                             "give each its own folder, none inside another"
                         )
                 owners[folder] = encoder
-            if (there := Path(self.root, name, self._foreign)).exists():
+            if (there := root / name / self.foreign).exists():
                 raise UsageError(f"{there}: another kind of store wrote there; choose another output_dir")
-            self._check_outputs(encoder, contract)
-
-    def _directories(self, encoder: str) -> list[Path]:
-        """The folders that hold the arrays of an encoder that was opened."""
-        name = PurePosixPath(self.folders.get(encoder, encoder))
-        return [Path(self.root, folder) for folder in self._names(name, self._contracts[encoder])]
 
     def _readable(self, encoder: str) -> Contract | None:
         """As `contract`; None also for a damaged one, which `check` refuses and overwriting replaces."""
@@ -254,36 +251,50 @@ class Store(ABC):
         return None
 
     def _make_room(self, encoder: str, asked: Contract) -> None:
-        there = self._readable(encoder)
-        if there is None and any(path.exists() for path in self._contract_files(encoder)):
-            self._clear(encoder, asked)
-        elif there is not None and self._differences(encoder, there, asked):
-            self._clear(encoder, there)
+        """Remove all outputs of another contract: what mentions them first, their contract last."""
+        there, files = self._readable(encoder), self.contract_files(encoder)
+        if not (self._differences(encoder, there, asked) if there else any(map(Path.exists, files))):
+            return
+        remove_many(self.ledgers(encoder))
+        for folder in self.output_folders(encoder, there or asked).values():
+            remove_temporaries(folder, below=folder != Path(self.root))
+            remove_many(self.arrays(folder))
+        remove_many(files)
 
     def _differences(self, encoder: str, there: Contract, asked: Contract) -> list[tuple[str, Any, Any]]:
         """(field, there, asked) for all that keeps old and new outputs from lying together."""
-        return there.difference(asked)
+        ours, theirs = self.place(encoder), self.fixed()
+        differing = [(name, ours[name], theirs[name]) for name in theirs if ours[name] != theirs[name]]
+        return there.difference(asked) + differing
 
-    def _place(self) -> dict[str, Any]:
-        """What the contract file says beside the contract."""
+    def _has_arrays(self, encoder: str) -> bool:
+        return next(self.arrays(self.folder(encoder)), None) is not None
+
+    def place(self, encoder: str) -> dict[str, Any]:
+        """What of `fixed` the contract file there says. The contract must be readable."""
+        path = next(filter(Path.exists, self.contract_files(encoder)))
+        there = json.loads(path.read_bytes()) if self.fixed() else {}
+        return {name: there.get(name) for name in self.fixed()}
+
+    def fixed(self) -> dict[str, Any]:
+        """Settings that outputs in one folder must share; they lie beside the contract."""
         return {}
 
-    @abstractmethod
-    def _names(self, folder: PurePosixPath, contract: Contract) -> list[PurePosixPath]: ...
+    def output_folders(self, encoder: str, contract: Contract) -> dict[str, Path]:
+        """Output name -> folder; the outputs of one encoder can share theirs."""
+        return {"": self.folder(encoder)}
 
     @abstractmethod
-    def _check_outputs(self, encoder: str, contract: Contract) -> None: ...
-
-    @abstractmethod
-    def _contract_files(self, encoder: str) -> list[Path]:
+    def contract_files(self, encoder: str) -> list[Path]:
         """The files that hold the contract, the one that is written when a root is opened first."""
 
     @abstractmethod
-    def _has_arrays(self, encoder: str) -> bool: ...
+    def ledgers(self, encoder: str) -> list[Path]:
+        """The files that say what is done."""
 
     @abstractmethod
-    def _clear(self, encoder: str, there: Contract) -> None:
-        """Remove all outputs made under another contract: what mentions them first, their contract last."""
+    def arrays(self, folder: Path) -> Iterator[Path]:
+        """The files of arrays in a folder."""
 
 
 def hidden_folder(folder: Path, home: Path) -> Path:
