@@ -144,7 +144,7 @@ def plan(
 
     def is_held(index: int) -> bool:
         entry = held.get(source[index].key)
-        return not retry and entry is not None and entry.sha256 == source.fingerprint(index).sha256
+        return not retry and entry is not None and entry.source == source.fingerprint(index)
 
     return store.missing(encoder, source, unchanged, is_held)
 

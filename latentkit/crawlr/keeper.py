@@ -25,11 +25,10 @@ from latentkit.sources.source import Fingerprint
 from latentkit.stores.ledger import (
     Damage,
     append_lines,
-    as_stat,
     dump,
-    optional_int,
     publish_lines,
     read_lines,
+    read_source,
     source_fields,
 )
 from latentkit.stores.storage import publish_links, remove_many, remove_temporaries
@@ -75,8 +74,7 @@ class Photo:
         """Raises KeyError, TypeError or ValueError for a line that is no entry."""
         held, others = line.get("quarantine"), dict(line.get("other_urls", {}))
         reason = Reason(held["stage"], held["reason"], held["time"]) if held else None
-        sha256, stat = line["sha256"], as_stat(optional_int(line["size"]), optional_int(line["mtime_ns"]))
-        texts = (line["filename"], *(line[name] or "" for name in ("url", "type", "sha256")))
+        texts = (line["filename"], *(line[name] or "" for name in ("url", "type")))
         if not all(isinstance(text, str) for text in (*texts, *others, *others.values(), *(reason or ()))):
             raise TypeError("wrong fields")
         if not isinstance(line["metadata"], dict):
@@ -86,7 +84,7 @@ class Photo:
             url=line["url"],
             listed=bool(line["listed"]),
             type=line["type"],
-            source=Fingerprint(sha256, stat) if sha256 else None,
+            source=read_source(line),
             quarantine=reason,
             other_urls=others,
             metadata=json.dumps(line["metadata"]).encode("ascii"),

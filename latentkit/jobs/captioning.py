@@ -179,7 +179,7 @@ class CaptionJob:
             elif (
                 held
                 and not self.retry_quarantined
-                and still_fails(self.source, index, held.fingerprint, compare.picture)
+                and still_fails(self.source, index, held.source, compare.picture)
             ):
                 plan.held.add(item.key)
             else:

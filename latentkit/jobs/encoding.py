@@ -223,7 +223,7 @@ class EncodingJob:
         ledger = Quarantine.read(self.root)
         retry = self.retry_quarantined or self.overwrite
         quarantined = {
-            name: {key: held.fingerprint for key, held in ledger.held(name).items()}
+            name: {key: held.source for key, held in ledger.held(name).items()}
             for name in (() if retry else self.contracts)
         }
         return make_plan(

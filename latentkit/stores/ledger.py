@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from latentkit.sources.source import Fingerprint, Stat
@@ -137,10 +138,12 @@ def source_fields(source: Fingerprint | None) -> dict[str, Any]:
     }
 
 
-def optional_int(value: Any) -> int | None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-        raise TypeError("not an integer")
-    return value
+def read_source(line: dict[str, Any]) -> Fingerprint | None:
+    """What `source_fields` wrote. Raises KeyError or TypeError where the line has no such fields."""
+    sha256, size, mtime_ns = line["sha256"], line["size"], line["mtime_ns"]
+    if type(sha256) not in (str, NoneType) or {type(size), type(mtime_ns)} - {int, NoneType}:
+        raise TypeError("wrong fields")
+    return None if sha256 is None else Fingerprint(sha256, as_stat(size, mtime_ns))
 
 
 def done_path(root: Path, encoder: str) -> Path:
@@ -295,8 +298,7 @@ def fold_done(root: Path) -> None:
 
 
 def _parse_done(line: dict[str, Any]) -> tuple[str, Done]:
-    key, size, facts = line["key"], line["bytes"], line["facts"]
-    if not isinstance(key, str) or not isinstance(size, int) or not isinstance(facts, dict):
+    key, size, facts, source = line["key"], line["bytes"], line["facts"], read_source(line)
+    if not isinstance(key, str) or not isinstance(size, int) or not isinstance(facts, dict) or not source:
         raise TypeError("wrong fields")
-    digest = bytes.fromhex(line["sha256"])
-    return key, Done(digest, optional_int(line["size"]), optional_int(line["mtime_ns"]), size)
+    return key, Done(bytes.fromhex(source.sha256), line["size"], line["mtime_ns"], size)

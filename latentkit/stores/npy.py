@@ -99,8 +99,7 @@ class PictureStore(Store):
             LatentkitError: one line: the disk is full, ... What was published before stays.
         """
         files: list[Publication] = []
-        lines: dict[str, list[bytes]] = {}
-        keys: dict[str, list[str]] = {}
+        done: dict[str, dict[str, bytes]] = {}  # encoder -> key -> line
         total = 0
         for encoded in batches:
             name, declared = encoded.encoder, self._contracts[encoded.encoder].outputs
@@ -112,13 +111,14 @@ class PictureStore(Store):
                 files += [publication for publication, _ in made]
                 size = sum(nbytes for _, nbytes in made)
                 line = done_line(key, encoded.sources[row], size, encoded.facts[row])
-                lines.setdefault(name, []).append(line)
-                keys.setdefault(name, []).append(key)
+                done.setdefault(name, {})[key] = line
                 total += size
-        for name in lines:
-            self._release(name, keys[name])
+        for name, lines in done.items():
+            self._release(name, list(lines))
         root = Path(self.root)
-        publish_many(files, then=[done_ledger(root, name).segment(lines[name]) for name in lines])
+        publish_many(
+            files, then=[done_ledger(root, name).segment(lines.values()) for name, lines in done.items()]
+        )
         return total
 
     def finish(self, source: Source, *, complete: bool) -> None:
@@ -140,10 +140,6 @@ class PictureStore(Store):
         """What the ledger says of every picture whose files are there with the recorded size."""
         folders = self.output_folders(encoder, contract).values()
         return whole(Path(self.root), encoder, folders, self.suffix)
-
-    def contract_path(self, encoder: str) -> Path:
-        """Where an encoder's contract lies."""
-        return self.folder(encoder) / CONTRACT
 
     def array_folders(self) -> dict[str, Path]:
         """Name under the root -> folder, of each that holds outputs, sorted.
@@ -174,7 +170,7 @@ class PictureStore(Store):
         super().check_layout(contracts)
 
     def contract_files(self, encoder: str) -> list[Path]:
-        return [self.contract_path(encoder)]
+        return [self.folder(encoder) / CONTRACT]
 
     def ledgers(self, encoder: str) -> list[Path]:
         return [done_path(Path(self.root), encoder)]

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from latentkit.prediction.results import Failure
 from latentkit.runtime.provenance import utc_now
-from latentkit.sources.source import Fingerprint, Stat
-from latentkit.stores.ledger import Damage, Ledger, as_stat, dump, optional_int, source_fields
+from latentkit.sources.source import Fingerprint
+from latentkit.stores.ledger import Damage, Ledger, dump, read_source, source_fields
 
 
 class Held(NamedTuple):
@@ -23,19 +23,13 @@ class Held(NamedTuple):
 
     Attributes:
         stage, reason, time: as in the ledger; time is UTC, ISO 8601.
-        sha256, stat: the bytes that failed; None when they could not be read.
+        source: the bytes that failed; None when they could not be read.
     """
 
     stage: str
     reason: str
     time: str
-    sha256: str | None
-    stat: Stat | None
-
-    @property
-    def fingerprint(self) -> Fingerprint | None:
-        """The bytes that failed; None when they could not be read."""
-        return None if self.sha256 is None else Fingerprint(self.sha256, self.stat)
+    source: Fingerprint | None
 
 
 _Entry = tuple[str, list[str], Held | None]
@@ -114,12 +108,12 @@ def _lines(entries: Mapping[str, Mapping[str, Held]]) -> Iterator[bytes]:
     grouped: dict[tuple[str, ...], tuple[Held, list[str]]] = {}
     for encoder in sorted(entries):
         for key, held in entries[encoder].items():
-            name = (key, held.stage, held.reason, held.sha256 or "", str(held.stat))
+            name = (key, held.stage, held.reason, str(held.source or ""))
             latest, encoders = grouped.get(name, (held, []))
             grouped[name] = (max(latest, held, key=lambda each: each.time), [*encoders, encoder])
     for (key, *_), (held, encoders) in sorted(grouped.items()):
         line = {"key": key, "stage": held.stage, "reason": held.reason, "time": held.time}
-        yield dump(line | {"encoders": encoders} | source_fields(held.fingerprint))
+        yield dump(line | {"encoders": encoders} | source_fields(held.source))
 
 
 def _parse(line: dict[str, Any]) -> _Entry:
@@ -127,9 +121,8 @@ def _parse(line: dict[str, Any]) -> _Entry:
     texts = [*encoders, line["released"]] if "released" in line else [*encoders, line["key"]]
     held = None
     if "released" not in line:
-        stat = as_stat(optional_int(line["size"]), optional_int(line["mtime_ns"]))
-        held = Held(line["stage"], line["reason"], line["time"], line["sha256"], stat)
-        texts += [*held[:3], held.sha256 or ""]
+        held = Held(line["stage"], line["reason"], line["time"], read_source(line))
+        texts += held[:3]
     if not isinstance(encoders, list) or not all(isinstance(text, str) for text in texts):
         raise TypeError("wrong fields")
     return texts[len(encoders)], encoders, held

@@ -42,10 +42,6 @@ class ShardBuffer:
         }
         return cls(indices, arrays, {int(index) for index in indices})
 
-    @property
-    def whole(self) -> bool:
-        return not self.waiting
-
     def put(self, index: int, arrays: Mapping[str, np.ndarray], source: Fingerprint) -> None:
         """Take a row: output name -> array. Raises ValueError when shape or dtype is not as declared."""
         row = int(np.searchsorted(self.indices, index))
@@ -54,13 +50,6 @@ class ShardBuffer:
             buffer[row] = arrays[name]
         self.waiting.remove(index)
         self.sources[index] = source
-
-    def drop(self, index: int) -> None:
-        """Take note that this row will not come."""
-        self.waiting.discard(index)
-
-    def made_from(self, index: int) -> Fingerprint | None:
-        return self.sources.get(index)
 
     def compact(self) -> tuple[list[int], dict[str, np.ndarray]]:
         """The indices that came, ascending, and their rows, moved together in place."""

@@ -76,11 +76,8 @@ class ShardStore(Store):
         contract = self._readable(encoder)
         units: list[Unit] = []
         for k in range(self.shard_count(source)):
-            items = self.span(k, source)
-            if contract is None or not self._is_done(
-                encoder, contract, k, [source[i].key for i in items], items, unchanged, held
-            ):
-                left = np.array([i for i in items if not held(i)], np.int64)
+            if contract is None or not self._is_done(encoder, contract, k, source, unchanged, held):
+                left = np.array([i for i in self.span(k, source) if not held(i)], np.int64)
                 units.append(Unit(k, left, True))
         return units
 
@@ -121,7 +118,7 @@ class ShardStore(Store):
         k = failure.index // self.shard_size
         for encoder in failure.encoders:
             if k in self._units.get(encoder, {}):
-                self._buffer(encoder, k).drop(failure.index)
+                self._buffer(encoder, k).waiting.discard(failure.index)
                 self._close_if_whole(encoder, k)
 
     def finish(self, source: Source, *, complete: bool) -> None:
@@ -181,15 +178,15 @@ class ShardStore(Store):
         encoder: str,
         contract: Contract,
         k: int,
-        keys: list[str],
-        items: range,
+        source: Source,
         unchanged: Callable[[int, Fingerprint], bool],
         held: Callable[[int], bool],
     ) -> bool:
-        path = self.sidecar(encoder, k)
+        path, items = self.sidecar(encoder, k), self.span(k, source)
         head, entries = read_head(path), read_entries(path)
         if head is None or entries is None or head.contract != contract.sha256:
             return False
+        keys = [source[i].key for i in items]
         if [key for key, _ in entries] != keys or not self._is_there(encoder, head):
             return False
         pairs = zip(items, (made_from for _, made_from in entries), strict=True)
@@ -211,7 +208,7 @@ class ShardStore(Store):
 
     def _close_if_whole(self, encoder: str, k: int) -> None:
         buffer = self._buffers[encoder, k]
-        if not buffer.whole:
+        if buffer.waiting:
             return
         source, contract = self._source, self._contracts[encoder]
         assert source is not None, "begin comes before write"
@@ -226,7 +223,7 @@ class ShardStore(Store):
             size, digest = publish_shard(self.folder(encoder) / name, tensors, keys, contract.sha256)
         items = self.span(k, source)
         head = Head(name, len(items), len(keys), size, digest, contract.sha256)
-        entries = ((source[i].key, buffer.made_from(i)) for i in items)
+        entries = ((source[i].key, buffer.sources.get(i)) for i in items)
         publish_sidecar(self.sidecar(encoder, k), head, entries)
         del self._buffers[encoder, k], self._units[encoder][k]
 

@@ -12,10 +12,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from latentkit.sources.source import Fingerprint
-from latentkit.stores.ledger import as_stat, dump, optional_int, publish_lines, source_fields
+from latentkit.stores.ledger import dump, publish_lines, read_source, source_fields
 
 SHARD = re.compile(r"shard_(\d{8})\.(?:safetensors|jsonl)")
 """The name of a shard, or of its sidecar."""
@@ -74,13 +73,6 @@ def read_entries(path: Path) -> list[tuple[str, Fingerprint | None]] | None:
     try:
         with path.open("rb") as file:
             next(file, None)
-            return [_entry(json.loads(line)) for line in file]
+            return [(entry["key"], read_source(entry)) for entry in map(json.loads, file)]
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
-
-
-def _entry(line: dict[str, Any]) -> tuple[str, Fingerprint | None]:
-    if line["sha256"] is None:
-        return line["key"], None
-    stat = as_stat(optional_int(line["size"]), optional_int(line["mtime_ns"]))
-    return line["key"], Fingerprint(line["sha256"], stat)

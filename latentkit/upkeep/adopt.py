@@ -92,5 +92,5 @@ def adopt(
             progress.advance()
     publish_lines(done_path(root, encoder.name), lines)
     note = {"arrays": len(lines), "time": utc_now()}
-    publish_json(store.contract_path(encoder.name), contract_record(asked) | {"adopted": note})
+    publish_json(store.contract_files(encoder.name)[0], contract_record(asked) | {"adopted": note})
     console.print(f"{encoder.name}: {len(lines):,} of {len(known):,} arrays adopted")

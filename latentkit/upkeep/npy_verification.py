@@ -76,7 +76,7 @@ class NpyVerification(Verification[NpyStore]):
                     report.advance(len(keys))
         bad = self._bad()
         for encoder in self._contracts:
-            first = self.store.contract_path(encoder).parent
+            first = self.store.folder(encoder)
             for key, entry in self._listed.get(encoder, {}).items():
                 size = self._sizes[encoder, key]
                 if key in self._keys and (encoder, key) not in bad and size != entry.bytes:
@@ -130,7 +130,7 @@ class NpyVerification(Verification[NpyStore]):
         """Names in the folders of arrays against the ledger's and the pictures'; what is left to read."""
         contract, wanted = self._contracts.get(encoder), self._keys
         ledger = self._listed.get(encoder, {}).keys()
-        folders = {"": self.store.contract_path(encoder).parent}
+        folders = {"": self.store.folder(encoder)}
         if contract is not None:
             folders = self.store.output_folders(encoder, contract)
         for output, folder in folders.items():

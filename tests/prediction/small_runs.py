@@ -26,7 +26,7 @@ from latentkit.prediction.encoding import EncodingStep
 from latentkit.prediction.plan import Outputs, Plan, Unit, make_plan
 from latentkit.prediction.results import Encoded, Failure
 from latentkit.prediction.run import RunResult, run_plan
-from latentkit.sources.source import Fingerprint, Source
+from latentkit.sources.source import Source
 from latentkit.stores import NpyStore, Quarantine, Store
 
 QUIET = Console(quiet=True)
@@ -110,13 +110,7 @@ def plan_of(root: Path, source: Source, encoders: Sequence[Encoder], store: Stor
     """What is left to do under `root`."""
     contracts = {encoder.name: encoder.contract(Pillow(source.orient, source.strict)) for encoder in encoders}
     ledger = Quarantine.read(root)
-    held = {
-        name: {
-            key: None if entry.sha256 is None else Fingerprint(entry.sha256, entry.stat)
-            for key, entry in ledger.held(name).items()
-        }
-        for name in contracts
-    }
+    held = {name: {key: entry.source for key, entry in ledger.held(name).items()} for name in contracts}
     return make_plan(source, encoders, contracts, store or NpyStore(root=str(root)), held)
 
 
