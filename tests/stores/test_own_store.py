@@ -1,8 +1,9 @@
-"""A store of the user's own: one module, one YAML, and all that stores do comes with it."""
+"""The guide's store of one's own: one module, one YAML, and all that stores do comes with it."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,33 +12,8 @@ from encode_process import Ended, run_verb
 
 from latentkit.stores.ledger import read_done
 
-MODULE = '''
-import io
-from dataclasses import dataclass
-
-import numpy as np
-
-from latentkit.stores import PictureStore
-from latentkit.stores.npy import keyed_path
-from latentkit.stores.storage import Publication
-
-
-@dataclass(kw_only=True)
-class NpzStore(PictureStore):
-    """One compressed .npz a picture, with all outputs of an encoder."""
-
-    suffix = ".npz"
-
-    def files(self, encoder, key, arrays):
-        content = io.BytesIO()
-        np.savez_compressed(content, **arrays)
-        path = keyed_path(self.folder(encoder), key, self.suffix)
-        yield Publication(path, lambda file: file.write(content.getbuffer())), content.tell()
-'''
-CONFIGURATION = """
-_target_: mine.NpzStore
-root: ${output_dir}
-"""
+GUIDE = Path(__file__).parents[2].joinpath("docs", "extending.md").read_text(encoding="utf-8")
+FILES = dict(re.findall(r"<!-- tested: (.+?) -->\n```\w+\n(.*?)```", GUIDE, re.DOTALL))
 ARGUMENTS = ("--config-dir", "conf", "store=mine", "encoder=[sd_vae,t5]")
 
 
@@ -46,8 +22,8 @@ def place(tmp_path: Path) -> Path:
     """A folder with the user's two files."""
     place = tmp_path / "work"
     (place / "conf" / "store").mkdir(parents=True)
-    (place / "mine.py").write_text(MODULE)
-    (place / "conf" / "store" / "mine.yaml").write_text(CONFIGURATION)
+    for name in ("mine.py", "conf/store/mine.yaml"):
+        (place / name).write_text(FILES[name])
     return place
 
 
