@@ -4,8 +4,6 @@ Every verb is a command, ``python -m latentkit.encode dataset=folder``, and a fu
 ``latentkit.encode("dataset=folder")``.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,5 @@
 """What every captioner is: a light declaration that opens its model, or its connection, when asked."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from abc import ABC, abstractmethod

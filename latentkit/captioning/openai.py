@@ -4,8 +4,6 @@
 https://platform.openai.com/docs/api-reference/chat/create
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import itertools

@@ -1,7 +1,5 @@
 """The folder of original bytes: what is there, what is whole, and what is fetched into it."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import stat

@@ -5,14 +5,12 @@ that the ledger will have; publishing the ledger folds the journal in, and then 
 ``quarantine.jsonl`` is published with it, from the same entries.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from latentkit.crawlr.links import Change, ForeignError, Links
 from latentkit.crawlr.names import refusal, shown
@@ -51,7 +49,7 @@ class Reason(NamedTuple):
     time: str
 
     @classmethod
-    def now(cls, stage: str, reason: str) -> Reason:
+    def now(cls, stage: str, reason: str) -> Self:
         """A reason that was found just now."""
         return cls(stage, escaped(reason), utc_now())
 
@@ -70,7 +68,7 @@ class Photo:
     metadata: bytes = b"{}"
 
     @classmethod
-    def parse(cls, line: dict[str, Any]) -> Photo:
+    def parse(cls, line: dict[str, Any]) -> Self:
         """Raises KeyError, TypeError or ValueError for a line that is no entry."""
         held, others = line.get("quarantine"), dict(line.get("other_urls", {}))
         reason = Reason(held["stage"], held["reason"], held["time"]) if held else None

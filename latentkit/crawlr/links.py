@@ -1,7 +1,5 @@
 """The links: ``<root>/<filename>.<type>`` to the raw file, by a relative path."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Set
 from pathlib import Path, PurePosixPath

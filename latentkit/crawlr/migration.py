@@ -4,8 +4,6 @@ The order on the disk: contracts, arrays, ledger lines, the backup, and at last 
 point leaves the old records as they were, and the same command goes on.
 """
 
-from __future__ import annotations
-
 import filecmp
 import itertools
 import os

@@ -1,7 +1,5 @@
 """Names from the list: one safe path component each, or a reason."""
 
-from __future__ import annotations
-
 import unicodedata
 
 from latentkit.runtime.readable import escaped

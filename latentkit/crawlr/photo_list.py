@@ -1,7 +1,5 @@
 """The crawler's list: ``<base_url>?page=N`` from 1 until a page is an empty array."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json

@@ -7,8 +7,6 @@ other field, to the character, and gains ``image_id``, ``format_version`` and, w
 so.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

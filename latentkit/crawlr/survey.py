@@ -1,7 +1,5 @@
 """What lies in a library of older records, and what is to become of each: read once, nothing changed."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One sync: the list is walked, threads fetch what is missing, and one thread keeps the results."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What a sync counted, as a table on stderr and as summary.json."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

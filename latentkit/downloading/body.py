@@ -1,7 +1,5 @@
 """The body of a response on its way into a sink: how much of it has arrived, and whether that is all."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import BinaryIO

@@ -5,8 +5,6 @@ loop here also covers bodies that end early, a 200 in place of the 206 that was 
 (``Retry-After``) that hold up no other download.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import random

@@ -4,8 +4,6 @@ urllib3's timeouts are for single receives: a server that sends a byte a second,
 keeps within every one of them.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import time

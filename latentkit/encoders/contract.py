@@ -1,12 +1,10 @@
 """The encoding contract: all that changes the stored numbers, written down, hashed and compared."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from latentkit.errors import LatentkitError
 
@@ -75,7 +73,7 @@ class Contract:
         return plain
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Contract:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`. Raises ContractError when a field is missing or unknown."""
         try:
             return cls(**values)
@@ -119,12 +117,12 @@ class Contract:
         values = self.to_dict()
         return values | {"input": self._implied | values["input"]}
 
-    def fits(self, other: Contract) -> bool:
+    def fits(self, other: Self) -> bool:
         """Whether arrays of one could be the other's: what is stored, output names, shapes and types."""
         ours, theirs = self.to_dict(), other.to_dict()
         return all(ours[name] == theirs[name] for name in ("stored", "outputs", "scaled"))
 
-    def difference(self, other: Contract) -> list[tuple[str, Any, Any]]:
+    def difference(self, other: Self) -> list[tuple[str, Any, Any]]:
         """(field, ours, theirs) for every leaf that differs, in order of the fields' names."""
         return differences(self._explicit(), other._explicit())
 

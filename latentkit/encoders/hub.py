@@ -1,7 +1,5 @@
 """A model's folder: a local one, or the Hugging Face hub's, whose errors become one line each."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Networks from checked folders or from a seed: strict about every weight, silent on the terminal."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

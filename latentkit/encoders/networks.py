@@ -1,7 +1,5 @@
 """The networks as the loop runs them: stored-dtype outputs from uint8 pixels or token ids, on the device."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Encoders whose network has published weights: where these come from, and what the contract says of them."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field

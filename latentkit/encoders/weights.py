@@ -1,7 +1,5 @@
 """Where a network's weights come from: a folder or the Hugging Face hub, checked and hashed; or a seed."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

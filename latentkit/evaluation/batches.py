@@ -1,7 +1,5 @@
 """The batches of a pass over a set."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

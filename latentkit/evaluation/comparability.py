@@ -1,7 +1,5 @@
 """Whether a number may stand beside published ones, and why not."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 Size = tuple[int, int]

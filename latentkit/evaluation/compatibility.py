@@ -1,7 +1,5 @@
 """Whether it belongs together: latents and decoder, latents and originals, statistics and run."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

@@ -1,8 +1,7 @@
 """Which reconstructions to show: the worst, the median and the best, found in passing."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
+from typing import Self
 
 import numpy as np
 
@@ -32,7 +31,7 @@ class GallerySearch:
         self._best = sorted(self._best + new)[-self._wanted :]
         self._sampled += [pair for pair in new if pair[1] % self._step == 0]
 
-    def merge(self, others: Iterable[GallerySearch]) -> dict[str, dict[int, float]]:
+    def merge(self, others: Iterable[Self]) -> dict[str, dict[int, float]]:
         """``worst``, ``median`` and ``best`` -> position -> dB, the lowest first; ties go by position.
 
         Of this one and those of other processes. Fewer than were wanted in a small set, nothing in an empty

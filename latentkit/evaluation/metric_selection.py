@@ -1,7 +1,5 @@
 """Which metrics the two sides of an evaluation allow."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from latentkit.errors import UsageError

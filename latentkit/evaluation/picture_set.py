@@ -1,7 +1,5 @@
 """What is evaluated: a set of pictures, or of latents that decode to pictures, in one documented order."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -51,7 +49,7 @@ class PictureSet(ABC):
     name: str
     keys: Sequence[str]
     latents: LatentSpace | None = None
-    originals: PictureSet | None = None
+    originals: "PictureSet | None" = None
     contract: Contract | None = None
     cut: bool = False
 

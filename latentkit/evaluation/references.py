@@ -5,8 +5,6 @@ Kept statistics lie in a folder, one file for each combination of networks: thos
 networks a run has.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

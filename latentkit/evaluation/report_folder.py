@@ -1,7 +1,5 @@
 """The folder of an evaluation's results: what may be written there, and what an earlier run has left."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

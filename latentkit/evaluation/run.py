@@ -1,7 +1,5 @@
 """Takes the metrics over the reference and the generated set, one Trainer for both."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path

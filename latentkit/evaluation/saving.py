@@ -1,7 +1,5 @@
 """Pictures as PNG files, written in passing by a thread of their own."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from pathlib import Path

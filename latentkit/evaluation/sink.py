@@ -1,7 +1,5 @@
 """Where an evaluation's batches go: into metrics, a gallery and a folder, summed over the processes."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 

@@ -7,8 +7,6 @@ several.
 ``extractors`` (name -> `Encoder.identity`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import zipfile

@@ -1,7 +1,5 @@
 """What an evaluation does with a batch: latents to pictures to features, once for all metrics."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field

@@ -1,12 +1,10 @@
 """``manifest.json`` beside tars: what lies in them, under which contracts, made from what."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError
@@ -104,7 +102,7 @@ class TarManifest:
         publish_json(folder / NAME, values | {"versions": versions()})
 
     @classmethod
-    def read(cls, folder: Path) -> TarManifest:
+    def read(cls, folder: Path) -> Self:
         """The manifest of a folder of tars.
 
         Raises:

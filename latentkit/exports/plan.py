@@ -1,7 +1,5 @@
 """Which samples go into which tar, and what must be written for it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence

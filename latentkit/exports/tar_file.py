@@ -6,8 +6,6 @@ it as it is. The bytes follow from the samples alone: members in the order of th
 owners; USTAR headers, and PAX ones where a name is longer than 100 characters.
 """
 
-from __future__ import annotations
-
 import hashlib
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping

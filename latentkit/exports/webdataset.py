@@ -9,8 +9,6 @@ A tar that is to change leaves the manifest before it changes, and comes back af
 speaks of other bytes than lie there; what was finished before a kill is not made again.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set

@@ -6,8 +6,6 @@ validation picture in its k-th line. That ID is no class index: it is turned int
 position among the sorted wnids.
 """
 
-from __future__ import annotations
-
 import gzip
 import io
 import tarfile

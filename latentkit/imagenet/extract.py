@@ -6,8 +6,6 @@ mtime. By size and mtime a second run knows what it need not write again, and en
 was encoded from the archive, and the other way round.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Iterable

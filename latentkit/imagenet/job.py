@@ -1,7 +1,5 @@
 """Preparing: each archive is read once, checked, indexed and recorded; unchanged ones are skipped."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What a file that is not the official archive looks like."""
 
-from __future__ import annotations
-
 import gzip
 import os
 import re

@@ -1,7 +1,5 @@
 """Where the archives are on this machine."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping

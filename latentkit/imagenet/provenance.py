@@ -1,12 +1,10 @@
 """What was read: ``imagenet1k_provenance.json``, for papers and for the next run."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from latentkit.sources.imagenet.index import IndexedArchive
 from latentkit.stores.storage import publish_json
@@ -38,7 +36,7 @@ class Archive:
         return {"role": self.role, "path": path, "filename": Path(path).name} | file | fields
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Archive:
+    def from_json(cls, values: dict[str, Any]) -> Self:
         file = IndexedArchive(*(values.pop(name) for name in ("path", "size", "mtime_ns", "md5", "sha256")))
         del values["filename"]
         return cls(file=file, **values)

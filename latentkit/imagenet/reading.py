@@ -1,7 +1,5 @@
 """One pass over an archive: both hashes and the headers, from one read of every byte."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable, Iterator

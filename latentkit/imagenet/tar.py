@@ -8,8 +8,6 @@ What is only another way to write the same is accepted: names that begin with ``
 itself, and PAX headers that do not change a member's name, size or bytes.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import tarfile

@@ -1,9 +1,8 @@
 """What every command works on: a picture collection, and the store that holds its outputs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -31,7 +30,7 @@ class Collection:
     store: Store
 
     @classmethod
-    def from_config(cls, cfg: DictConfig) -> Collection:
+    def from_config(cls, cfg: DictConfig) -> Self:
         """Build both.
 
         Raises:

@@ -1,7 +1,5 @@
 """Where the configuration is, what may stand in it, and the one place that makes objects of it."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import importlib
@@ -158,7 +156,8 @@ def _check(factory: Any, values: Mapping[str, Any], where: str) -> None:
             raise UsageError(f"{where}.{key} is not set: give {where}.{key}=VALUE")
     if isinstance(factory, type) and dataclasses.is_dataclass(factory):
         for key, value in values.items():
-            _check_type(str(parameters[key].annotation), value, f"{where}.{key}")
+            hint = inspect.formatannotation(parameters[key].annotation).strip("'")
+            _check_type(hint, value, f"{where}.{key}")
 
 
 def _check_type(hint: str, value: Any, where: str) -> None:

@@ -1,7 +1,5 @@
 """One evaluation: built from a configuration, run and reported."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext

@@ -1,7 +1,5 @@
 """What a configuration says of devices: the VRAM profile that fits, and who may start processes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

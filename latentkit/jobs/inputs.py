@@ -1,7 +1,5 @@
 """Both sides of an evaluation: what was chosen is checked, then opened."""
 
-from __future__ import annotations
-
 import os
 from contextlib import suppress
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """One migration: the photo library's Stage 1 records to Stage 2."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Latents that an evaluation needs and that are not there yet."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 

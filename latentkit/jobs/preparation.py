@@ -1,7 +1,5 @@
 """One preparation of ImageNet: its archives read, indexed, and extracted if that is asked for."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """One prune: what has no picture any more leaves the outputs, or the last prune is undone."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The root of every command's configuration: its keys and their types. Hydra holds what users type to it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One sharding: the complete pictures of an output into tars."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 
 from omegaconf import DictConfig

@@ -1,7 +1,5 @@
 """The end of a sweep of evaluations: one table and one plot over all of its runs."""
 
-from __future__ import annotations
-
 import json
 from contextlib import suppress
 from pathlib import Path

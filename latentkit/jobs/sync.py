@@ -1,7 +1,5 @@
 """A sync as its command runs it: from the configuration to the table and the exit status."""
 
-from __future__ import annotations
-
 import os
 import time
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """One verification: an output held against its pictures, and mended if that is asked for."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from pathlib import Path
 

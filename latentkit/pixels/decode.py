@@ -1,7 +1,5 @@
 """Bytes to right 8-bit RGB, or a reason. There is no third way: never grey where a picture was."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass
 from typing import Any

@@ -9,8 +9,6 @@ whatever the pixel decoder would make of it. Formats:
 - GIF: GIF89a specification (blocks).
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass

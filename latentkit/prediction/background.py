@@ -1,7 +1,5 @@
 """A thread between the loop and the disk: a bounded queue, whose errors surface in the loop."""
 
-from __future__ import annotations
-
 import contextlib
 import queue
 import threading

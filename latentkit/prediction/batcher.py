@@ -1,7 +1,5 @@
 """Rows to batches of one shape."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar

@@ -3,8 +3,6 @@
 Batches never cross units; those of a unit's end may be smaller.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Runs in worker processes: picture bytes to what the encoders want to see, each picture decoded once."""
 
-from __future__ import annotations
-
 import hashlib
 import signal
 from collections.abc import Generator, Iterator, Sequence

@@ -1,7 +1,5 @@
 """A pass of encoders: one batch of one encoder a step, nothing lost, into a store."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

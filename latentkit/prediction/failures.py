@@ -1,7 +1,5 @@
 """Bad pictures go to the ledger and the run goes on, until too many have failed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 from latentkit.errors import LatentkitError

@@ -1,7 +1,5 @@
 """The one loop: batches through a step into a sink, pass by pass, all processes of a run together."""
 
-from __future__ import annotations
-
 import gc
 import itertools
 import signal

@@ -1,7 +1,5 @@
 """What is left to do, decided before a network is loaded: plan = items - done."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import shutil

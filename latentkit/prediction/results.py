@@ -1,7 +1,5 @@
 """What the prediction loop hands to a store: encoded batches and failures, all on the host."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

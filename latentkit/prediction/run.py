@@ -1,7 +1,5 @@
 """Works a plan off: pass by pass, one Trainer for all, the store handed in."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

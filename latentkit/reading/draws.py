@@ -1,7 +1,5 @@
 """What a reader draws at random: numbers that follow from keys, in any order, batch and process."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

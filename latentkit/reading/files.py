@@ -1,7 +1,5 @@
 """Encoded pictures for training, from a file each: a map-style dataset, batches of one aspect bucket."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Latents of shards for training: a map-style dataset over memory-mapped files."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Encoded pictures for training, from the tars of ``latentkit.shard``: a stream, batched by aspect bucket."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Iterator, Sequence

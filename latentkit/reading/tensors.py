@@ -1,7 +1,5 @@
 """A sample as a trainer sees it: a dict of tensors, made only when the contracts allow what is asked."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The end of an evaluation: the same facts as a table on stderr and as report.json."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """What a verification found, as a table on stderr and as JSON."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """What preparing will do and has done, for people. On stderr."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """preview.png: what the encoders saw of a few pictures, and what the latents look like."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How fast the last run into an output was, from which the next one tells how long it will take."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """reconstructions.png: the worst, the median and the best reconstructions beside their originals."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 

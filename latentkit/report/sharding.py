@@ -1,7 +1,5 @@
 """What sharding will do and has done, for people. On stderr."""
 
-from __future__ import annotations
-
 from rich.console import Console
 
 from latentkit.exports.plan import TarPlan

@@ -1,7 +1,5 @@
 """Pictures in rows, with a name beside each row: what a run leaves for the eye."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The end of a run: the same facts as a table on stderr and as summary.json."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """Several evaluations side by side: a table as CSV, Markdown and on the terminal, and a plot."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

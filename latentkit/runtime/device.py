@@ -1,7 +1,5 @@
 """Which device a run has, and which of a run's processes this one is."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a command ends with. In a sweep the worst run's status is the command's."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 DONE = 0

@@ -1,11 +1,10 @@
 """Ctrl-C and SIGTERM end a run after the batch in hand; a second one ends it at once."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
+from typing import Self
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -26,7 +25,7 @@ class Interrupts:
         self._patient = patient
         self._asked = False
 
-    def __enter__(self) -> Interrupts:
+    def __enter__(self) -> Self:
         heard = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
         self._before = {number: signal.getsignal(number) for number in heard}
         self.install()

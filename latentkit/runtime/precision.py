@@ -1,7 +1,5 @@
 """Arithmetic of a forward pass, by name."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Literal

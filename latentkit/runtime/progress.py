@@ -1,7 +1,5 @@
 """How far a command is: a bar on a terminal, a plain line now and then elsewhere. On stderr."""
 
-from __future__ import annotations
-
 import time
 from types import TracebackType
 from typing import Self

@@ -1,7 +1,5 @@
 """How a run came about: versions, git revision, the exact command."""
 
-from __future__ import annotations
-
 import platform
 import shlex
 import subprocess

@@ -1,7 +1,5 @@
 """Keeps the libraries' own chatter off the terminal: what a user sees there is ours."""
 
-from __future__ import annotations
-
 import logging
 import os
 import warnings

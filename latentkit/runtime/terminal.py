@@ -1,7 +1,5 @@
 """What a command says on stderr: lines exactly as they are, and tables."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console

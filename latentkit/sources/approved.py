@@ -1,7 +1,5 @@
 """The curated photo library: links in data/approved to data/raw; captions beside them or in the records."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -9,8 +9,6 @@ One JSON object a line, sorted by key once a run has ended::
 a source has nothing to stat. Of several lines of a key the last counts; those before it are what it replaced.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import sys

@@ -1,7 +1,5 @@
 """Captions: in a text file beside the picture, or in the records of the photo library."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import logging

@@ -1,7 +1,5 @@
 """A collection that needs no data: pictures painted when they are read, stored in every supported way."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from dataclasses import dataclass

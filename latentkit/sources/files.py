@@ -4,8 +4,6 @@ A file is opened once, and everything that is said of it (that it is a regular f
 is asked of the open descriptor, never of the path again.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """Any folder of pictures, with captions in text files beside them and classes in top-level folders."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

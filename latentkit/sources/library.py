@@ -1,7 +1,5 @@
 """The photo library as a place: which links have a photo, which lead to nothing, which raw file is whose."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Set
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Colourful pictures by recipe, so that a first run needs no data: each a field in [0, 1], then a palette."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

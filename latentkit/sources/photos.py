@@ -12,8 +12,6 @@ list no longer has it. ``metadata`` holds every field of the list's entry but ``
 ``exportable_url``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What a source yields: items with stable keys, and the fingerprints by which a change is noticed."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The beginning of another source."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The ``.npy`` format (NEP 1, version 1.0), written without copies and read without trust."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import io

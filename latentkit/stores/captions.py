@@ -4,8 +4,6 @@ The lines are those of `latentkit.sources.captioned`. A killed run leaves an uns
 be cut; folding it later gives what folding it then would have given. For the holder of the output's lock.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from latentkit.runtime.provenance import utc_now

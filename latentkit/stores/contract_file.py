@@ -1,7 +1,5 @@
 """The contract as it lies beside outputs."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

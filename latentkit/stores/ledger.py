@@ -8,8 +8,6 @@ and no other. A kill between the two changes nothing: folding again gives the sa
 before, ``<encoder>.<rank>.jsonl``, are folded first.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import json

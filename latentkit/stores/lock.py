@@ -1,7 +1,5 @@
 """One writer at a time for an output root."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -10,6 +8,7 @@ import socket
 import sys
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from filelock import FileLock, Timeout
 
@@ -32,7 +31,7 @@ class OutputLock:
         self._holder = self.root / ".latentkit" / "holder.json"
         self._lock = FileLock(self.root / ".latentkit" / "lock", timeout=0)
 
-    def __enter__(self) -> OutputLock:
+    def __enter__(self) -> Self:
         make_folder(self._holder.parent)
         try:
             self._lock.acquire()

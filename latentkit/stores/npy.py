@@ -5,8 +5,6 @@ further one; an ``attention_mask`` lies in the record only. ``<folder>/contract.
 mean.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from abc import abstractmethod
@@ -14,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -185,7 +183,7 @@ class NpyStore(PictureStore):
 
     suffix = ".npy"
 
-    def npy(self) -> NpyStore:
+    def npy(self) -> Self:
         return self
 
     def output_folders(self, encoder: str, contract: Contract) -> dict[str, Path]:

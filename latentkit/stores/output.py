@@ -3,8 +3,6 @@
 `open_output` is the one way to read what an encoding run left. It changes nothing and loads no torch.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from abc import ABC, abstractmethod

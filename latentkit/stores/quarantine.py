@@ -5,12 +5,10 @@
 [...]}`` just before a picture's output counts as done.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from latentkit.prediction.results import Failure
 from latentkit.runtime.provenance import utc_now
@@ -43,7 +41,7 @@ class Quarantine:
     entries: Mapping[str, Mapping[str, Held]]
 
     @classmethod
-    def read(cls, root: str | Path) -> Quarantine:
+    def read(cls, root: str | Path) -> Self:
         """Ledger and journal as they are, changing nothing; an output that is not there has none."""
         return cls(_merged(quarantine_ledger(Path(root)).read()))
 

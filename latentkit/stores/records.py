@@ -14,8 +14,6 @@ records (no ``image_id``: the stem of ``image_path``; an inline ``dinov3_embeddi
 what is theirs.
 """
 
-from __future__ import annotations
-
 import contextlib
 import heapq
 import io

@@ -10,8 +10,6 @@ A sample's arrays have names, its fields: ``<encoder>`` is an encoder's first ou
 each further one, ``<encoder>_mask`` the attention mask of a caption encoder.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,11 +1,9 @@
 """The rows of one shard in flight, and what can be in one."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -34,7 +32,7 @@ class ShardBuffer:
     sources: dict[int, Fingerprint] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, indices: np.ndarray, outputs: Mapping[str, Mapping[str, Any]]) -> ShardBuffer:
+    def of(cls, indices: np.ndarray, outputs: Mapping[str, Mapping[str, Any]]) -> Self:
         """An empty buffer for the outputs of a contract; shapes must be numbers."""
         arrays = {
             name: np.empty((len(indices), *output["shape"]), output["dtype"])

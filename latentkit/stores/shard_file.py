@@ -5,8 +5,6 @@ tensors. The library reads it; it is written here because the library orders its
 copies every tensor.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

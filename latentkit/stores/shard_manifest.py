@@ -1,13 +1,11 @@
 """``manifest.json`` of a folder of latent shards: what they hold, and each one's size and sha256."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError, UsageError
@@ -49,7 +47,7 @@ class ShardManifest:
     shards: tuple[ShardEntry, ...]
 
     @classmethod
-    def read(cls, path: Path) -> ShardManifest:
+    def read(cls, path: Path) -> Self:
         """Read it without trust.
 
         Raises:

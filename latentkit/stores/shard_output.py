@@ -1,7 +1,5 @@
 """Reading shards: their files are mapped when a process first reads from them."""
 
-from __future__ import annotations
-
 import hashlib
 import mmap
 from collections.abc import Iterable, Iterator, Sequence

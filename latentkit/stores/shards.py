@@ -7,14 +7,12 @@ last and says ``complete: true``; what each shard was made from is in its sideca
 (`latentkit.stores.sidecar`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -63,7 +61,7 @@ class ShardStore(Store):
     _units: dict[str, dict[int, Unit]] = field(default_factory=dict, init=False, repr=False)
     _buffers: dict[tuple[str, int], ShardBuffer] = field(default_factory=dict, init=False, repr=False)
 
-    def shards(self) -> ShardStore:
+    def shards(self) -> Self:
         return self
 
     def missing(
@@ -169,7 +167,7 @@ class ShardStore(Store):
         named = {path.stem for folder in folders for path in folder.glob("*") if path.suffix in {"", ".json"}}
         return sorted(named | {name for name in self.folders if self.manifest_path(name).exists()})
 
-    def sized_as_there(self, encoder: str) -> ShardStore:
+    def sized_as_there(self, encoder: str) -> Self:
         """The same, with the shard size of what is there."""
         return dataclasses.replace(self, shard_size=self.place(encoder)["shard_size"])
 

@@ -5,8 +5,6 @@ null when every picture of it failed). Then a line for every picture of its rang
 ``{"key", "sha256", "size", "mtime_ns"}``; ``sha256`` is null for one that failed and is not in the shard.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

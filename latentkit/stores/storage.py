@@ -8,8 +8,6 @@ folder.
 What changes the disk goes through `LocalStorage`; `using` puts another in its place.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import itertools

@@ -5,8 +5,6 @@ others; then the asked contract in place of the old. Until then the folder count
 kill the same command does the same.
 """
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Any

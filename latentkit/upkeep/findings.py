@@ -1,7 +1,5 @@
 """What can be wrong with an output, by name, and what mends it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Holding a ``.npy`` a picture against contracts, ledgers, records and pictures; every array is read once."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set

@@ -16,8 +16,6 @@ kind            what                                                   line
 Nothing is deleted: `latentkit.upkeep.trash` says where it goes and how it comes back.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Set

@@ -1,7 +1,5 @@
 """What a record may say: the types of its fields, and what the ledgers know of its picture."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple

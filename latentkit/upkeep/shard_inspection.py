@@ -1,7 +1,5 @@
 """Looking into one shard: its header, and, when it is read whole, its hash, numbers, keys and labels."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Holding latent shards against contracts, sidecars, manifests and the collection."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterable, Mapping, Set

@@ -10,8 +10,6 @@ come back. Whoever finds one of these after a kill puts everything back: each st
 nothing is put over what came since. What the prune before took is removed last.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Verifying and mending: what is the same for every kind of store."""
 
-from __future__ import annotations
-
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set

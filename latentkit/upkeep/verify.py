@@ -1,7 +1,5 @@
 """What verifies each kind of store; another store registers its own."""
 
-from __future__ import annotations
-
 from functools import singledispatch
 from typing import Any
 

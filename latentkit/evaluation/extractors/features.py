@@ -1,7 +1,5 @@
 """Any encoder as a feature network: pictures of any size, on the device, to its outputs by name."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """The file of Inception's published weights: the user's, torch hub's, or downloaded to there."""
 
-from __future__ import annotations
-
 import hashlib
 from functools import partial
 from pathlib import Path

@@ -5,12 +5,10 @@ TensorFlow's graph, in which Heusel et al. (2017) and all papers since measured.
 the mean, and its last block has a maximum pool. The weights' names are the published PyTorch conversion's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -163,7 +161,7 @@ class InceptionNetwork(nn.Module):
             channels = block.channels
         self.fc = nn.Linear(channels, CLASSES)
 
-    def fold(self) -> InceptionNetwork:
+    def fold(self) -> Self:
         """Make each batch normalisation part of the convolution before it: the same map but for rounding.
 
         Of a network in eval mode; the names of its weights are other ones then.

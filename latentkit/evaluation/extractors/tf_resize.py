@@ -1,7 +1,5 @@
 """TensorFlow 1's bilinear resize, which every published FID has between its pictures and the network."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Metrics that need every picture's features at the end, and so keep them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

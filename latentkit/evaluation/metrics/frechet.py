@@ -3,8 +3,6 @@ Inception's pooled features, sFID (Nash et al., 2021, arXiv:2103.03841) on those
 and FD on any encoder's (Stein et al., 2023, arXiv:2306.04675).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Inception Score (Salimans et al., 2016, arXiv:1606.03498)."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """Kernel Inception Distance (Bińkowski et al., 2018, arXiv:1801.01401)."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What every metric is: a torchmetrics `Metric` over features by name; its states sum across processes."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self

@@ -1,7 +1,5 @@
 """How near reconstructions are to their originals: PSNR and SSIM."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

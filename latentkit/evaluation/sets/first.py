@@ -1,7 +1,5 @@
 """The beginning of another set."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 As for make, a file is the same when it lies in the same place and has the same size and mtime.
 """
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Any

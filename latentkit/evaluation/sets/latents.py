@@ -1,7 +1,5 @@
 """Latents that latentkit encoded: their contract says how they are decoded."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

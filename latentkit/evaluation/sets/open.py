@@ -1,7 +1,5 @@
 """Which set of pictures a path is."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TypeVar
 

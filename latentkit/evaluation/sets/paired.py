@@ -1,7 +1,5 @@
 """Latents beside the pictures that they were made from."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

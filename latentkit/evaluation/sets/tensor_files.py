@@ -4,8 +4,6 @@
 not. No pickle is ever run.
 """
 
-from __future__ import annotations
-
 import math
 import pickle
 import zipfile

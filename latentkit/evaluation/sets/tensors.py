@@ -1,7 +1,5 @@
 """Latents, or pictures, in one tensor of a file."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property

@@ -1,7 +1,5 @@
 """ImageNet-1k (ILSVRC2012) straight from the tar archives, by their index."""
 
-from __future__ import annotations
-
 import os
 import weakref
 from collections.abc import Iterator

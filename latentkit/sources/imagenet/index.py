@@ -6,8 +6,6 @@ the number in the picture's name. The metadata's field ``imagenet_index`` is JSO
 ``devkit``, ``classes``, ``class_names``. `latentkit.prepare` writes it.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path

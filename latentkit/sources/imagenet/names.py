@@ -1,7 +1,5 @@
 """The names that ImageNet's pictures and classes have. Nothing with another name is ever read."""
 
-from __future__ import annotations
-
 import re
 
 from latentkit.errors import UsageError

@@ -1,7 +1,5 @@
 """The archives of ImageNet-1k as image-net.org publishes them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

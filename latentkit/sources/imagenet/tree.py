@@ -1,7 +1,5 @@
 """ImageNet-1k (ILSVRC2012) as extracted folders, one for each class."""
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import dataclass
