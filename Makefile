@@ -1,7 +1,8 @@
-# make demo    install into .venv, encode the demo set
-# make test    install into .venv, lint, type-check, run every test
-# make torture kill every verb at every call that changes the disk; takes an hour or more
-# make check   lint and type-check alone
+# make demo     install into .venv and encode the demo images
+# make test     install into .venv, lint, type-check, run every test
+# make torture  kill every verb at every call that changes the disk; takes an hour or more
+# make check    lint and type-check only
+# make clean    remove .venv, builds and caches
 
 PYTHON ?= python3
 VENV := .venv

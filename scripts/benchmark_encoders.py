@@ -1,12 +1,12 @@
-"""How fast and how exact each encoder is on this device, by precision. Needs no weights and no pictures.
+"""Speed, memory and numerical error of each encoder on this device, by precision. Needs no weights or images.
 
     python scripts/benchmark_encoders.py                       all encoders, all precisions, compiled
     python scripts/benchmark_encoders.py --encoder sd_vae --batch 64 --eager
 
-The published architectures run with random weights (--size small for a try-out) on random inputs that are
-drawn anew for each precision. Error is |z - z32| / |z32| over the batch, z32 computed in full float32 on the
-same device. Throughput is the median of several batches that already lie on the device, so it says what the
-network does, not what a whole run does.
+The published architectures run with random weights (--size small for a quick try) on random inputs, drawn
+anew for each precision. The error is |z - z32| / |z32| over the first 8 inputs, with z32 computed in full
+float32 on the same device. Throughput is the median over several batches that are already on the device: it
+measures the network, not a whole run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BATCHES = {"dinov3": 256, "flux_vae": 8, "sd_vae": 128, "t5": 256}
 
 
 def encoders(weights: Random) -> dict[str, Encoder]:
-    """The four encoders at the sizes that they are used at."""
+    """The four encoders at their usual input sizes."""
     common = {"weights": weights, "model": "random"}
     return {
         "dinov3": DINOv3(**common),
@@ -46,7 +46,7 @@ def encoders(weights: Random) -> dict[str, Encoder]:
 def inputs(
     encoder: Encoder, batch: int, rng: np.random.Generator, device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """A batch of smooth random pictures, or of random words."""
+    """A batch of smooth random images, or of random captions."""
     if encoder.geometry is None:
         captions = [" ".join(rng.choice(WORDS, 12)) for _ in range(batch)]
         tensors, _ = encoder.batch(captions, captions)
@@ -62,7 +62,7 @@ def inputs(
 
 
 def seconds_a_batch(run: Callable[[], object], repeats: int) -> float:
-    """Median wall-clock seconds, the device waited for."""
+    """Median wall-clock seconds of a call, including the wait for the device."""
     times = []
     for _ in range(repeats):
         torch.cuda.synchronize() if torch.cuda.is_available() else None

@@ -1,9 +1,9 @@
-"""How long the Fréchet distance's trace takes beside scipy.linalg.sqrtm. Needs no weights and no pictures.
+"""Time of the Fréchet distance's trace against scipy.linalg.sqrtm. Needs no weights or images.
 
-    python scripts/benchmark_frechet.py                  2048 features of 6000 pictures: full rank
+    python scripts/benchmark_frechet.py                  2048 features of 6000 images: full rank
     python scripts/benchmark_frechet.py --pictures 1000  rank 999
 
-Each is run `--repeat` times in turn and the fastest of each counts; other work on the machine slows both.
+The two alternate `--repeat` times, and the fastest run of each counts. Other work on the machine slows both.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from latentkit.evaluation.metrics.frechet import trace_of_root
 
 
 def covariance(rng: np.random.Generator, mix: np.ndarray, pictures: int) -> np.ndarray:
-    """Of rectified mixtures of Gaussians, as pooled features are: float64 [d, d]."""
+    """Covariance of rectified Gaussian mixtures, which resemble pooled features: float64 [d, d]."""
     return np.cov(np.maximum(rng.standard_normal((pictures, len(mix))) @ mix, 0), rowvar=False)
 
 
 def main() -> None:
-    """Print both times, both traces, and the ratio of the times."""
+    """Print both times, both traces and the ratio of the times."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--features", type=int, default=2048)
     parser.add_argument("--pictures", type=int, default=6000)

@@ -1,4 +1,4 @@
-"""The complete records of the photo library as WebDataset tars: `latentkit.shard`.
+"""Pack the photo library's complete records into WebDataset tars: `latentkit.shard`.
 
 python3 scripts/create_webdataset_shards.py
 python3 scripts/create_webdataset_shards.py --bucket 1024x1024 --bucket 832x1216 --shuffle
@@ -13,7 +13,7 @@ from latentkit.jobs.command import as_overrides, run
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Shard; the exit status of `latentkit.shard`."""
+    """Run `latentkit.shard` and return its exit status."""
     parser = argparse.ArgumentParser(
         description="Pack the photo library into WebDataset tars.", argument_default=argparse.SUPPRESS
     )

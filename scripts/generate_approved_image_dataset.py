@@ -1,9 +1,9 @@
-"""DINOv3 embeddings, Flux latents and T5 states of the photo library: `latentkit.encode dataset=crawlr`.
+"""Encode the photo library with DINOv3, Flux's VAE and T5: `latentkit.encode dataset=crawlr`.
 
 python3 scripts/generate_approved_image_dataset.py                     all three
 python3 scripts/generate_approved_image_dataset.py --pass vae          one of them: dinov3, vae, t5
-python3 scripts/generate_approved_image_dataset.py --pass migrate      Stage 1 records to Stage 2
-python3 scripts/generate_approved_image_dataset.py --verify            and verify what is there
+python3 scripts/generate_approved_image_dataset.py --pass migrate      convert Stage 1 records to Stage 2
+python3 scripts/generate_approved_image_dataset.py --verify            all three, then verify the output
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ ENCODERS = {"dinov3": "dinov3", "vae": "flux_vae", "t5": "t5"}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Encode or migrate, and verify if asked; the exit status of the last verb, 3 if only encoding had it."""
+    """Encode or migrate, then verify if asked.
+
+    Returns:
+        The exit status of the last verb; if verifying found nothing wrong, that of encoding (0 or 3).
+    """
     parser = argparse.ArgumentParser(description="Encode the photo library.")
     parser.add_argument("--pass", dest="only", choices=[*ENCODERS, "migrate"], help="this part alone")
     parser.add_argument("--progress-every", type=int, metavar="N", help="a progress line every N pictures")
@@ -54,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _given(keys: dict[str, object]) -> list[str]:
-    """Overrides for what was given; the rest stays at its default."""
+    """Overrides for the given options; the others keep their defaults."""
     return as_overrides({key: value for key, value in keys.items() if value is not None})
 
 

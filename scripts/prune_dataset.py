@@ -1,4 +1,4 @@
-"""Remove what belongs to no picture of the photo library any more: `latentkit.prune`.
+"""Remove what no longer belongs to any image of the photo library: `latentkit.prune`.
 
 python3 scripts/prune_dataset.py --dry-run
 python3 scripts/prune_dataset.py --verbose
@@ -14,7 +14,7 @@ from latentkit.jobs.command import as_overrides, run
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prune; the exit status of `latentkit.prune`."""
+    """Run `latentkit.prune` and return its exit status."""
     parser = argparse.ArgumentParser(
         description="Prune the photo library's derived data.", argument_default=argparse.SUPPRESS
     )

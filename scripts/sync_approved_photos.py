@@ -1,4 +1,4 @@
-"""The approved photos of the crawler's list to data/raw and data/approved: `latentkit.sync`.
+"""Download the approved photos of the crawler's list to data/raw and data/approved: `latentkit.sync`.
 
 python3 scripts/sync_approved_photos.py
 python3 scripts/sync_approved_photos.py --dry-run --limit 100 --verbose
@@ -13,7 +13,7 @@ from latentkit.jobs.command import as_overrides, run
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Sync; the exit status of `latentkit.sync`."""
+    """Run `latentkit.sync` and return its exit status."""
     parser = argparse.ArgumentParser(
         description="Sync the approved photos of the crawler's list.", argument_default=argparse.SUPPRESS
     )
