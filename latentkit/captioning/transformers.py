@@ -58,7 +58,7 @@ class TransformersCaptioner(Captioner):
     @contextmanager
     def open(self) -> Iterator[Describe]:
         """See `Captioner.open`. Downloads the model unless it is there."""
-        from latentkit.encoders.hub import locate
+        from latentkit.encoders.weights import locate
 
         folder = locate(
             self.model,

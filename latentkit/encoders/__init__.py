@@ -3,8 +3,7 @@
 from latentkit.encoders.autoencoder import Autoencoder, LatentDecoder
 from latentkit.encoders.contract import Contract, ContractError
 from latentkit.encoders.dinov3 import DINOv3
-from latentkit.encoders.encoder import Encoder
-from latentkit.encoders.pretrained import PretrainedEncoder
+from latentkit.encoders.encoder import Encoder, PretrainedEncoder
 from latentkit.encoders.t5 import T5
 from latentkit.encoders.weights import Checkpoint, Layout, Pretrained, Random
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from latentkit.encoders.contract import Contract, Vector, normalisation
-from latentkit.encoders.pretrained import PretrainedEncoder
+from latentkit.encoders.encoder import PretrainedEncoder
 from latentkit.encoders.weights import Layout
 from latentkit.errors import UsageError
 from latentkit.pixels import (
@@ -210,13 +210,10 @@ class Autoencoder(PretrainedEncoder):
     def build(self) -> torch.nn.Module:
         from latentkit.encoders.networks import EncodingNetwork
 
-        shift, scale = self.normalisation if self.scaled else (0.0, 1.0)
         return EncodingNetwork(
             self.encoding_half(self.autoencoder()),
             posterior=self.posterior,
-            scale=scale,
-            shift=shift,
-            channels_last=self.channels_last,
+            normalisation=self.normalisation if self.scaled else None,
             flip=self.flip,
         )
 
@@ -277,8 +274,7 @@ class LatentDecoder(Autoencoder):
     def build(self) -> torch.nn.Module:
         from latentkit.encoders.networks import DecodingNetwork
 
-        half = self.decoding_half(self.autoencoder())
-        return DecodingNetwork(half, rounding=self.rounding, channels_last=self.channels_last)
+        return DecodingNetwork(self.decoding_half(self.autoencoder()), rounding=self.rounding)
 
 
 def posterior_noise(seed: int, key: str, shape: tuple[int, ...], *, flip: bool = False) -> np.ndarray:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from latentkit.errors import LatentkitError
@@ -62,7 +62,7 @@ class Contract:
     latents_mean: Sequence[float] | None = None
     latents_std: Sequence[float] | None = None
     scaled: bool = False
-    format_version: int = field(default=1)
+    format_version: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values (tuples become lists)."""

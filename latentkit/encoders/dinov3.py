@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from latentkit.encoders.pretrained import PretrainedEncoder
+from latentkit.encoders.encoder import PretrainedEncoder
 from latentkit.encoders.weights import Layout
 from latentkit.errors import UsageError
 from latentkit.pixels.geometry import AntialiasedResize, Geometry
@@ -86,5 +86,4 @@ class DINOv3(PretrainedEncoder):
             mean=IMAGENET_MEAN,
             std=IMAGENET_STD,
             patches=self.patches,
-            channels_last=self.channels_last,
         )

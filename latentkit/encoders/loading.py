@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from latentkit.encoders.pretrained import PretrainedEncoder
+from latentkit.encoders.encoder import PretrainedEncoder
 from latentkit.encoders.weights import Random
 from latentkit.errors import LatentkitError, one_line
 

@@ -10,10 +10,9 @@ from latentkit.encoders.contract import Vector
 from latentkit.runtime.forward import FINITE
 
 
-def _nchw(pixels: Tensor, channels_last: bool) -> Tensor:
-    """[B, H, W, C] -> [B, C, H, W], in the memory format that the convolutions run in."""
-    planes = pixels.permute(0, 3, 1, 2)
-    return planes if channels_last else planes.contiguous()
+def _nchw(pixels: Tensor) -> Tensor:
+    """[B, H, W, C] -> [B, C, H, W], contiguous: the convolutions' weights decide their memory format."""
+    return pixels.permute(0, 3, 1, 2).contiguous()
 
 
 class DINOv3Network(nn.Module):
@@ -23,23 +22,20 @@ class DINOv3Network(nn.Module):
         vit: `transformers.DINOv3ViTModel`.
         mean, std: per channel, of pixels in [0, 1].
         patches: whether patch tokens are given too.
-        channels_last: memory format of the input.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, vit: Any, *, mean: Sequence[float], std: Sequence[float], patches: bool, channels_last: bool
-    ) -> None:
+    def __init__(self, vit: Any, *, mean: Sequence[float], std: Sequence[float], patches: bool) -> None:
         super().__init__()
-        self.vit, self.patches, self.channels_last = vit, patches, channels_last
+        self.vit, self.patches = vit, patches
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """[B, H, W, 3] in 0..255 -> [B, 3, H, W] float32, (x / 255 - mean) / std."""
-        return _nchw((pixels.float() / 255 - self.mean) / self.std, self.channels_last)
+        return _nchw((pixels.float() / 255 - self.mean) / self.std)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """``embeddings`` [B, D] float32; with ``patches`` also ``patches`` [B, H/16 * W/16, D] float32."""
@@ -64,26 +60,16 @@ class EncodingNetwork(nn.Module):
     Args:
         half: images [B, 3, H, W] in [-1, 1] to moments [B, 2C, H/f, W/f].
         posterior: ``mean``, ``sample`` or ``moments``.
-        scale, shift: what is stored is (z - shift) * scale; 1 and 0 leave z as it is.
-        channels_last: memory format of the input.
+        normalisation: (shift, scale): what is stored is (z - shift) * scale; None leaves z as it is.
         flip: whether mirrored pictures are encoded too, in a batch of their own: the others' numbers are
             the same bits with and without.
     """
 
     def __init__(
-        self,
-        half: nn.Module,
-        *,
-        posterior: str,
-        scale: Vector,
-        shift: Vector,
-        channels_last: bool,
-        flip: bool,
+        self, half: nn.Module, *, posterior: str, normalisation: tuple[Vector, Vector] | None, flip: bool
     ) -> None:
         super().__init__()
-        self.encoder = half
-        self.posterior, self.scale, self.shift = posterior, scale, shift
-        self.channels_last, self.flip = channels_last, flip
+        self.encoder, self.posterior, self.normalisation, self.flip = half, posterior, normalisation, flip
 
     def forward(
         self, pixels: Tensor, noise: Tensor | None = None, noise_flip: Tensor | None = None
@@ -102,15 +88,17 @@ class EncodingNetwork(nn.Module):
         return outputs
 
     def _encode(self, pixels: Tensor, noise: Tensor | None) -> Tensor:
-        images = _nchw(pixels.float() / 127.5 - 1, self.channels_last)
+        images = _nchw(pixels.float() / 127.5 - 1)
         moments: Tensor = self.encoder(images).float()
         mean, logvar = moments.chunk(2, dim=1)
         logvar = logvar.clamp(-30, 20)
         if self.posterior == "moments":
             return torch.cat([mean, logvar], dim=1).half()
         latents = mean if noise is None else mean + torch.exp(logvar / 2) * noise
-        shift, scale = _by_channel(self.shift, latents), _by_channel(self.scale, latents)
-        return ((latents - shift) * scale).half()
+        if self.normalisation is not None:
+            shift, scale = (_by_channel(value, latents) for value in self.normalisation)
+            latents = (latents - shift) * scale
+        return latents.half()
 
 
 class DecodingNetwork(nn.Module):
@@ -119,13 +107,11 @@ class DecodingNetwork(nn.Module):
     Args:
         half: latents [B, C, h, w] to images [B, 3, f h, f w] in about [-1, 1].
         rounding: ``round`` or ``truncate``, as in `LatentDecoder`.
-        channels_last: memory format of the input.
     """
 
-    def __init__(self, half: nn.Module, *, rounding: str, channels_last: bool) -> None:
+    def __init__(self, half: nn.Module, *, rounding: str) -> None:
         super().__init__()
         self.decoder, self.rounding = half, rounding
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def forward(self, latents: Tensor, scale: Vector, shift: Vector) -> dict[str, Tensor]:
         """``pixels`` [B, f h, f w, 3] uint8, and whether each was `FINITE` before it was rounded, [B] bool.
@@ -135,7 +121,7 @@ class DecodingNetwork(nn.Module):
         """
         stored = latents.float()
         z = stored / _by_channel(scale, stored) + _by_channel(shift, stored)
-        images: Tensor = self.decoder(z.contiguous(memory_format=self.memory_format)).float()
+        images: Tensor = self.decoder(z).float()
         finite = torch.isfinite(images).flatten(1).all(1)
         return {"pixels": self.to_uint8(images).permute(0, 2, 3, 1).contiguous(), FINITE: finite}
 

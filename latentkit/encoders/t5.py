@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from latentkit.encoders.pretrained import PretrainedEncoder
+from latentkit.encoders.encoder import PretrainedEncoder
 from latentkit.encoders.weights import Layout, Random
 from latentkit.errors import LatentkitError, UsageError, one_line
 
@@ -101,15 +101,17 @@ class T5(PretrainedEncoder):
                 f"{self.checkpoint.folder}: the tokenizer cannot be loaded: {reason}"
             ) from error
 
-    def tokenize(self, captions: Sequence[str]) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-        """Captions to the network's input.
+    def batch(
+        self, keys: Sequence[str], inputs: np.ndarray | torch.Tensor | Sequence[str]
+    ) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+        """Captions to the network's input; see `Encoder.batch`.
 
         Returns:
             ``input_ids`` and ``attention_mask``, int64 [B, max_length]; and for each caption its
             ``attention_mask_length`` (tokens that the encoder sees; the mask is so many ones, then zeros),
             ``max_length``, and ``cut`` (whether it has more tokens than fit).
         """
-        captions = [_whole(caption) for caption in captions]
+        captions = [_whole(str(caption)) for caption in inputs]
         encoded = self.tokenizer(
             captions,
             padding="max_length",
@@ -119,25 +121,11 @@ class T5(PretrainedEncoder):
             return_attention_mask=True,
             return_tensors="pt",
         )
-        lengths = encoded["attention_mask"].sum(dim=1).tolist()
-        facts = [
-            {
-                "attention_mask_length": length,
-                "max_length": self.max_length,
-                "cut": length == self.max_length and self._tokens(caption) > length,
-            }
-            for caption, length in zip(captions, lengths, strict=True)
-        ]
+        facts = []
+        for caption, length in zip(captions, encoded["attention_mask"].sum(dim=1).tolist(), strict=True):
+            cut = length == self.max_length and len(self.tokenizer(caption, verbose=False).input_ids) > length
+            facts.append({"attention_mask_length": length, "max_length": self.max_length, "cut": cut})
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}, facts
-
-    def _tokens(self, caption: str) -> int:
-        return len(self.tokenizer(caption, truncation=False, verbose=False)["input_ids"])
-
-    def batch(
-        self, keys: Sequence[str], inputs: np.ndarray | torch.Tensor | Sequence[str]
-    ) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-        """See `Encoder.batch` and `tokenize`."""
-        return self.tokenize([str(caption) for caption in inputs])
 
 
 def _whole(caption: str) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from latentkit.encoders.hub import locate
-from latentkit.errors import LatentkitError, UsageError
+from latentkit.errors import LatentkitError, UsageError, one_line
 
 SIZES = ("small", "real")
 TOKENIZER_FILES = (
@@ -132,13 +131,68 @@ class Pretrained:
         weights = _weights_files(folder, layout, setting)
         for file in weights:
             _check_header(file, setting)
+        hashed = [folder / "config.json", *weights, *_tokenizer_files(folder, layout, setting)]
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            digests = pool.map(file_sha256, hashed)
         return Checkpoint(
             folder=folder,
             model=f"local:{top.resolve().name}" if local else model,
             revision=None if local else revision,
             config=config,
-            sha256=_hash([folder / "config.json", *weights, *_tokenizer_files(folder, layout, setting)]),
+            sha256=dict(zip((file.name for file in hashed), digests, strict=True)),
         )
+
+
+def locate(
+    model: str,
+    revision: str | None,
+    patterns: Sequence[str],
+    *,
+    where: str,
+    otherwise: str,
+    local_files_only: bool,
+) -> Path:
+    """The folder that a model lies in: itself, or the hub's cache, downloaded unless it is there.
+
+    Args:
+        model: an existing folder, or a hub id.
+        revision: hub revision; not used for a folder.
+        patterns: of the hub files that are needed; no other is downloaded.
+        where: the configuration node whose ``model`` it is, for messages: ``encoders.t5``.
+        otherwise: what else a user can do, for messages.
+
+    Raises:
+        LatentkitError: absent, gated or out of reach; one line each.
+    """
+    local = Path(model).expanduser()
+    if local.is_dir():
+        return local
+    if local.exists():
+        raise LatentkitError(f"{where}.model={model}: this is a file; give the folder that holds config.json")
+    if model.startswith(("/", ".", "~")) or "\\" in model or model.count("/") > 1:
+        raise LatentkitError(f"{where}.model={model}: no such folder")
+    from huggingface_hub import errors, snapshot_download
+
+    reach = "the network is not to be used" if local_files_only else "the hub cannot be reached"
+    reasons: dict[type[Exception], str] = {
+        errors.GatedRepoError: f"{model} is gated: accept the licence at https://huggingface.co/{model} and "
+        "run `hf auth login`",
+        errors.RevisionNotFoundError: f"{model} has no revision {revision}: check {where}.revision",
+        errors.RepositoryNotFoundError: f"{model} is not on the Hugging Face hub, or is private (then run "
+        "`hf auth login`)",
+        errors.HFValidationError: f"{where}.model={model} is neither a folder nor a hub id",
+        errors.LocalEntryNotFoundError: f"{model} is not in the local cache, and {reach}",
+    }
+    try:
+        files = snapshot_download(
+            model, revision=revision, allow_patterns=list(patterns), local_files_only=local_files_only
+        )
+    # The hub's client passes on the errors of whichever HTTP library its version uses.
+    except Exception as error:
+        other = f"{model} cannot be downloaded: {type(error).__name__}: {one_line(error)[:200]}"
+        text = next((text for kind, text in reasons.items() if isinstance(error, kind)), other)
+        raise LatentkitError(f"{where.rpartition('.')[2]}: {text}; otherwise {otherwise}") from None
+    return Path(files)
 
 
 def _read_config(folder: Path, layout: Layout, setting: str) -> Mapping[str, Any]:
@@ -196,10 +250,7 @@ def _tokenizer_files(folder: Path, layout: Layout, setting: str) -> list[Path]:
     return files
 
 
-def _hash(files: list[Path]) -> dict[str, str]:
-    def digest(file: Path) -> str:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        return dict(zip((file.name for file in files), pool.map(digest, files), strict=True))
+def file_sha256(file: Path) -> str:
+    """sha256 of a file's bytes, hex. Raises OSError."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

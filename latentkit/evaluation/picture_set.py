@@ -1,7 +1,7 @@
 """What is evaluated: a set of pictures, or of latents that decode to pictures, in one documented order."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from latentkit.encoders.contract import Contract, Vector
-from latentkit.errors import LatentkitError
+from latentkit.errors import LatentkitError, UsageError
 
 NAMED = 3
 """How many of the pictures that something is wrong with a message names."""
@@ -76,14 +76,47 @@ class PictureSet(ABC):
             LatentkitError: names the picture that cannot be read.
         """
 
+    @property
     @abstractmethod
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Mapping[str, Any]:
         """JSON values: everything that the pictures' pixels depend on, without reading them all.
 
         Two sets with equal identities have equal pictures, but for files that were written over in their
         place with others of the same size and mtime. It is hashed to name cached statistics, and stands in
         the report.
         """
+
+
+class FirstOf(PictureSet):
+    """The first ``n`` pictures of a set by key, or all when it has fewer.
+
+    Args:
+        whole: the set.
+        n: how many, at least 2.
+
+    Raises:
+        UsageError: ``n`` is less than 2.
+    """
+
+    def __init__(self, whole: PictureSet, n: int) -> None:
+        if n < 2:
+            raise UsageError(f"limit={n}: an evaluation needs at least 2 pictures; null takes all")
+        self._whole = whole
+        self.name, self.latents, self.originals = whole.name, whole.latents, whole.originals
+        self.contract = whole.contract
+        self.keys = whole.keys[:n]
+        self.cut = len(self.keys) < len(whole)
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        return self._whole.warnings
+
+    def rows(self, positions: np.ndarray, workers: int) -> Iterator[np.ndarray]:
+        return self._whole.rows(positions, workers)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {**self._whole.identity, "first": len(self)}
 
 
 def named(keys: Sequence[str], positions: Iterable[int]) -> str:

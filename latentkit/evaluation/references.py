@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +22,15 @@ from filelock import FileLock
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.evaluation.compatibility import AsTheyAre, check_statistics
 from latentkit.evaluation.picture_set import PictureSet
-from latentkit.evaluation.sets.identity import file_identity
+from latentkit.evaluation.sets.tensor_files import file_identity
 from latentkit.evaluation.sets.tensors import TensorRows
-from latentkit.evaluation.statistics import COUNT, PICTURE_SIZE, publish_statistics, read_statistics
+from latentkit.evaluation.statistics import (
+    COUNT,
+    PICTURE_SIZE,
+    holds_pictures,
+    publish_statistics,
+    read_statistics,
+)
 from latentkit.pixels.geometry import Geometry
 from latentkit.stores.storage import make_folder, remove_temporaries
 
@@ -62,26 +68,26 @@ class KeptFile:
         return statistics
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Reference:
     """A reference.
 
     Attributes:
         name: short, for tables.
-        statistics: what is known already: name -> numbers, as metrics name them.
         pictures: for metrics that the statistics do not serve; None where only statistics are there.
-        identity: JSON values: what they depend on, ``pictures`` and ``extractors``; of statistics of which
-            nobody recorded it the file, and its ``pictures`` if it holds some.
+        identity: JSON values: what they depend on, ``pictures`` and ``extractors``; where that is not
+            recorded, the file, and its ``pictures`` if it holds some.
+        statistics: what is known already: name -> numbers, as metrics name them.
         kept: where `keep` puts statistics; empty where they cannot be kept.
         warnings: what a report has to say of it.
         found: statistics that this run has added.
     """
 
     name: str
-    statistics: Mapping[str, np.ndarray]
     pictures: PictureSet | None
     identity: Mapping[str, Any]
-    kept: Sequence[KeptFile] = ()
+    statistics: Mapping[str, np.ndarray] = field(default_factory=dict)
+    kept: list[KeptFile] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     found: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -179,12 +185,9 @@ def open_reference(
         ContractError: statistics were made with another network, crop or orientation; names the field.
         LatentkitError: statistics are damaged.
     """
-    pictures: PictureSet | None = None
-    statistics: dict[str, np.ndarray] = {}
-    warnings: list[str] = []
     if isinstance(reference, PictureSet):
-        pictures = reference
-        identity: Mapping[str, Any] = {"pictures": pictures.identity(), "extractors": extractors}
+        whose = {"pictures": reference.identity, "extractors": extractors}
+        opened = Reference(name=reference.name, pictures=reference, identity=whose)
     else:
         statistics, recorded = read_statistics(reference, needed)
         if recorded is not None:
@@ -192,56 +195,49 @@ def open_reference(
             for name, of in needed.items():
                 if not recorded["extractors"].keys() >= {*of}:  # they are of what its metric does not read
                     statistics.pop(name, None)
-            identity = recorded
-        else:
-            warnings.append(
-                f"{reference.name} does not record which network and which crop its statistics are of"
-            )
-            identity = {"file": reference.name}
-            if _holds_pictures(reference):
-                pictures = TensorRows(reference, None)
-                identity |= {"pictures": pictures.identity()}
-            else:
-                identity |= file_identity(reference)
-    kept: list[KeptFile] = []
-    if pictures is not None:
-        whose = {"pictures": pictures.identity(), "extractors": extractors}
-        kept, found, more = _kept(folder, reference.name, whose, needed)
-        if pictures is not reference:
-            found.pop(COUNT, None)  # ADM's file has statistics of more pictures than lie in it
-        statistics, warnings = {**found, **statistics}, [*warnings, *more]
-    return Reference(
-        name=reference.name,
-        statistics=statistics,
-        pictures=pictures,
-        identity=identity,
-        kept=kept,
-        warnings=warnings,
-    )
+            return Reference(name=reference.name, pictures=None, identity=recorded, statistics=statistics)
+        pictures = TensorRows(reference, None) if holds_pictures(reference) else None
+        of_file = {"pictures": pictures.identity} if pictures else file_identity(reference)
+        opened = Reference(
+            name=reference.name,
+            pictures=pictures,
+            identity={"file": reference.name} | of_file,
+            statistics=statistics,
+            warnings=[f"{reference.name} does not record which network and which crop its statistics are of"],
+        )
+    if opened.pictures is not None:
+        _find_kept(opened, opened.pictures.identity, folder, extractors, needed)
+    return opened
 
 
-def _kept(
-    folder: Path, name: str, identity: Mapping[str, Any], needed: Mapping[str, Collection[str]]
-) -> tuple[list[KeptFile], dict[str, np.ndarray], list[str]]:
-    """Where statistics are kept, nowhere if they cannot be; those that are kept already, and warnings.
+def _find_kept(
+    reference: Reference,
+    pictures: Mapping[str, Any],
+    folder: Path,
+    extractors: Mapping[str, Mapping[str, Any]],
+    needed: Mapping[str, Collection[str]],
+) -> None:
+    """Add the statistics that are kept already, and where others can be.
 
     What is not what its name says is computed anew, and then replaced.
     """
-    files: list[KeptFile] = []
-    found: dict[str, np.ndarray] = {}
-    warnings: list[str] = []
     for networks in sorted({tuple(sorted(of)) for of in needed.values()}):
-        whose = {**identity, "extractors": {one: identity["extractors"][one] for one in networks}}
+        whose = {"pictures": pictures, "extractors": {name: extractors[name] for name in networks}}
         names = [statistic for statistic, of in needed.items() if {*of} == {*networks}]
-        files.append(KeptFile(_kept_path(folder, name, whose), whose, names))
+        file = KeptFile(_kept_path(folder, reference.name, whose), whose, names)
+        reference.kept.append(file)
         try:
-            found |= files[-1].read()
+            found = file.read()
         except LatentkitError as error:
-            warnings.append(f"{error}: computed anew")
+            reference.warnings.append(f"{error}: computed anew")
+            continue
+        if not reference.recorded:
+            found.pop(COUNT, None)  # ADM's file has statistics of more pictures than lie in it
+        reference.statistics = {**found, **reference.statistics}
     if not _is_writable(folder):
-        warnings.append(f"{folder} cannot be written to: what is found out of the reference is not kept")
-        files.clear()
-    return files, found, warnings
+        lost = f"{folder} cannot be written to: what is found out of the reference is not kept"
+        reference.warnings.append(lost)
+        reference.kept.clear()
 
 
 def _kept_path(folder: Path, name: str, identity: Mapping[str, Any]) -> Path:
@@ -272,8 +268,3 @@ def _is_writable(folder: Path) -> bool:
     """Whether files can be put into a folder, or it can be made."""
     there = next(place for place in (folder, *folder.absolute().parents) if os.access(place, os.F_OK))
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
-
-
-def _holds_pictures(path: Path) -> bool:
-    with np.load(path, allow_pickle=False) as file:
-        return "arr_0" in file.files

@@ -1,16 +1,27 @@
 """The folder of an evaluation's results: what may be written there, and what an earlier run has left."""
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
 
 from latentkit.errors import UsageError
-from latentkit.evaluation.saving import SUFFIX
+from latentkit.prediction.background import BackgroundThread
 from latentkit.report.evaluation import REPORT
 from latentkit.stores.npy import keyed_path
-from latentkit.stores.storage import publish, publish_json, remove_many, remove_temporaries
+from latentkit.stores.storage import (
+    Publication,
+    publish,
+    publish_json,
+    publish_many,
+    remove_many,
+    remove_temporaries,
+)
 
 SHEET = "reconstructions.png"
 CONFIGURATION = Path(".latentkit", "evaluation.yaml")
@@ -18,6 +29,16 @@ CONFIGURATION = Path(".latentkit", "evaluation.yaml")
 
 SAVED = Path(".latentkit", "images.json")
 """The keys of the pictures in ``images`` that evaluations saved there."""
+
+
+_ELSEWHERE = "give another report_dir=FOLDER"
+
+SUFFIX = ".png"
+COMPRESSION = 1
+"""zlib's lowest level: photographs hardly shrink further."""
+
+Pictures = tuple[Sequence[str], np.ndarray]
+"""Keys, and uint8 [B, H, W, 3]."""
 
 
 @dataclass(frozen=True)
@@ -97,4 +118,35 @@ class ReportFolder:
         return keys
 
 
-_ELSEWHERE = "give another report_dir=FOLDER"
+class PictureFolder(BackgroundThread[Pictures]):
+    """``<key>.png`` of every picture that is put, published some batches at a time.
+
+    `put`, `flush` and leaving the context raise LatentkitError when the disk is full.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("latentkit-pictures", self._publish)
+        self._folder = folder
+
+    def _publish(self, results: Sequence[Pictures]) -> None:
+        publish_many(
+            [
+                _publication(keyed_path(self._folder, key, SUFFIX), picture)
+                for keys, pictures in results
+                for key, picture in zip(keys, pictures, strict=True)
+            ]
+        )
+
+
+def _publication(path: Path, picture: np.ndarray) -> Publication:
+    encoded = io.BytesIO()
+
+    def write(file: BinaryIO) -> None:
+        Image.fromarray(picture).save(encoded, "PNG", compress_level=COMPRESSION)
+        file.write(encoded.getbuffer())
+
+    def validate(file: BinaryIO) -> None:
+        if file.read() != encoded.getbuffer():
+            raise ValueError("it reads back differently")
+
+    return Publication(path, write, validate)

@@ -1,22 +1,21 @@
 """Where an evaluation's batches go: into metrics, a gallery and a folder, summed over the processes."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from latentkit.errors import LatentkitError
-from latentkit.evaluation.batches import PictureBatches
 from latentkit.evaluation.comparability import Size
-from latentkit.evaluation.gallery import GallerySearch
 from latentkit.evaluation.metrics.metric import ORIGINALS, PIXELS, EvaluationMetric, Side
-from latentkit.evaluation.saving import PictureFolder
-from latentkit.evaluation.statistics import PICTURE_SIZE
-from latentkit.evaluation.step import EvaluationStep, Extracted
+from latentkit.evaluation.references import Reference
+from latentkit.evaluation.report_folder import PictureFolder
+from latentkit.evaluation.statistics import COUNT, PICTURE_SIZE
+from latentkit.evaluation.step import EvaluationStep, Extracted, PictureBatches
 from latentkit.prediction.loop import PassResult, Sink, all_gather
-from latentkit.report.reconstructions import Reconstruction
+from latentkit.report.sheets import Reconstruction
 
 SHOWN = 6
 """Pictures a row of the gallery."""
@@ -32,7 +31,6 @@ class EvaluationResult:
         gallery: ``worst``, ``median`` and ``best`` -> reconstructions, the lowest PSNR first; empty when no
             metric compares pictures with their originals.
         passes: side -> what its pass took; no ``reference`` when nothing had to be looked at.
-        batch_sizes: likewise, the batch that fits in memory, in this process.
         sizes: of each side that was seen the size of its pictures, None where there are several.
     """
 
@@ -40,7 +38,6 @@ class EvaluationResult:
     failures: dict[str, str] = dataclasses.field(default_factory=dict)
     gallery: dict[str, list[Reconstruction]] = dataclasses.field(default_factory=dict)
     passes: dict[Side, PassResult] = dataclasses.field(default_factory=dict)
-    batch_sizes: dict[Side, int] = dataclasses.field(default_factory=dict)
     sizes: dict[Side, Size | None] = dataclasses.field(default_factory=dict)
 
     @property
@@ -61,7 +58,7 @@ class MetricSink(Sink[Extracted]):
         metrics: those that take what they need of that side.
         of_reference: names of those of them to which the pass shows the reference: as its pictures, or as
             the originals beside them.
-        keep_statistics: told, in process 0, what the pass has shown of the reference.
+        reference: keeps, in process 0, what the pass has shown of it.
         first: whether this is process 0.
         folder: takes the pictures.
     """
@@ -72,14 +69,14 @@ class MetricSink(Sink[Extracted]):
     side: Side
     metrics: Mapping[str, EvaluationMetric]
     of_reference: Sequence[str]
-    keep_statistics: Callable[[dict[str, np.ndarray]], None]
+    reference: Reference | None
     first: bool
     folder: PictureFolder | None
 
     def __post_init__(self) -> None:
         self._keys = self.batches.pictures.keys
-        self._search = GallerySearch(len(self._keys), SHOWN)
-        self._sizes: dict[Side, set[Size]] = {}
+        self._psnr = np.full(len(self._keys), np.nan)
+        self._sizes: dict[Side, set[Size]] = defaultdict(set)
 
     def begin(self, device: torch.device) -> None:
         for metric in self.metrics.values():
@@ -90,14 +87,15 @@ class MetricSink(Sink[Extracted]):
         positions = torch.from_numpy(result.positions).to(features[PIXELS].device)
         for metric in self.metrics.values():
             metric.update({name: features[name] for name in metric.features}, positions, self.side)
-        psnr = [metric.latest_psnr for metric in self.metrics.values() if metric.latest_psnr is not None]
-        if psnr:
-            self._search.add(result.positions, psnr[0].cpu().numpy())
-        self._note_size(self.side, features[PIXELS])
+            if metric.latest_psnr is not None:
+                self._psnr[result.positions] = metric.latest_psnr.cpu().numpy()
+        _, height, width, _ = features[PIXELS].shape
+        self._sizes[self.side].add((height, width))
         if result.of_originals:
             for name in self.of_reference:
                 self.metrics[name].update(result.of_originals, positions, "reference")
-            self._note_size("reference", features[ORIGINALS])
+            _, height, width, _ = features[ORIGINALS].shape
+            self._sizes["reference"].add((height, width))
         if self.folder is not None:
             keys = [self._keys[position] for position in result.positions.tolist()]
             self.folder.put((keys, features[PIXELS].cpu().numpy()))
@@ -118,7 +116,7 @@ class MetricSink(Sink[Extracted]):
         came, total = result.pictures.total(), len(self._keys)
         if came != total:
             raise LatentkitError(f"{came:,} pictures came of {total:,}: nothing is computed")
-        everyone = all_gather((self._search, self._sizes))
+        everyone = all_gather((self._psnr, self._sizes))
         for side in {side for _, sizes in everyone for side in sizes}:
             seen = set().union(*(sizes.get(side, ()) for _, sizes in everyone))
             self.result.sizes[side] = seen.pop() if len(seen) == 1 else None
@@ -126,14 +124,13 @@ class MetricSink(Sink[Extracted]):
         for name in self.of_reference:
             with self.metrics[name].sync_context():
                 statistics |= self.metrics[name].reference_statistics() if self.first else {}
-        if statistics:
-            statistics[PICTURE_SIZE] = np.array(self.result.sizes["reference"] or (0, 0))
-            statistics["count"] = np.array(total)
-            self.keep_statistics(statistics)
+        if statistics and self.reference is not None:
+            size = np.array(self.result.sizes["reference"] or (0, 0))
+            self.reference.keep(statistics | {PICTURE_SIZE: size, COUNT: np.array(total)})
         if self.side == "generated":
             self._compute()
             if self.first:
-                self._show(self._search.merge(search for search, _ in everyone[1:]))
+                self._show(np.fmax.reduce([psnr for psnr, _ in everyone]))
 
     def _compute(self) -> None:
         """In process 0; the others have nothing to do but to hand in their states."""
@@ -145,21 +142,31 @@ class MetricSink(Sink[Extracted]):
                     except LatentkitError as error:
                         self.result.failures[name] = str(error)
 
-    def _show(self, found: dict[str, dict[int, float]]) -> None:
+    def _show(self, psnr: np.ndarray) -> None:
         """Decoded once more, a few pictures: keeping candidates of every batch would take more."""
-        places = np.array(sorted({place for row in found.values() for place in row}), np.int64)
+        if np.isnan(psnr).any():  # nothing compares pictures with their originals
+            return
+        found = gallery_places(psnr, SHOWN)
+        places = np.unique(np.concatenate([*found.values()]))
         pictures: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for batch in dataclasses.replace(self.batches, positions=places, workers=0):
             assert batch.originals is not None
             pairs = zip(batch.originals.numpy(), self.step.decode(batch).cpu().numpy(), strict=True)
             pictures.update(zip(batch.positions.tolist(), pairs, strict=True))
         self.result.gallery = {
-            name: [Reconstruction(self._keys[place], psnr, *pictures[place]) for place, psnr in row.items()]
+            name: [
+                Reconstruction(self._keys[place], float(psnr[place]), *pictures[place])
+                for place in row.tolist()
+            ]
             for name, row in found.items()
         }
 
-    def _note_size(self, side: Side, pictures: Tensor) -> None:
-        """Of uint8 [B, H, W, 3]; two different ones are enough to know that there are several."""
-        known = self._sizes.setdefault(side, set())
-        if len(known) < 2:
-            known.add((pictures.shape[1], pictures.shape[2]))
+
+def gallery_places(psnr: np.ndarray, shown: int) -> dict[str, np.ndarray]:
+    """``worst``, ``median`` and ``best`` -> places in `psnr`, the lowest first; ties go by place.
+
+    Fewer than are to be shown of a small set.
+    """
+    order = psnr.argsort(kind="stable")
+    middle = max(0, (len(order) - shown) // 2)
+    return {"worst": order[:shown], "median": order[middle : middle + shown], "best": order[-shown:]}

@@ -38,6 +38,11 @@ def is_own(path: Path) -> bool:
     return IDENTITY in _names(path)
 
 
+def holds_pictures(path: Path) -> bool:
+    """Whether an ``.npz`` has pictures in it, by the names alone."""
+    return f"{_PICTURES}0" in _names(path)
+
+
 def _names(path: Path) -> set[str]:
     """Of the arrays in an ``.npz``; none in anything else."""
     if path.suffix == ".npz":

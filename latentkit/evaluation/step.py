@@ -1,6 +1,6 @@
-"""What an evaluation does with a batch: latents to pictures to features, once for all metrics."""
+"""The batches of a pass over a set, and what is done with each: latents to pictures to features."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -10,12 +10,106 @@ from torch import Tensor, nn
 from latentkit.encoders import Encoder, LatentDecoder
 from latentkit.encoders.contract import Vector
 from latentkit.errors import LatentkitError
-from latentkit.evaluation.batches import PictureBatch
-from latentkit.evaluation.extractors.features import FeatureNetwork, extractors_of
+from latentkit.evaluation.comparability import extractors_of
 from latentkit.evaluation.metrics.metric import ORIGINALS, PIXELS
 from latentkit.evaluation.picture_set import PictureSet, named
+from latentkit.prediction.batcher import Batcher, Filled
 from latentkit.prediction.loop import Step
 from latentkit.runtime.forward import Forward
+
+OPEN_BATCHES = 8
+"""Batches that fill up at one time, where pictures come in several sizes."""
+
+MAX_LATENT = 1e3
+"""No autoencoder's latents are larger; what is was not meant as latents."""
+
+
+@dataclass(frozen=True)
+class PictureBatch:
+    """Some pictures of a set, of equal size, on the host.
+
+    Attributes:
+        positions: int64 [B], places in the set's ``keys``.
+        stored: what the set holds: uint8 [B, H, W, 3], or latents [B, C, h, w] of any float type.
+        originals: uint8 [B, H, W, 3]; None where they were not asked for, or are not known.
+    """
+
+    positions: np.ndarray
+    stored: Tensor
+    originals: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PictureBatches:
+    """The pictures at some positions of a set, each once.
+
+    Iterating raises LatentkitError, which names the picture that cannot be read, or the latents that are not
+    finite or larger than any are. A loop with workers belongs into
+    `latentkit.prediction.decoding.worker_deaths_told`.
+
+    Attributes:
+        pictures: the set.
+        positions: int64 [N], ascending.
+        size: pictures of a batch, at most.
+        originals: whether they are wanted too; else they are not read.
+        workers: processes that decode picture files.
+        pin: whether batches lie in pinned memory, from which a GPU copies without waiting.
+    """
+
+    pictures: PictureSet
+    positions: np.ndarray
+    size: int
+    originals: bool = False
+    workers: int = 0
+    pin: bool = False
+
+    def __iter__(self) -> Iterator[PictureBatch]:
+        if not len(self.positions):
+            return
+        sets = [self.pictures]
+        if self.originals and self.pictures.originals is not None:
+            sets.append(self.pictures.originals)
+        batcher = Batcher[int](self.size, pin=self.pin, open_batches=OPEN_BATCHES)
+        rows = zip(*(part.rows(self.positions, self.workers) for part in sets), strict=True)
+        for position, arrays in zip(self.positions.tolist(), rows, strict=True):
+            yield from map(self._batch, batcher.add(position, *arrays))
+        yield from map(self._batch, batcher.rest())
+
+    def _batch(self, filled: Filled[int]) -> PictureBatch:
+        positions = np.array(filled.rows, np.int64)
+        if self.pictures.latents is not None:
+            _check_latents(self.pictures, positions, filled.tensors[0])
+        return PictureBatch(positions, *filled.tensors)
+
+
+def _check_latents(latents: PictureSet, positions: np.ndarray, stack: Tensor) -> None:
+    """Raise LatentkitError, with keys, where latents [B, C, h, w] are not finite, or larger than any are."""
+    reach = stack.flatten(1).abs().amax(dim=1).float().numpy()  # NaN where any is
+    wrong = np.flatnonzero(~(reach <= MAX_LATENT))
+    if len(wrong):
+        endless = not np.isfinite(reach[wrong]).all()
+        what = "NaN or infinite" if endless else f"as large as {reach[wrong].max():,.0f}, no latents are"
+        raise LatentkitError(
+            f"{latents.name}: latents are {what}; by key: {named(latents.keys, positions[wrong])}"
+        )
+
+
+class FeatureNetwork(nn.Module):
+    """An encoder's network behind its geometry, both on the device.
+
+    Args:
+        encoder: one that `check_extractors` has passed.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        assert encoder.geometry is not None
+        self.name, self.prepare, self.network = encoder.name, encoder.geometry.prepare, encoder.load()
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """uint8 [B, H, W, 3] -> ``encoder.output`` -> [B, ...]."""
+        outputs = self.network(pixels=self.prepare(pixels))
+        return {f"{self.name}.{output}": value for output, value in outputs.items()}
 
 
 @dataclass(frozen=True)
@@ -51,25 +145,17 @@ class EvaluationStep(Step[PictureBatch, Extracted]):
         self.networks = nn.ModuleDict()
 
     def begin_pass(
-        self, pictures: PictureSet, size: int, features: AbstractSet[str], *, by_originals: bool = False
+        self, batches: PictureBatches, features: AbstractSet[str], *, by_originals: bool = False
     ) -> None:
         """Turn to a set.
 
         Args:
-            pictures: whose batches will come.
-            size: pictures of a whole batch.
+            batches: those that will come.
             features: those that are wanted.
             by_originals: whether those of the originals are wanted too.
         """
-        self._pictures, self._size, self._wanted, self._by_originals = pictures, size, features, by_originals
-        self._pad_to = 0 if pictures.latents is None else size
-
-    @property
-    def batch_size(self) -> int:
-        """The largest batch of this pass that has not run out of memory so far."""
-        return min(
-            [self._size, *(forward.fits for forward in self.modules() if isinstance(forward, Forward))]
-        )
+        self._pictures, self._wanted, self._by_originals = batches.pictures, features, by_originals
+        self._pad_to = 0 if self._pictures.latents is None else batches.size
 
     def setup(self, stage: str) -> None:
         if self._pictures.latents is not None and self._decoder is None:
@@ -79,9 +165,8 @@ class EvaluationStep(Step[PictureBatch, Extracted]):
         for extractor in extractors_of(self._wanted, self._extractors):
             if extractor.name not in self.networks:
                 network = FeatureNetwork(extractor)
-                self.networks[extractor.name] = Forward(
-                    network, extractor.precision, compiled=extractor.compile
-                )
+                forward = Forward(network, extractor.precision, compiled=extractor.compile)
+                self.networks[extractor.name] = forward
 
     def forward(self, batch: PictureBatch) -> Extracted:
         """Decode and extract.
@@ -120,13 +205,8 @@ class EvaluationStep(Step[PictureBatch, Extracted]):
         self, network: nn.Module, tensors: dict[str, Tensor], positions: np.ndarray, **settings: Vector
     ) -> dict[str, Tensor]:
         outcome = network(tensors, self._pad_to, **settings).result()
-        for rows, what in (
-            (outcome.lost, "out of device memory, even alone"),
-            (
-                outcome.unfinite,
-                "decoded pictures or their features are not finite, also when computed in float32",
-            ),
-        ):
+        unfinite = "decoded pictures or their features are not finite, also when computed in float32"
+        for rows, what in ((outcome.lost, "out of device memory, even alone"), (outcome.unfinite, unfinite)):
             if rows:
                 keys = named(self._pictures.keys, positions[rows].tolist())
                 raise LatentkitError(f"{self._pictures.name}: {what}: {keys}")

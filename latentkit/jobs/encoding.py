@@ -21,10 +21,8 @@ from latentkit.jobs.config import build
 from latentkit.jobs.hardware import check_launch, fill_vram
 from latentkit.pixels import Pillow
 from latentkit.prediction.plan import Plan, check_room, make_plan
-from latentkit.report.account import run_summary
-from latentkit.report.preview import contact_sheet
-from latentkit.report.rates import publish_rates, read_rates
-from latentkit.report.summary import print_summary
+from latentkit.report.sheets import preview_sheet
+from latentkit.report.summary import print_summary, publish_rates, read_rates, run_summary
 from latentkit.runtime.device import (
     Device,
     decoding_workers,
@@ -319,6 +317,6 @@ class EncodingJob:
         note = f"{self.dataset}: {len(self.source):,} pictures.  contracts: {hashes}"
         note += "  RANDOM WEIGHTS: the numbers mean nothing" * random
         opened = cache(lambda encoder: open_output(self.store.folder(encoder), partial=True))
-        sheet = contact_sheet(self.source, self.encoders, lambda name, key: opened(name).read(key), note)
+        sheet = preview_sheet(self.source, self.encoders, lambda name, key: opened(name).read(key), note)
         if sheet is not None:
             publish(self.root / "preview.png", lambda file: file.write(sheet))

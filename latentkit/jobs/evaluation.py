@@ -9,13 +9,18 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from latentkit.encoders import Encoder, LatentDecoder
 from latentkit.errors import UsageError
-from latentkit.evaluation.comparability import Size, reasons_against
-from latentkit.evaluation.extractors.features import check_extractors, extractors_of
-from latentkit.evaluation.metric_selection import needed_statistics, not_allowed, not_served
+from latentkit.evaluation.comparability import (
+    Size,
+    check_extractors,
+    extractors_of,
+    needed_statistics,
+    not_allowed,
+    not_served,
+    reasons_against,
+)
 from latentkit.evaluation.metrics.metric import EvaluationMetric
 from latentkit.evaluation.references import Reference, open_reference
 from latentkit.evaluation.report_folder import ReportFolder
@@ -26,7 +31,7 @@ from latentkit.jobs.collection import chosen
 from latentkit.jobs.config import build
 from latentkit.jobs.inputs import open_generated, open_reference_side, reference_geometry
 from latentkit.report.evaluation import Compared, Report, print_report
-from latentkit.report.reconstructions import reconstruction_sheet
+from latentkit.report.sheets import reconstruction_sheet
 from latentkit.runtime.device import (
     Device,
     decoding_workers,
@@ -37,6 +42,7 @@ from latentkit.runtime.exit_status import DONE, FAILED, INTERRUPTED, Outcome
 from latentkit.runtime.provenance import provenance
 from latentkit.runtime.quiet import quiet_libraries
 from latentkit.runtime.readable import readable_count
+from latentkit.runtime.terminal import open_console
 from latentkit.stores import OutputLock
 
 
@@ -65,7 +71,7 @@ class EvaluationJob:
         quiet_libraries()
         several = cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1
         self.rank = process_rank(cfg.trainer.devices) if several else 0
-        self.console = Console(stderr=True, quiet=self.rank > 0)
+        self.console = open_console(quiet=self.rank > 0)
         self.device = find_device(cfg.trainer.accelerator)
         self.folder = ReportFolder(Path(cfg.report_dir))
         metrics = {name: build(cfg.metrics[name], f"metrics.{name}") for name in map(str, cfg.metrics)}
@@ -104,7 +110,7 @@ class EvaluationJob:
 
     def announce(self) -> None:
         """Say what will be done, before anything is loaded."""
-        say = self._say
+        say = self.console.print
         if self.random:
             say(f"RANDOM WEIGHTS in {', '.join(self.random)}: the numbers mean nothing")
         against = f" against {self.reference.name}" if self.reference else ""
@@ -123,22 +129,18 @@ class EvaluationJob:
         make_trainer = partial(
             build, self.cfg.trainer, "trainer", accelerator="gpu" if self.device.kind == "cuda" else "cpu"
         )
-        known: dict[str, Any] = {}
-        if reference := self.reference:
-            known = {"statistics": reference.statistics, "keep_statistics": reference.keep}
         return evaluate_sets(
             self.generated,
             self.metrics,
             self.extractors,
             self.decoder,
             make_trainer,
-            reference=reference.pictures if reference else None,
+            reference=self.reference,
             by_originals=self.by_originals,
             images=self.folder.images if self.cfg.save_images else None,
             batch_size=self.decoder.batch_size if self.decoder else self.cfg.batch_size,
             workers=decoding_workers(self.cfg.workers),
             console=self.console,
-            **known,
         )
 
     def report(self, result: EvaluationResult) -> Outcome:
@@ -161,10 +163,10 @@ class EvaluationJob:
         content = report.to_dict()
         there = self.folder.publish(content, sheet, save_images=self.cfg.save_images)
         print_report(report, self.console)
-        self._say(there)
+        self.console.print(there)
         if self.reference and (path := self.cfg.save_reference):
             self.reference.save(Path(path))
-            self._say(f"the reference's statistics: {path}")
+            self.console.print(f"the reference's statistics: {path}")
         return Outcome(FAILED if result.failures else DONE, content)
 
     def _report(self, result: EvaluationResult) -> Report:
@@ -211,7 +213,7 @@ class EvaluationJob:
             unpublished=unpublished,
             warnings=[*(reference.warnings if reference else ()), *generated.warnings],
             generated=Compared(
-                generated.name, done.pictures.total(), sizes.get("generated"), generated.identity()
+                generated.name, done.pictures.total(), sizes.get("generated"), generated.identity
             ),
             reference=against,
             protocol=protocol,
@@ -233,9 +235,6 @@ class EvaluationJob:
         names = ["the latents"] if latents and not latents.pretrained else []
         names += ["the decoder"] if self.decoder and not self.decoder.pretrained else []
         return (*names, *(extractor.name for extractor in self.extractors if not extractor.pretrained))
-
-    def _say(self, line: str) -> None:
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _without(

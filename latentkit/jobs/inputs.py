@@ -12,10 +12,9 @@ from latentkit.encoders import LatentDecoder
 from latentkit.encoders.contract import ContractError
 from latentkit.errors import UsageError
 from latentkit.evaluation.compatibility import CROPS, AsTheyAre, Decodable, check_originals, recorded_geometry
-from latentkit.evaluation.picture_set import PictureSet
-from latentkit.evaluation.sets.first import FirstOf
+from latentkit.evaluation.picture_set import FirstOf, PictureSet
+from latentkit.evaluation.sets.latents import Reconstructions
 from latentkit.evaluation.sets.open import existing, open_own, open_set
-from latentkit.evaluation.sets.paired import Reconstructions
 from latentkit.evaluation.sets.pictures import SourcePictures
 from latentkit.evaluation.statistics import is_own, is_statistics
 from latentkit.jobs.collection import chosen

@@ -9,11 +9,11 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from latentkit.report.evaluation import REPORT
 from latentkit.report.sweep import SweepTable
 from latentkit.runtime.device import process_rank
+from latentkit.runtime.terminal import open_console
 from latentkit.stores.storage import publish, publish_json, remove_many
 
 
@@ -58,9 +58,9 @@ class SweepReport(Callback):
         if not table.values:
             return
         publish(folder / "sweep.png", lambda file: file.write(table.plot()))
-        console = Console(stderr=True, highlight=False, markup=False)
+        console = open_console()
         table.print(console)
-        console.print(f"in {folder}: sweep.csv, sweep.md, sweep.png", soft_wrap=True)
+        console.print(f"in {folder}: sweep.csv, sweep.md, sweep.png")
 
 
 def _kept(folder: Path) -> dict[Path, dict[str, Any]]:

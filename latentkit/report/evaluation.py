@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from latentkit.runtime.readable import readable_count, readable_seconds
+from latentkit.runtime.terminal import print_table
 
 REPORT = "report.json"
 
@@ -105,15 +105,10 @@ def describe_value(name: str, value: float) -> str:
 
 def print_report(report: Report, console: Console) -> None:
     """The table, and beneath it what a reader has to know of the numbers."""
-    console.print(report.name, style="bold", highlight=False, markup=False, soft_wrap=True)
-    table = Table()
-    table.add_column("metric", no_wrap=True)
-    table.add_column("value", justify="right", no_wrap=True)
-    for name, value in report.results.items():
-        table.add_row(label(name), describe_value(name, value))
-    console.print(table)
+    rows = [(label(name), describe_value(name, value)) for name, value in report.results.items()]
+    print_table(console, report.name, ["metric", "value"], rows)
     for line in _remarks(report):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line)
 
 
 def _remarks(report: Report) -> list[str]:

@@ -1,14 +1,13 @@
 """What a verification found, as a table on stderr and as JSON."""
 
-import itertools
 from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from latentkit.runtime.readable import readable_bytes, readable_count
+from latentkit.runtime.terminal import print_table
 from latentkit.upkeep.findings import KINDS, Finding
 from latentkit.upkeep.verification import Verification
 
@@ -50,21 +49,18 @@ def print_findings(verified: Verification[Any], console: Console) -> None:
     if not verified.findings:
         console.print("nothing is wrong")
         return
-    table = Table(title="what is wrong", title_justify="left", title_style="bold")
-    for heading in ("what", "mended by"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("count", justify="right", no_wrap=True)
-    counts = Counter(found.kind for found in verified.findings)
-    for kind in (kind for kind in KINDS if counts[kind]):
-        meaning, remedy = KINDS[kind]
-        table.add_row(f"{kind}: {meaning}", remedy, f"{counts[kind]:,}")
-    console.print(table, soft_wrap=False)
-    for kind in (kind for kind in KINDS if counts[kind]):
-        where = (_place(found) for found in verified.findings if found.kind == kind)
-        for place in itertools.islice(where, _NAMES_SHOWN):
+    places = {kind: [_place(found) for found in verified.findings if found.kind == kind] for kind in KINDS}
+    rows = [
+        (f"{kind}: {meaning}", remedy, f"{len(places[kind]):,}")
+        for kind, (meaning, remedy) in KINDS.items()
+        if places[kind]
+    ]
+    print_table(console, "what is wrong", ["what", "mended by", "count"], rows, left=["mended by"])
+    for kind, where in places.items():
+        for place in where[:_NAMES_SHOWN]:
             console.print(f"{kind}: {place}")
-        if counts[kind] > _NAMES_SHOWN:
-            console.print(f"{kind}: {counts[kind] - _NAMES_SHOWN:,} more; report=FILE has all")
+        if len(where) > _NAMES_SHOWN:
+            console.print(f"{kind}: {len(where) - _NAMES_SHOWN:,} more; report=FILE has all")
 
 
 def _place(found: Finding) -> str:

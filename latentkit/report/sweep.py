@@ -11,10 +11,9 @@ from itertools import pairwise
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from latentkit.report.evaluation import describe_value, label
+from latentkit.runtime.terminal import print_table
 
 _DEVIATION = "_std"
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
@@ -71,15 +70,9 @@ class SweepTable:
     def print(self, console: Console) -> None:
         """The same as a table on the terminal."""
         heads, *rows = self._cells()
-        table = Table(title="sweep", title_justify="left", title_style="bold")
-        for place, head in enumerate(heads):
-            justify = "left" if place < len(self.swept) else "right"
-            table.add_column(escape(head), justify=justify, overflow="fold")  # type: ignore[arg-type]
-        for row in rows:
-            table.add_row(*map(escape, row))
-        console.print(table)
+        print_table(console, "sweep", heads, rows, left=self.swept)
         if self.remark:
-            console.print(self.remark, highlight=False, markup=False, soft_wrap=True)
+            console.print(self.remark, soft_wrap=True)
 
     def plot(self) -> bytes:
         """A PNG file: a panel a value; over the swept number where it is one, else a bar a run."""
@@ -92,11 +85,8 @@ class SweepTable:
         lines = sum(text.count("\n") + 1 for text in labels)
         height = 2.6 if axis else 1.0 + 0.24 * max(lines, len(labels) + 1)
         figure = Figure(figsize=(3.6 * columns + 2.4, height * rows), layout="constrained")
-        panels = figure.subplots(rows, columns, squeeze=False).flat
-        for panel in panels[len(self._shown) :]:
-            panel.remove()
         for place, name in enumerate(self._shown):
-            panel = panels[place]
+            panel = figure.add_subplot(rows, columns, place + 1)
             heights = [results.get(name, math.nan) for results in self._results]
             panel.set_title(label(name))
             if axis is None:

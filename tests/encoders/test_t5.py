@@ -56,7 +56,7 @@ def test_facts_count_the_tokens_seen_and_tell_what_was_cut(t5_folder: Path) -> N
     tokenizer = AutoTokenizer.from_pretrained(t5_folder)
     exact = len(tokenizer(CAPTIONS[1])["input_ids"])
     for max_length, cut in ((exact - 1, True), (exact, False), (exact + 1, False)):
-        tensors, facts = T5(model=str(t5_folder), max_length=max_length).tokenize(CAPTIONS)
+        tensors, facts = T5(model=str(t5_folder), max_length=max_length).batch(CAPTIONS, CAPTIONS)
         seen = min(exact, max_length)
         assert facts[1] == {"attention_mask_length": seen, "max_length": max_length, "cut": cut}
         assert facts[2] == {"attention_mask_length": 1, "max_length": max_length, "cut": False}
@@ -100,7 +100,7 @@ def test_a_damaged_tokenizer_is_one_line(t5_folder: Path, tmp_path: Path) -> Non
     shutil.copytree(t5_folder, folder)
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(LatentkitError, match="the tokenizer cannot be loaded") as caught:
-        T5(model=str(folder)).tokenize(["a"])
+        T5(model=str(folder)).batch(["a"], ["a"])
     assert "\n" not in str(caught.value)
 
 

@@ -21,6 +21,7 @@ from latentkit.encoders import LatentDecoder, Random
 from latentkit.errors import LatentkitError
 from latentkit.evaluation.metrics import InceptionScore, Reconstruction
 from latentkit.evaluation.picture_set import LatentSpace
+from latentkit.evaluation.references import Reference
 from latentkit.evaluation.run import evaluate_sets
 
 
@@ -54,6 +55,8 @@ def main(out: Path, count: int, processes: int, seconds: float) -> int:
         originals=photos(count),
         seconds=seconds / 4,
     )
+    theirs = ToySet(photos(count + 3, first=100), name="reference")
+    reference = Reference(name="reference", pictures=theirs, identity={})
     try:
         result = evaluate_sets(
             generated,
@@ -65,7 +68,7 @@ def main(out: Path, count: int, processes: int, seconds: float) -> int:
             [MeanColour(), Logits(name="logits")],
             LatentDecoder(model="none", weights=Random(), batch_size=4),
             make_trainer,
-            reference=ToySet(photos(count + 3, first=100), name="reference"),
+            reference=reference,
             images=out / "images",
             batch_size=3,
             workers=0,

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from latentkit.encoders import LatentDecoder, Random
-from latentkit.evaluation.batches import PictureBatches
 from latentkit.evaluation.compatibility import Decodable
 from latentkit.evaluation.picture_set import PictureSet
+from latentkit.evaluation.step import PictureBatches
 
 
 class Published(LatentDecoder):

@@ -80,7 +80,7 @@ def test_channels_last_changes_the_layout_and_not_the_picture(sd_folder: Path) -
 
 
 def network(rounding: str) -> DecodingNetwork:
-    return DecodingNetwork(torch.nn.Identity(), rounding=rounding, channels_last=False)
+    return DecodingNetwork(torch.nn.Identity(), rounding=rounding)
 
 
 def test_rounding_to_the_digit() -> None:

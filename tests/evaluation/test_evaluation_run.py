@@ -28,20 +28,27 @@ from toy_evaluation import (
 
 from latentkit.encoders import LatentDecoder, Pretrained, Random
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.evaluation.batches import PictureBatch, PictureBatches
-from latentkit.evaluation.gallery import SAMPLED, GallerySearch
 from latentkit.evaluation.picture_set import LatentSpace
+from latentkit.evaluation.references import Reference
 from latentkit.evaluation.run import evaluate_sets
-from latentkit.evaluation.sink import EvaluationResult
-from latentkit.evaluation.step import EvaluationStep
+from latentkit.evaluation.sink import EvaluationResult, gallery_places
+from latentkit.evaluation.step import EvaluationStep, PictureBatch, PictureBatches
 
 CPU = partial(pl.Trainer, accelerator="cpu", devices=1)
 DECODER = LatentDecoder(model="none", weights=Random(), batch_size=4)
 
 
 def evaluate(generated: ToySet, metrics: dict[str, Any], **options: Any) -> EvaluationResult:
+    """Beside the reference's pictures there may be `statistics` of it, and `keep`, told what is found out."""
     extractors = options.pop("extractors", [MeanColour()])
     decoder = options.pop("decoder", DECODER)
+    pictures, statistics = options.pop("reference", None), options.pop("statistics", {})
+    keep = options.pop("keep", None)
+    if pictures is not None or statistics:
+        known = Reference(name="reference", pictures=pictures, identity={}, statistics=statistics)
+        options["reference"] = known
+        if keep is not None:
+            known.keep = keep
     settings = {"batch_size": 4, "workers": 0, "console": Console(quiet=True)} | options
     return evaluate_sets(generated, metrics, extractors, decoder, CPU, **settings)
 
@@ -78,9 +85,7 @@ def test_every_picture_of_both_sides_counts_once(batch_size: int) -> None:
 def test_statistics_of_the_reference_save_its_pass() -> None:
     reference = ToySet(photos(7, first=50), name="reference")
     kept: list[dict[str, np.ndarray]] = []
-    looked = evaluate(
-        ToySet(photos(5)), {"toy": WeightedMean()}, reference=reference, keep_statistics=kept.append
-    )
+    looked = evaluate(ToySet(photos(5)), {"toy": WeightedMean()}, reference=reference, keep=kept.append)
     assert set(kept[0]) == {"toy_sum", "toy_count", "picture_size", "count"}
     assert kept[0]["picture_size"].tolist() == [16, 16]
     assert kept[0]["count"] == 7
@@ -128,7 +133,7 @@ class LackingBatches(PictureBatches):
 def test_a_reference_of_several_sizes_has_none() -> None:
     reference = OfSeveralSizes(photos(9), name="reference")
     kept: list[dict[str, np.ndarray]] = []
-    options: dict[str, Any] = {"reference": reference, "keep_statistics": kept.append}
+    options: dict[str, Any] = {"reference": reference, "keep": kept.append}
     result = evaluate(ToySet(photos(5)), {"toy": WeightedMean()}, **options)
     assert result.sizes == {"generated": (16, 16), "reference": None}
     assert kept[0]["picture_size"].tolist() == [0, 0]
@@ -138,7 +143,7 @@ def test_statistics_of_a_part_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("latentkit.evaluation.run.PictureBatches", LackingBatches)
     reference = ToySet(photos(9), name="reference")
     kept: list[dict[str, np.ndarray]] = []
-    options: dict[str, Any] = {"reference": reference, "keep_statistics": kept.append}
+    options: dict[str, Any] = {"reference": reference, "keep": kept.append}
     with pytest.raises(LatentkitError, match="8 pictures came of 9"):
         evaluate(ToySet(photos(5)), {"toy": WeightedMean()}, **options)
     assert kept == []
@@ -149,7 +154,7 @@ def test_originals_beside_the_pictures_are_a_reference_in_the_same_pass() -> Non
     generated = ToySet(latents=stored, space=LatentSpace(4), originals=originals)
     never = ToySet(originals, name="the originals")
     kept: list[dict[str, np.ndarray]] = []
-    options: dict[str, Any] = {"reference": never, "keep_statistics": kept.append}
+    options: dict[str, Any] = {"reference": never, "keep": kept.append}
     result = evaluate(generated, {"toy": WeightedMean()}, by_originals=True, **options)
     expected = np.linalg.norm(weighted_sum(decoded(stored)) - weighted_sum(originals))
     assert result.values["toy"]["distance"] == pytest.approx(expected, rel=1e-3)
@@ -167,7 +172,6 @@ def test_latents_are_decoded_at_the_models_scale_and_metrics_see_the_pictures() 
     assert pictures.std() > 5
     expected = np.linalg.norm(weighted_sum(pictures))
     assert result.values["toy"]["distance"] == pytest.approx(expected, rel=1e-4)
-    assert result.batch_sizes["generated"] == 4
 
 
 def zero_reference() -> dict[str, np.ndarray]:
@@ -177,9 +181,10 @@ def zero_reference() -> dict[str, np.ndarray]:
 def test_a_network_runs_once_a_batch_and_only_where_a_feature_is_wanted() -> None:
     step = EvaluationStep([MeanColour(), Unwanted(name="other")], None)
     pictures = ToySet(photos(8))
-    step.begin_pass(pictures, 4, {"mean.rgb", "pixels"})
+    batches = PictureBatches(pictures, np.arange(8), 4)
+    step.begin_pass(batches, {"mean.rgb", "pixels"})
     step.setup("predict")
-    for batch in PictureBatches(pictures, np.arange(8), 4):
+    for batch in batches:
         step(batch)
     assert {name: forward.network.network.seen for name, forward in step.networks.items()} == {"mean": [4, 4]}
 
@@ -193,10 +198,11 @@ class Unwanted(MeanColour):
 def test_latents_run_in_whole_batches_and_padding_never_counts() -> None:
     pictures = ToySet(latents=latents(6), space=LatentSpace(4), originals=photos(6))
     step = EvaluationStep([MeanColour()], DECODER)
-    step.begin_pass(pictures, 4, {"mean.rgb"}, by_originals=True)
+    batches = PictureBatches(pictures, np.arange(6), 4, originals=True)
+    step.begin_pass(batches, {"mean.rgb"}, by_originals=True)
     step.setup("predict")
     with torch.inference_mode():
-        results = [step(batch) for batch in PictureBatches(pictures, np.arange(6), 4, originals=True)]
+        results = [step(batch) for batch in batches]
     assert [result.positions.tolist() for result in results] == [[0, 1, 2, 3], [4, 5]]
     assert step.networks["mean"].network.network.seen == [4] * 4
     for result in results:
@@ -214,13 +220,11 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(of_latents: bool, fits
     generated = ToySet(latents=latents(10), space=LatentSpace(4)) if of_latents else ToySet(photos(10))
     metrics = {"toy": WeightedMean()}
     whole = evaluate(generated, metrics, statistics=zero_reference())
-    halved = evaluate(
-        generated,
-        {"toy": WeightedMean()},
-        statistics=zero_reference(),
-        extractors=[MeanColour(fits=fits)],
-    )
-    assert halved.batch_sizes["generated"] == found
+    extractor = MeanColour(fits=fits)
+    network = extractor.load()
+    object.__setattr__(extractor, "load", lambda: network)
+    halved = evaluate(generated, {"toy": WeightedMean()}, statistics=zero_reference(), extractors=[extractor])
+    assert max(size for size in network.seen if size <= fits) == found
     assert halved.values["toy"]["generated"] == 10
     assert halved.values["toy"]["distance"] == pytest.approx(whole.values["toy"]["distance"], rel=1e-4)
 
@@ -302,23 +306,16 @@ def test_reconstructions_are_compared_and_the_worst_and_best_shown() -> None:
             assert shown.psnr == pytest.approx(10 * np.log10(255**2 / errors[place].mean()), abs=0.5)
 
 
-def test_the_search_is_bounded_and_the_same_however_it_is_divided() -> None:
+def test_the_worst_the_median_and_the_best_of_many_and_of_few() -> None:
     psnr = np.random.default_rng(1).normal(25, 4, 20_000)
-    positions = np.arange(20_000)
-    one = GallerySearch(20_000, 3)
-    parts = [GallerySearch(20_000, 3) for _ in range(3)]
-    for start in range(0, 20_000, 64):
-        batch = positions[start : start + 64]
-        one.add(batch, psnr[batch])
-        for rank, part in enumerate(parts):
-            part.add(batch[batch % 3 == rank], psnr[batch[batch % 3 == rank]])
-    found = one.merge([])
-    assert parts[1].merge([parts[0], parts[2]]) == found
+    found = gallery_places(psnr, 3)
     order = np.argsort(psnr)
-    assert list(found["worst"]) == order[:3].tolist()
-    assert list(found["best"]) == order[-3:].tolist()
-    assert np.median(list(found["median"].values())) == pytest.approx(np.median(psnr), abs=0.2)
-    assert len(one._sampled) <= SAMPLED
+    assert found["worst"].tolist() == order[:3].tolist()
+    assert found["best"].tolist() == order[-3:].tolist()
+    assert np.median(psnr[found["median"]]) == pytest.approx(np.median(psnr), abs=1e-2)
+    assert {name: row.tolist() for name, row in gallery_places(np.array([2.0, 1.0, 1.0]), 6).items()} == {
+        name: [1, 2, 0] for name in ("worst", "median", "best")
+    }
 
 
 def test_images_are_saved_by_key_as_they_were_decoded(tmp_path: Path) -> None:
@@ -371,7 +368,7 @@ def test_an_interruption_in_the_references_pass_keeps_no_statistics() -> None:
     reference = SignallingSet(photos(400), name="reference")
     generated = ToySet(photos(5))
     kept: list[dict[str, np.ndarray]] = []
-    result = evaluate(generated, {"toy": WeightedMean()}, reference=reference, keep_statistics=kept.append)
+    result = evaluate(generated, {"toy": WeightedMean()}, reference=reference, keep=kept.append)
     assert result.interrupted
     assert generated.calls == kept == []
     assert 20 <= len(reference.calls) < 400

@@ -20,9 +20,10 @@ from recipes import photo
 
 from latentkit.encoders import T5, Autoencoder, DINOv3, Pretrained, Random
 from latentkit.errors import LatentkitError, UsageError
+from latentkit.evaluation.comparability import check_extractors, extractors_of
 from latentkit.evaluation.extractors import Inception
-from latentkit.evaluation.extractors.features import FeatureNetwork, check_extractors, extractors_of
-from latentkit.evaluation.extractors.inception_file import fetch
+from latentkit.evaluation.extractors.inception import fetch
+from latentkit.evaluation.step import FeatureNetwork
 from latentkit.pixels.geometry import AdmCrop, AntialiasedResize, CropToMultiple
 
 NAME = "weights.pth"
@@ -161,7 +162,7 @@ def test_a_killed_download_leaves_nothing_behind_after_the_next(hub: Path) -> No
 
     code = (
         "import sys\n"
-        "from latentkit.evaluation.extractors.inception_file import fetch\n"
+        "from latentkit.evaluation.extractors.inception import fetch\n"
         "fetch(*sys.argv[1:], where='x', local_files_only=False)"
     )
     with serving(stall_at_first) as server:
@@ -183,7 +184,7 @@ def test_a_file_of_the_users_must_be_the_published_one(tmp_path: Path) -> None:
     published = "not 6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
     for path, text in {
         file: f"{NAME} is damaged or another file: its sha256 is {SHA256}, {published}",
-        tmp_path / "absent.pth": "there is no file .*absent.pth",
+        tmp_path / "absent.pth": "absent.pth cannot be read: No such file",
         tmp_path: "cannot be read: Is a directory",
     }.items():
         for ask in (Inception.identity, Inception.load):

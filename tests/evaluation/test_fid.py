@@ -12,7 +12,6 @@ from recipes import features
 
 from latentkit.errors import LatentkitError
 from latentkit.evaluation.metrics import EvaluationMetric
-from latentkit.evaluation.metrics.metric import NonFiniteFeaturesError
 
 Sets = tuple[np.ndarray, np.ndarray]
 
@@ -36,8 +35,7 @@ def test_statistics_are_numpys_and_do_not_depend_on_order_or_batches(two_sets: S
     metric = frechet("fid")
     feed(metric, "reference", reference, np.random.default_rng(0).permutation(len(reference)), batch=77)
     statistics = metric.reference_statistics()
-    assert statistics.keys() == {"mu", "sigma", "count"}
-    assert int(statistics["count"]) == 2500
+    assert statistics.keys() == {"mu", "sigma"}
     exact = reference.astype(np.float64)
     np.testing.assert_allclose(statistics["mu"], exact.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(statistics["sigma"], np.cov(exact, rowvar=False), rtol=0, atol=1e-13)
@@ -49,10 +47,8 @@ def test_a_reference_from_its_statistics_gives_the_same_distance(count: bool) ->
     first = frechet("fid")
     distance = computed(first, generated, reference)["fid"]
     statistics = first.reference_statistics()
-    if not count:  # as in ADM's files
-        del statistics["count"]
     second = frechet("fid")
-    assert second.load_reference(statistics)
+    assert second.load_reference(statistics | ({"count": np.array(40)} if count else {}))  # ADM's have none
     assert computed(second, generated)["fid"] == distance
     for name, value in second.reference_statistics().items():
         np.testing.assert_array_equal(value, statistics[name])
@@ -62,8 +58,8 @@ def test_a_reference_from_its_statistics_gives_the_same_distance(count: bool) ->
 @pytest.mark.parametrize(
     ("metric", "read", "names"),
     [
-        (frechet("sfid"), "inception.spatial", {"mu_s", "sigma_s", "count"}),
-        (frechet("fd_dinov3"), "dinov3.embeddings", {"mu_dinov3", "sigma_dinov3", "count"}),
+        (frechet("sfid"), "inception.spatial", {"mu_s", "sigma_s"}),
+        (frechet("fd_dinov3"), "dinov3.embeddings", {"mu_dinov3", "sigma_dinov3"}),
     ],
 )
 def test_its_relatives_read_other_features_under_other_names(
@@ -91,9 +87,8 @@ def test_sums_stay_in_double_precision_whatever_becomes_of_the_module_around_the
 def test_features_that_are_not_finite_are_refused_with_their_positions() -> None:
     wrong = features(1, 20, 12, 0)
     wrong[[3, 7], 5] = np.nan, np.inf
-    with pytest.raises(NonFiniteFeaturesError, match=r"pool3 is not finite .* positions \[3, 7\]") as caught:
+    with pytest.raises(LatentkitError, match=r"pool3 is not finite .* positions \[3, 7\]$"):
         feed(frechet("fid"), "generated", wrong)
-    assert caught.value.positions == [3, 7]
 
 
 @pytest.mark.parametrize(("generated", "reference", "side"), [(1, 9, "generated"), (9, 1, "reference")])

@@ -14,9 +14,9 @@ from rich.console import Console
 from set_contents import SD
 from store_run import run
 
-from latentkit.evaluation.sets.identity import MAX_HASHED, file_identity
 from latentkit.evaluation.sets.open import open_set
 from latentkit.evaluation.sets.pictures import SourcePictures
+from latentkit.evaluation.sets.tensor_files import MAX_HASHED, file_identity
 from latentkit.imagenet.job import Preparation
 from latentkit.imagenet.official import find_archives
 from latentkit.sources import ApprovedSource, FolderSource, ImageNetArchive, ImageNetTree, Source
@@ -72,7 +72,7 @@ def test_the_same_pictures_are_those_in_the_same_place(
     make, source = SOURCES[kind]
 
     def identity(work: Path) -> dict[str, Any]:
-        return SourcePictures(source(work), None, "photos").identity()
+        return SourcePictures(source(work), None, "photos").identity
 
     make(tmp_path / "work")
     shutil.copytree(tmp_path / "work", tmp_path / "copy", symlinks=True)
@@ -90,7 +90,7 @@ def test_a_home_and_an_archive_elsewhere(tmp_path: Path, monkeypatch: pytest.Mon
     folder(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     identities = [
-        SourcePictures(FolderSource(root=root), None, "photos").identity()
+        SourcePictures(FolderSource(root=root), None, "photos").identity
         for root in ("~/photos", str(tmp_path / "photos"))
     ]
     assert identities[0] == identities[1]
@@ -98,7 +98,7 @@ def test_a_home_and_an_archive_elsewhere(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "work/tars").mkdir(parents=True)
     for archive in (tmp_path / "disk/tars").iterdir():
         (tmp_path / "work/tars" / archive.name).symlink_to(archive)
-    found = SourcePictures(archived(tmp_path / "work", "val"), None, "val").identity()
+    found = SourcePictures(archived(tmp_path / "work", "val"), None, "val").identity
     assert found["place"] == str((tmp_path / "disk/tars/ILSVRC2012_img_val.tar").resolve())
 
 
@@ -106,7 +106,7 @@ def test_latents_of_equal_names_sizes_and_times_in_another_place(tmp_path: Path)
     run(tmp_path / "here", "npy", encoders=("vae",))
     shutil.copytree(tmp_path / "here", tmp_path / "there")
     (tmp_path / "link").symlink_to("here")
-    here, there, link = (open_set(str(tmp_path / name), SD).identity() for name in ("here", "there", "link"))
+    here, there, link = (open_set(str(tmp_path / name), SD).identity for name in ("here", "there", "link"))
     assert here["files"] == there["files"]
     assert link == here != there
 

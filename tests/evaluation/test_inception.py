@@ -14,8 +14,7 @@ from torch import Tensor
 from latentkit.encoders import Random
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.evaluation.extractors import Inception
-from latentkit.evaluation.extractors.inception_network import InceptionNetwork, from_file
-from latentkit.evaluation.extractors.tf_resize import tf_resize
+from latentkit.evaluation.extractors.inception_network import InceptionNetwork, from_file, tf_resize
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZES = [(256, 256), (299, 299), (97, 181)]
@@ -195,10 +194,10 @@ def wrong_files(folder: Path, weights: dict[str, Tensor]) -> dict[str, str]:
     (folder / "page").write_text("<html>")
     (folder / "empty").touch()
     return {
-        "short": r"not the Inception of 2015-12-05: \S+conv\.weight is missing \(and 563 more\)",
-        "shapes": r"not the Inception of 2015-12-05: \S+ has another shape \(and \d+ more\)",
-        "list": "a list in place of a state dict",
-        "other": r"is missing \(and 567 more\)",
+        "short": r"of the Inception of 2015-12-05: .*Missing key\(s\) in state_dict: \S+conv\.weight",
+        "shapes": r"of the Inception of 2015-12-05: .*size mismatch for \S+conv\.weight",
+        "list": "dict-like, got <class 'list'>",
+        "other": r"Missing key\(s\)",
         "page": "cannot be read as PyTorch weights",
         "empty": "cannot be read as PyTorch weights",
     }

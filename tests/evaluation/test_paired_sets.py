@@ -16,11 +16,11 @@ from set_contents import SD, Published, everything, same
 
 from latentkit.encoders import ContractError, Random
 from latentkit.errors import LatentkitError
-from latentkit.evaluation.batches import PictureBatches
 from latentkit.evaluation.compatibility import Decodable
-from latentkit.evaluation.sets.first import FirstOf
+from latentkit.evaluation.picture_set import FirstOf
+from latentkit.evaluation.sets.latents import Reconstructions
 from latentkit.evaluation.sets.open import open_own, open_set
-from latentkit.evaluation.sets.paired import Reconstructions
+from latentkit.evaluation.step import PictureBatches
 from latentkit.sources import FolderSource
 from latentkit.stores.contract_file import read_contract
 

@@ -18,9 +18,9 @@ from store_run import kill_at
 
 from latentkit.encoders import ContractError
 from latentkit.errors import UsageError
-from latentkit.evaluation.batches import PictureBatches
 from latentkit.evaluation.references import Reference
 from latentkit.evaluation.statistics import is_statistics, publish_statistics, read_statistics
+from latentkit.evaluation.step import PictureBatches
 from latentkit.pixels import AdmCrop, ResizeSquare
 
 CROP = AdmCrop(size=16)

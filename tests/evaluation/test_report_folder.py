@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.evaluation.report_folder import ReportFolder
-from latentkit.evaluation.saving import PictureFolder
+from latentkit.evaluation.report_folder import PictureFolder, ReportFolder
 
 
 def files(folder: Path) -> set[str]:

@@ -19,12 +19,12 @@ from store_run import run
 
 from latentkit.encoders import ContractError, Random
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.evaluation.batches import PictureBatches
 from latentkit.evaluation.compatibility import Decodable
-from latentkit.evaluation.sets.first import FirstOf
+from latentkit.evaluation.picture_set import FirstOf
+from latentkit.evaluation.sets.latents import Reconstructions
 from latentkit.evaluation.sets.open import open_own, open_set
-from latentkit.evaluation.sets.paired import Reconstructions
 from latentkit.evaluation.sets.pictures import SourcePictures
+from latentkit.evaluation.step import PictureBatches
 from latentkit.pixels import AdmCrop, Pillow, ResizeSquare
 from latentkit.sources import First, FolderSource
 
@@ -152,9 +152,9 @@ def test_a_folder_of_pictures(work: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(pixels, AdmCrop(size=16)(expected[key]))
     first = FirstOf(opened, 3)
     assert set(everything(first)) == {"x0/0", "x0/2", "x0/4"}
-    identities = [opened.identity(), crop.identity(), first.identity()]
+    identities = [opened.identity, crop.identity, first.identity]
     os.utime(tmp_path / "x0/2.png", ns=(1, 1))
-    identities.append(open_set(str(tmp_path), SD).identity())
+    identities.append(open_set(str(tmp_path), SD).identity)
     assert len({json.dumps(identity, sort_keys=True) for identity in identities}) == 4
     with pytest.raises(UsageError, match="limit=1"):
         FirstOf(opened, 1)

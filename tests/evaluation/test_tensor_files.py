@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from set_contents import SCALED, SD, STORED, everything, same
 
 from latentkit.errors import LatentkitError
-from latentkit.evaluation.batches import PictureBatches
 from latentkit.evaluation.sets.open import open_set
+from latentkit.evaluation.step import PictureBatches
 
 LATENTS = np.random.default_rng(0).standard_normal((7, 4, 3, 2)).astype(np.float32)
 PIXELS = np.random.default_rng(1).integers(0, 256, (7, 6, 5, 3)).astype(np.uint8)
@@ -53,7 +53,7 @@ def test_tensor_files(tmp_path: Path, kind: str) -> None:
         same(everything(opened), {str(row): latent for row, latent in enumerate(array)})
     stored = open_set(saved(tmp_path, LATENTS, kind), STORED)
     assert (stored.latents.scale, stored.latents.shift) == (1, 0)
-    assert stored.identity() != open_set(saved(tmp_path, LATENTS, kind), SCALED).identity()
+    assert stored.identity != open_set(saved(tmp_path, LATENTS, kind), SCALED).identity
     for array in (PIXELS, np.ascontiguousarray(PIXELS.transpose(0, 3, 1, 2))):
         opened = open_set(saved(tmp_path, array, kind, "arr_0"), SD)
         same(everything(opened), {str(row): pixels for row, pixels in enumerate(PIXELS)})
@@ -174,7 +174,7 @@ READ = """
 import resource, sys
 import numpy as np
 import torch
-from latentkit.evaluation.batches import PictureBatches
+from latentkit.evaluation.step import PictureBatches
 from latentkit.evaluation.sets.open import open_set
 from latentkit.encoders import LatentDecoder
 from latentkit.evaluation.compatibility import Decodable

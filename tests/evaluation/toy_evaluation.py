@@ -56,6 +56,7 @@ class ToySet(PictureSet):
             time.sleep(self.seconds)
             yield self._stored[position]
 
+    @property
     def identity(self) -> dict[str, Any]:
         return {"name": self.name}
 

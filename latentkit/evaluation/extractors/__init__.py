@@ -1,4 +1,4 @@
-"""Encoders that are there for their features alone, and how any encoder gives features of pictures."""
+"""Encoders that are there for their features alone."""
 
 from latentkit.evaluation.extractors.inception import Inception
 

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
+from filelock import FileLock
+
+from latentkit.downloading.body import FetchError
+from latentkit.downloading.client import Client
+from latentkit.downloading.deadline import Stop
 from latentkit.encoders import Encoder, Pretrained, Random
-from latentkit.evaluation.extractors.inception_file import SHA256, URL, check, fetch
+from latentkit.encoders.weights import file_sha256
+from latentkit.errors import LatentkitError
 from latentkit.pixels.geometry import CropToMultiple, Geometry
+from latentkit.runtime.terminal import open_console
+from latentkit.stores.storage import make_folder, publish, remove_temporaries
 
 if TYPE_CHECKING:
     import torch
 
 MODEL = "inception-2015-12-05"
 RESIZE = "bilinear to 299 x 299 from the corner, as TensorFlow 1"
+
+_LIMIT = 100_000_000
+"""Bytes; the file has 95,628,359."""
+_RETRIES = 3
+_DEADLINE = 600.0
+"""Seconds of one attempt; the next one goes on where it ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +47,11 @@ class Inception(Encoder):
             ``local_files_only`` nothing is downloaded.
     """
 
-    url: ClassVar[str] = URL
-    sha256: ClassVar[str] = SHA256
+    url: ClassVar[str] = (
+        "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+        "weights-inception-2015-12-05-6726825d.pth"
+    )
+    sha256: ClassVar[str] = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
     name: str = "inception"
     group: str = "extractors"
@@ -69,7 +87,7 @@ class Inception(Encoder):
             offline = self.weights.local_files_only
             return fetch(self.url, self.sha256, where=self.where, local_files_only=offline)
         otherwise = f"the published file is downloaded when {self.where}.path is left out"
-        return check(Path(self.path).expanduser(), self.sha256, where=self.where, otherwise=otherwise)
+        return _checked(Path(self.path).expanduser(), self.sha256, self.where, otherwise)
 
     def describe_input(self) -> dict[str, Any]:
         return {"resize": RESIZE}
@@ -94,3 +112,70 @@ class Inception(Encoder):
         if isinstance(self.weights, Random):
             return from_seed(self.weights.seed)
         return from_file(self.file)
+
+
+def fetch(url: str, sha256: str, *, where: str, local_files_only: bool) -> Path:
+    """The file of torch hub's folder that has the URL's last part as its name, downloaded unless it is there.
+
+    Processes that want it at one time wait for the one that downloads it.
+
+    Args:
+        url, sha256: of the published file.
+        where: the configuration node, for messages.
+        local_files_only: never use the network.
+
+    Raises:
+        LatentkitError: it is not there and cannot be had, or what is there is another file.
+    """
+    from torch.hub import get_dir  # $TORCH_HOME/hub, below ~/.cache/torch by default
+
+    file = Path(get_dir(), "checkpoints", url.rpartition("/")[2])
+    otherwise = f"pass {where}.path=FILE or weights=random"
+    found = partial(_checked, file, sha256, where, "remove it to have it downloaded again")
+    if file.exists():
+        return found()
+    if local_files_only:
+        raise LatentkitError(
+            f"{where}: {file} is missing, and the network is not to be used; "
+            f"bring it from {url}, or {otherwise}"
+        )
+    try:
+        make_folder(file.parent)
+        held = FileLock(file.with_name(f".{file.name}.lock")).acquire()
+    except (LatentkitError, OSError) as error:
+        raise LatentkitError(f"{where}: {error}; set TORCH_HOME to another folder, or {otherwise}") from None
+    with held:
+        if not file.exists():
+            remove_temporaries(file.parent, below=False)
+            _download(url, file, sha256, where, otherwise)
+        return found()
+
+
+def _download(url: str, file: Path, sha256: str, where: str, otherwise: str) -> None:
+    open_console().print(f"{where}: downloading {url} to {file.parent}")
+
+    def write(stream: BinaryIO) -> None:
+        client.fetch(url, stream, _LIMIT)
+        stream.seek(0)
+        found = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]  # a real file
+        if found != sha256:
+            raise FetchError(f"it is another file: its sha256 is {found}, not {sha256}")
+
+    client = Client(connections=1, retries=_RETRIES, deadline=_DEADLINE, stop=Stop())
+    try:
+        publish(file, write)
+    except FetchError as error:
+        raise LatentkitError(f"{where}: {url} cannot be downloaded: {error}; {otherwise}") from None
+
+
+def _checked(file: Path, sha256: str, where: str, otherwise: str) -> Path:
+    """The file. Raises LatentkitError where it cannot be read, or is another one."""
+    try:
+        found = file_sha256(file)
+    except OSError as error:
+        raise LatentkitError(f"{where}: {file} cannot be read: {error.strerror}; {otherwise}") from None
+    if found != sha256:
+        raise LatentkitError(
+            f"{where}: {file} is damaged or another file: its sha256 is {found}, not {sha256}; {otherwise}"
+        )
+    return file

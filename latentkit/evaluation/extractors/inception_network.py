@@ -16,7 +16,6 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from latentkit.errors import LatentkitError, one_line
-from latentkit.evaluation.extractors.tf_resize import tf_resize
 
 SIZE = 299
 """Side of the network's input in pixels."""
@@ -202,30 +201,27 @@ def from_file(file: Path) -> InceptionNetwork:
         LatentkitError: it holds no weights, or another network's.
     """
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        return _loaded(torch.load(file, map_location="cpu", weights_only=True))
     # Pickle, zip and torch raise what they meet; the user is to see one line in any case.
     except Exception as error:
-        raise LatentkitError(f"{file}: cannot be read as PyTorch weights: {one_line(error)[:200]}") from None
-    network = _skeleton()
-    if differing := _differing(network.state_dict(), state):
-        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
-        raise LatentkitError(f"{file}: not the Inception of 2015-12-05: {differing[0]}{more}")
-    return _finished(network, state)
+        reason = one_line(error)[:200]
+        raise LatentkitError(
+            f"{file}: cannot be read as PyTorch weights of the Inception of 2015-12-05: {reason}"
+        ) from None
 
 
 def from_seed(seed: int) -> InceptionNetwork:
     """The network with random weights, of about constant variance from layer to layer (He et al., 2015)."""
-    network = _skeleton()
     generator = torch.Generator().manual_seed(seed)
     state = {}
-    for name, value in network.state_dict().items():
+    for name, value in _skeleton().state_dict().items():
         if value.dim() > 1:
             deviation = (2 / value[0].numel()) ** 0.5
             state[name] = torch.randn(value.shape, generator=generator) * deviation
         else:
             one = name.endswith((".bn.weight", ".running_var"))
             state[name] = torch.full(value.shape, int(one), dtype=value.dtype)
-    return _finished(network, state)
+    return _loaded(state)
 
 
 def _skeleton() -> InceptionNetwork:
@@ -233,20 +229,39 @@ def _skeleton() -> InceptionNetwork:
         return InceptionNetwork().eval()
 
 
-def _finished(network: InceptionNetwork, state: Mapping[str, Tensor]) -> InceptionNetwork:
+def _loaded(state: Mapping[str, Tensor]) -> InceptionNetwork:
+    network = _skeleton()
     network.load_state_dict(state, assign=True)
-    network.float().requires_grad_(False).fold()
-    return network
+    return network.float().requires_grad_(False).fold()
 
 
-def _differing(needed: Mapping[str, Tensor], state: object) -> list[str]:
-    """What is wrong with a state dict, a name each."""
-    if not isinstance(state, Mapping):
-        return [f"a {type(state).__name__} in place of a state dict"]
-    wrong = [f"{name} is missing" for name in needed if name not in state]
-    wrong += [f"{name} does not belong to it" for name in state if name not in needed]
-    return wrong + [
-        f"{name} has another shape"
-        for name, value in needed.items()
-        if name in state and getattr(state[name], "shape", None) != value.shape
-    ]
+def tf_resize(pixels: Tensor, size: int) -> Tensor:
+    """``tf.image.resize_bilinear(pixels, (size, size), align_corners=False)`` of TensorFlow 1.
+
+    Every published FID has this resize between its pictures and the network.
+    Output pixel i reads the input at i * (input size / size), counted from the corner and not from the
+    pixel's centre, between its two neighbours, without antialiasing: first along rows, then along columns,
+    all in float32 as ``a + (b - a) * weight``.
+
+    Args:
+        pixels: [B, H, W, C], of any numeric dtype.
+        size: of both sides.
+
+    Returns:
+        float32 [B, size, size, C]; the input's values where it has that size already.
+    """
+    return _resize_axis(_resize_axis(pixels, 2, size), 1, size).float()
+
+
+def _resize_axis(pixels: Tensor, axis: int, size: int) -> Tensor:
+    length = pixels.shape[axis]
+    if length == size:
+        return pixels
+    # The scale and the places are rounded to float32 one after the other, as TensorFlow has them.
+    scale = torch.tensor(length, dtype=torch.float32) / size
+    places = torch.arange(size, dtype=torch.float32) * scale
+    lower = places.long()
+    weight = (places - lower).view(-1, *[1] * (pixels.dim() - axis - 1)).to(pixels.device)
+    a = pixels.index_select(axis, lower.to(pixels.device)).float()
+    b = pixels.index_select(axis, (lower + 1).clamp_max(length - 1).to(pixels.device)).float()
+    return b.sub_(a).mul_(weight).add_(a)

@@ -1,11 +1,10 @@
 """Metrics that need every picture's features at the end, and so keep them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from latentkit.errors import LatentkitError
 from latentkit.evaluation.metrics.metric import EvaluationMetric, Side
@@ -72,13 +71,9 @@ class FeatureBank(EvaluationMetric):
         """What is kept while the states of all processes stand in its place: the same tensors, not copies."""
         return {name: list(getattr(self, name)) for name in self._defaults}
 
-    def _sync_dist(
-        self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None
-    ) -> None:
+    def _allocate(self, width: int) -> None:
         for side in ("generated", "reference"):
-            features, positions = getattr(self, f"{side}_features"), getattr(self, f"{side}_positions")
-            width = self._agreed(features[0].shape[1] if features else 0, dist_sync_fn, process_group)
-            if not features:
-                features.append(torch.empty(0, width, device=self.device))
-                positions.append(torch.empty(0, dtype=torch.int64, device=self.device))
-        super()._sync_dist(dist_sync_fn, process_group)
+            if not getattr(self, f"{side}_features"):
+                getattr(self, f"{side}_features").append(torch.empty(0, width, device=self.device))
+                empty = torch.empty(0, dtype=torch.int64, device=self.device)
+                getattr(self, f"{side}_positions").append(empty)

@@ -3,13 +3,12 @@ Inception's pooled features, sFID (Nash et al., 2021, arXiv:2103.03841) on those
 and FD on any encoder's (Stein et al., 2023, arXiv:2306.04675).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.linalg.lapack import dpstrf
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.evaluation.metrics.metric import EvaluationMetric, Side
@@ -94,14 +93,11 @@ class FrechetDistance(EvaluationMetric):
         return {self.name: frechet_distance(self._fitted("generated"), self._fitted("reference"))}
 
     def reference_statistics(self) -> dict[str, np.ndarray]:
-        """mu [d], sigma [d, d] under this metric's names, and ``count`` when it is known."""
-        if self.loaded is not None:
-            return dict(self.loaded)
-        found: dict[str, np.ndarray] = dict(zip(self.statistics, self._fitted("reference"), strict=True))
-        return found | {"count": np.array(int(self.reference[0, 0]))}
+        """mu [d], sigma [d, d] under this metric's names."""
+        return dict(zip(self.statistics, self._fitted("reference"), strict=True))
 
     def load_reference(self, statistics: Mapping[str, np.ndarray]) -> bool:
-        """Take mu and sigma, which must fit each other, and ``count`` if it is there."""
+        """Take mu and sigma, which must fit each other."""
         if not super().load_reference(statistics):
             return False
         mu, sigma = (statistics[name] for name in self.statistics)
@@ -123,21 +119,13 @@ class FrechetDistance(EvaluationMetric):
         mu = sums[0, 1:] / count
         return Gaussian(mu, (sums[1:, 1:] - count * np.outer(mu, mu)) / (count - 1))
 
-    def _allocate(self, features: int) -> None:
+    def _allocate(self, width: int) -> None:
         for name in ("generated", "reference"):
             state = getattr(self, name)
             if not state.numel():
-                setattr(self, name, state.new_zeros(features + 1, features + 1))
-            elif len(state) != features + 1:
+                setattr(self, name, state.new_zeros(width + 1, width + 1))
+            elif len(state) != width + 1:
                 raise LatentkitError(
-                    f"{self.name}: {features} features a picture here, {len(state) - 1} there: "
+                    f"{self.name}: {width} features a picture here, {len(state) - 1} there: "
                     "the two sides are of different networks"
                 )
-
-    def _sync_dist(
-        self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None
-    ) -> None:
-        rows = self._agreed(len(self.generated), dist_sync_fn, process_group)
-        if rows:
-            self._allocate(rows - 1)
-        super()._sync_dist(dist_sync_fn, process_group)

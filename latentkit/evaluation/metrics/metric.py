@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from latentkit.errors import LatentkitError
 
@@ -14,18 +15,6 @@ Side = Literal["generated", "reference"]
 
 PIXELS, ORIGINALS = "pixels", "originals"
 """Features beside the encoders' outputs: uint8 [B, H, W, 3], the pictures, and what they reconstruct."""
-
-
-class NonFiniteFeaturesError(LatentkitError):
-    """Features that are NaN or infinite.
-
-    Attributes:
-        positions: of the pictures, in their set.
-    """
-
-    def __init__(self, feature: str, positions: list[int]) -> None:
-        super().__init__(f"{feature} is not finite for the pictures at positions {positions}")
-        self.positions = positions
 
 
 class EvaluationMetric(Metric):
@@ -61,6 +50,7 @@ class EvaluationMetric(Metric):
     min_samples_option: ClassVar[str | None] = None
 
     latest_psnr: torch.Tensor | None = None
+    _width: int = 0
 
     def __init__(self) -> None:
         super().__init__(sync_on_compute=False)
@@ -110,23 +100,31 @@ class EvaluationMetric(Metric):
         """Take a reference from its statistics, in every process; False when they lack what is needed."""
         served = bool(self.statistics) and statistics.keys() >= {*self.statistics}
         if served:
-            names = statistics.keys() & {*self.statistics, "count"}
-            self.loaded = {name: statistics[name] for name in names}
+            self.loaded = {name: statistics[name] for name in self.statistics}
         return served or not self.compares
 
     def _vectors(self, features: Mapping[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
-        """The only feature that it reads, [B, d]. Raises NonFiniteFeaturesError."""
+        """The only feature that it reads, [B, d]. Raises LatentkitError where it is not finite."""
         (name,) = self.features
         vectors = features[name].flatten(1)
         finite = torch.isfinite(vectors).all(dim=1)
         if not bool(finite.all()):
-            raise NonFiniteFeaturesError(name, positions[~finite].tolist())
+            wrong = positions[~finite].tolist()
+            raise LatentkitError(f"{name} is not finite for the pictures at positions {wrong}")
+        self._width = vectors.shape[1]
         return vectors
 
-    def _agreed(self, width: int, gather: Callable[..., list[torch.Tensor]], group: Any) -> int:
-        """The largest width of all processes: one that has seen no picture does not know its own."""
-        widths = gather(torch.tensor(width, device=self.device), group=group)
-        return max(int(width) for width in widths)
+    def _allocate(self, width: int) -> None:
+        """Make room in the states for features [B, width], where they need that."""
+
+    def _sync_dist(
+        self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None
+    ) -> None:
+        """A process that has seen no picture hears from the others how wide its states are."""
+        widths = dist_sync_fn(torch.tensor(self._width, device=self.device), group=process_group)
+        if width := max(map(int, widths)):
+            self._allocate(width)
+        super()._sync_dist(dist_sync_fn, process_group)
 
     def _apply(self, fn: Callable[..., Any], exclude_state: Any = "") -> Self:
         """Follow the module to another device, but never to another dtype."""

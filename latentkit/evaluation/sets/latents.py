@@ -1,6 +1,6 @@
-"""Latents that latentkit encoded: their contract says how they are decoded."""
+"""Latents that latentkit encoded, alone and beside the pictures that they were made from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,11 @@ import numpy as np
 
 from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError
-from latentkit.evaluation.compatibility import LATENTS, Decodable
-from latentkit.evaluation.picture_set import PictureSet, ordered
+from latentkit.evaluation.compatibility import LATENTS, Decodable, check_originals
+from latentkit.evaluation.picture_set import PictureSet, named, ordered
+from latentkit.evaluation.sets.pictures import SourcePictures
+from latentkit.prediction.plan import Comparison
+from latentkit.runtime.readable import readable_count
 from latentkit.stores.output import open_output
 
 _ROWS = 64
@@ -49,6 +52,80 @@ class EncodedLatents(PictureSet):
         """Key and fingerprint of the pictures of which it is recorded."""
         return self._output.fingerprints()
 
-    def identity(self) -> dict[str, Any]:
+    @property
+    def identity(self) -> Mapping[str, Any]:
         """What `Output.identity` says."""
         return {"kind": "latents"} | self._output.identity()
+
+
+class Reconstructions(PictureSet):
+    """A dataset's latents, each with its picture as the encoder saw it, matched by key.
+
+    Args:
+        latents: encoded from these pictures.
+        pictures: the dataset's, in the encoder's geometry.
+
+    Attributes:
+        pictures: those that have a latent, each at its latent's position.
+        left_out: how many have none: they are in quarantine, or were never encoded.
+        unrecorded: of how many latents nobody recorded what they were made from.
+
+    Raises:
+        ContractError: the latents were made from pictures in another geometry or orientation.
+        LatentkitError: there are latents of pictures that the dataset lacks, or that have changed since.
+    """
+
+    def __init__(
+        self,
+        latents: EncodedLatents,
+        pictures: SourcePictures,
+    ) -> None:
+        check_originals(latents.name, latents.contract, pictures.geometry, orient=pictures.source.orient)
+        self.name = f"{pictures.name} reconstructions"
+        self.keys, self.latents = latents.keys, latents.latents
+        self._latents = latents
+        there = set(pictures.keys)
+        lacking = [position for position, key in enumerate(self.keys) if key not in there]
+        if lacking:
+            raise LatentkitError(
+                f"{latents.name} has latents of {len(lacking):,} pictures that {pictures.name} lacks: "
+                f"{named(self.keys, lacking)}: give the dataset that was encoded, whole"
+            )
+        self.originals = self.pictures = pictures.only(self.keys)
+        self.left_out = len(pictures) - len(self)
+        self.unrecorded = len(self) - self._check_unchanged()
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        found = []
+        if self.left_out:
+            found.append(f"{readable_count(self.left_out, 'picture')} of the dataset have no latents")
+        if self.unrecorded:
+            found.append(
+                f"of {readable_count(self.unrecorded, 'latent')} nobody recorded the picture: "
+                "one that changed since would not be noticed"
+            )
+        return found
+
+    def rows(self, positions: np.ndarray, workers: int) -> Iterator[np.ndarray]:
+        return self._latents.rows(positions, workers)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {**self._latents.identity, "originals": self.pictures.identity}
+
+    def _check_unchanged(self) -> int:
+        """How many of the pictures have a record: equal size and mtime, or else equal sha256."""
+        places = {key: place for place, key in enumerate(self.keys)}
+        comparison = Comparison(self.pictures.source)
+        recorded: dict[int, bool] = {}
+        for key, before in self._latents.fingerprints():
+            if key in places:
+                index = int(self.pictures.indices[places[key]])
+                recorded[places[key]] = comparison.picture(index, before)
+        if changed := sorted(place for place, same in recorded.items() if not same):
+            raise LatentkitError(
+                f"{self.pictures.name}: pictures have changed since they were encoded: "
+                f"{named(self.keys, changed)}: run latentkit.encode again, or this with encode=true"
+            )
+        return len(recorded)

@@ -7,8 +7,7 @@ from latentkit.encoders.contract import ContractError
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.evaluation.compatibility import LATENTS, Decodable, latent_channels, recorded_geometry
 from latentkit.evaluation.picture_set import PictureSet
-from latentkit.evaluation.sets.latents import EncodedLatents
-from latentkit.evaluation.sets.paired import Reconstructions
+from latentkit.evaluation.sets.latents import EncodedLatents, Reconstructions
 from latentkit.evaluation.sets.pictures import SourcePictures
 from latentkit.evaluation.sets.tensor_files import SUFFIXES
 from latentkit.evaluation.sets.tensors import TensorRows

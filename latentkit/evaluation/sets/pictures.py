@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from copy import copy
 from functools import cached_property
@@ -53,7 +53,7 @@ class SourcePictures(PictureSet):
         """
         places = {key: place for place, key in enumerate(self.keys)}
         chosen = copy(self)
-        chosen.__dict__.pop("_identity", None)
+        chosen.__dict__.pop("identity", None)
         chosen.keys = list(keys)
         chosen.indices = self.indices[[places[key] for key in keys]]
         return chosen
@@ -71,17 +71,14 @@ class SourcePictures(PictureSet):
                     raise LatentkitError(self._unreadable([row, *islice(further, NAMED - 1)]))
                 yield pixels[0]
 
-    def identity(self) -> dict[str, Any]:
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
         """Count, geometry, orientation, the pictures' place, and a hash over every key, size and mtime.
 
         As they were when it was first asked for.
         The place is the first picture's folder or archive, links resolved: with the keys it tells where each
         one lies, since a source has one root. Where a source has nothing to stat, its fields count.
         """
-        return dict(self._identity)
-
-    @cached_property
-    def _identity(self) -> dict[str, Any]:
         stats = [self.source.stat(index) for index in self.indices.tolist()]
         described: dict[str, Any] = {
             "kind": "pictures",

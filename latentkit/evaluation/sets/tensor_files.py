@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from latentkit.encoders.weights import file_sha256
 from latentkit.errors import LatentkitError, UsageError, one_line
 from latentkit.stores.arrays import read_header
 
@@ -25,6 +26,9 @@ DAMAGED = (
     *(zipfile.BadZipFile, zlib.error),
 )
 """What numpy, torch and zipfile raise of files that are not what their names say."""
+
+MAX_HASHED = 2**30
+"""A larger file is told by its place, size and mtime: it would take longer to hash than a user would wait."""
 
 SUFFIXES = (".safetensors", ".npz", ".npy", ".pt", ".pth")
 
@@ -162,3 +166,20 @@ def _checked_header(file: Any, size: int) -> tuple[tuple[int, ...], np.dtype[Any
     if size != meant:
         raise ValueError(f"it has {size:,} bytes and its header says {meant:,}")
     return shape, dtype
+
+
+def file_identity(path: Path) -> dict[str, Any]:
+    """A file's sha256; of one over 1 GiB its place, links resolved, and its size and mtime.
+
+    As for make, such a file is the same when it lies in the same place and has the same size and mtime.
+
+    Raises:
+        LatentkitError: it cannot be read.
+    """
+    try:
+        now = path.stat()
+        if now.st_size > MAX_HASHED:
+            return {"place": str(path.resolve()), "bytes": now.st_size, "mtime_ns": now.st_mtime_ns}
+        return {"sha256": file_sha256(path)}
+    except OSError as error:
+        raise LatentkitError(f"{path} cannot be read: {error.strerror or error}") from None

@@ -1,7 +1,7 @@
 """Latents, or pictures, in one tensor of a file."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ from latentkit.encoders.contract import Contract, ContractError
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.evaluation.compatibility import LATENTS, Decodable
 from latentkit.evaluation.picture_set import LatentSpace, PictureSet, ordered
-from latentkit.evaluation.sets.identity import file_identity
-from latentkit.evaluation.sets.tensor_files import FileTensor, TensorFile, read_tensor_file
+from latentkit.evaluation.sets.tensor_files import FileTensor, TensorFile, file_identity, read_tensor_file
 from latentkit.stores.arrays import match
 from latentkit.stores.shard_manifest import MANIFEST, ShardManifest
 
@@ -58,15 +57,12 @@ class TensorRows(PictureSet):
             else:
                 yield row if self._channels_last else row.transpose(1, 2, 0)
 
-    def identity(self) -> dict[str, Any]:
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
         """`file_identity`, the tensor's name, and how latents are decoded or the [H, W] of pictures.
 
         The file is hashed when it is first asked for.
         """
-        return dict(self._identity)
-
-    @cached_property
-    def _identity(self) -> dict[str, Any]:
         described: dict[str, Any] = {"kind": "pictures" if self.latents is None else "latents"}
         if self.latents is None:
             shape = self._tensor.shape
@@ -114,23 +110,20 @@ def _are_pictures(tensor: FileTensor, decodable: Decodable | None, where: str) -
     """
     shape, floats = tensor.shape, tensor.dtype.kind == "f"
     described = f"{where} is {tensor.dtype} {list(shape)}"
-    if len(shape) == 4:
-        colour = 3 in (shape[1], shape[3])
-        if floats and not colour:
-            return False
-        channels = decodable.decoder.channels if floats and decodable else 0
-        if floats and shape[1] == channels:
-            return False
-        if floats:
-            raise LatentkitError(
-                f"{described}: pictures must be uint8: save clip(127.5 * x + 128, 0, 255) of x in [-1, 1]"
-                + (f"; latents have {channels} channels for this decoder" if channels else "")
-            )
-        if colour and tensor.dtype == np.uint8:
-            return True
-    raise LatentkitError(
-        f"{described}: give latents, floats [N, C, h, w], or pictures, uint8 [N, H, W, 3] or [N, 3, H, W]"
-    )
+    colour = len(shape) == 4 and 3 in (shape[1], shape[3])
+    if colour and tensor.dtype == np.uint8:
+        return True
+    if len(shape) != 4 or not floats:
+        raise LatentkitError(
+            f"{described}: give latents, floats [N, C, h, w], or pictures, uint8 [N, H, W, 3] or [N, 3, H, W]"
+        )
+    channels = decodable.decoder.channels if colour and decodable else 0
+    if colour and shape[1] != channels:
+        raise LatentkitError(
+            f"{described}: pictures must be uint8: save clip(127.5 * x + 128, 0, 255) of x in [-1, 1]"
+            + (f"; latents have {channels} channels for this decoder" if channels else "")
+        )
+    return False
 
 
 def _contract_beside(path: Path, opened: TensorFile) -> Contract | None:
