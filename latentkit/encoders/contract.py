@@ -12,7 +12,7 @@ Vector = float | tuple[float, ...]
 """One number, or one a channel."""
 
 UNRECORDED = "unrecorded"
-"""Stands in a contract for what nobody wrote down when the numbers were made."""
+"""Stands in a contract for what was not recorded when the numbers were made."""
 
 
 class ContractError(LatentkitError):

@@ -227,10 +227,8 @@ class PretrainedEncoder(Encoder):
 
         Raises:
             LatentkitError: they cannot be had or are damaged; one line that says what to do.
-            ValueError: the weights are random, and there are no files.
         """
-        if isinstance(self.weights, Random):
-            raise ValueError(f"{self.name}: random weights have no checkpoint")
+        assert isinstance(self.weights, Pretrained)  # random weights have no files
         return self.weights.fetch(self.model, revision=self.revision, layout=self.layout, where=self.where)
 
     @property

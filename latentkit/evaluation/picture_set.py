@@ -44,6 +44,7 @@ class PictureSet(ABC):
             known.
         contract: of latents that have one.
         cut: whether these are the first of more.
+        warnings: what a report has to say of the set.
     """
 
     name: str
@@ -52,11 +53,7 @@ class PictureSet(ABC):
     originals: "PictureSet | None" = None
     contract: Contract | None = None
     cut: bool = False
-
-    @property
-    def warnings(self) -> Sequence[str]:
-        """What a report has to say of the set."""
-        return ()
+    warnings: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -103,13 +100,9 @@ class FirstOf(PictureSet):
             raise UsageError(f"limit={n}: an evaluation needs at least 2 pictures; null takes all")
         self._whole = whole
         self.name, self.latents, self.originals = whole.name, whole.latents, whole.originals
-        self.contract = whole.contract
+        self.contract, self.warnings = whole.contract, whole.warnings
         self.keys = whole.keys[:n]
         self.cut = len(self.keys) < len(whole)
-
-    @property
-    def warnings(self) -> Sequence[str]:
-        return self._whole.warnings
 
     def rows(self, positions: np.ndarray, workers: int) -> Iterator[np.ndarray]:
         return self._whole.rows(positions, workers)

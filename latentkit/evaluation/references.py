@@ -101,7 +101,7 @@ class Reference:
 
     @property
     def picture_size(self) -> tuple[int, int] | None:
-        """(height, width) of the pictures; None where they have several sizes or nobody knows."""
+        """(height, width) of the pictures; None where there are several sizes, or it is unknown."""
         if PICTURE_SIZE in self.statistics:
             height, width = self.statistics[PICTURE_SIZE].tolist()
             return (height, width) if height else None
@@ -138,11 +138,10 @@ class Reference:
                 self.warnings.append(f"what was found out of the reference is not kept: {error}")
 
     def check_saving(self, path: Path) -> None:
-        """Raise UsageError where `save` would say what nobody knows, or replace another's statistics."""
+        """Raise UsageError where `save` would replace other statistics, or the origin is not recorded."""
         if not self.recorded:
             raise UsageError(
-                f"save_reference: {self.name} is statistics of which nobody recorded what they were made "
-                "from: copy the file"
+                f"save_reference: {self.name} does not record what its statistics are of: copy the file"
             )
         if path.exists() and read_statistics(path, ())[1] != json.loads(json.dumps(self.identity)):
             raise UsageError(

@@ -25,7 +25,7 @@ from latentkit.stores.storage import (
 
 SHEET = "reconstructions.png"
 CONFIGURATION = Path(".latentkit", "evaluation.yaml")
-"""There once an evaluation has begun: the other files are not somebody else's."""
+"""Exists once an evaluation has begun here: the other files are then its own."""
 
 SAVED = Path(".latentkit", "images.json")
 """The keys of the pictures in ``images`` that evaluations saved there."""
@@ -68,7 +68,7 @@ class ReportFolder:
         ours = (self.path / CONFIGURATION).exists()
         for name in (REPORT, SHEET):
             if not ours and (self.path / name).exists():
-                raise UsageError(f"{self.path / name} is there, and no evaluation wrote it: {_ELSEWHERE}")
+                raise UsageError(f"{self.path / name} was not written by an evaluation: {_ELSEWHERE}")
         if saved is None:
             return
         before = {*self._saved_before()}
@@ -77,7 +77,7 @@ class ReportFolder:
         for key in saved:
             path = keyed_path(self.images, key, SUFFIX)
             if key not in before and path.exists():
-                raise UsageError(f"{path} is there, and no evaluation wrote it: {_ELSEWHERE}")
+                raise UsageError(f"{path} was not written by an evaluation: {_ELSEWHERE}")
 
     def begin(self, configuration: str, saved: Sequence[str] | None) -> None:
         """Make the folder this run's own: pictures of an earlier one that it will not write again go.

@@ -54,7 +54,7 @@ def _names(path: Path) -> set[str]:
 def read_statistics(
     path: Path, names: Collection[str] | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
-    """What is in a file of statistics, but pictures, and what it was made from; None: nobody recorded it.
+    """What is in a file of statistics, but pictures, and what it was made from; None: not recorded.
 
     Args:
         names: to be read, with ``count`` and ``picture_size``, where they are there; None: all.

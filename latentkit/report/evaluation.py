@@ -38,7 +38,7 @@ class Compared:
     Attributes:
         name: short.
         pictures: how many were used; None where the statistics do not say.
-        size: (height, width) of its pictures; None where they have several sizes or nobody knows.
+        size: (height, width) of its pictures; None where there are several, or it is unknown.
         identity: JSON values: everything that its pictures, or its statistics, depend on.
     """
 

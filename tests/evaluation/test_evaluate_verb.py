@@ -253,7 +253,7 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     ),
     "statistics of nobody knows what": (
         {"generated": "pictures", "reference": "bare.npz", "metric": "fid", "save_reference": "mine2.npz"},
-        *(2, "bare.npz is statistics of which nobody recorded"),
+        *(2, "bare.npz does not record what its statistics are of"),
     ),
     "no reference to save": (
         {"generated": "pictures", "metric": "inception_score", "save_reference": "mine2.npz"}

@@ -71,14 +71,14 @@ def test_nobody_elses_pictures_are_mixed_with_or_removed(tmp_path: Path) -> None
     other = ReportFolder(tmp_path / "other")
     other.begin("", ["1"])
     save(other, "1", "holiday")
-    with pytest.raises(UsageError, match=r"holiday\.png is there, and no evaluation wrote it"):
+    with pytest.raises(UsageError, match=r"holiday\.png was not written by an evaluation"):
         other.check(["1", "holiday"])
 
 
 @pytest.mark.parametrize("name", ["report.json", "reconstructions.png"])
 def test_nobody_elses_file_is_overwritten(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
-    with pytest.raises(UsageError, match=f"{name} is there, and no evaluation wrote it"):
+    with pytest.raises(UsageError, match=f"{name} was not written by an evaluation"):
         ReportFolder(tmp_path).check(None)
 
 

@@ -98,7 +98,7 @@ def test_saving_adds_to_a_file_and_never_replaces_anothers(photos: Path, tmp_pat
         other.check_saving(file)
     bare = tmp_path / "bare.npz"
     np.savez(bare, **moments(0))
-    with pytest.raises(UsageError, match=r"bare\.npz is statistics of which nobody recorded"):
+    with pytest.raises(UsageError, match=r"bare\.npz does not record what its statistics are of"):
         opened(bare, kept).check_saving(tmp_path / "copy.npz")
 
 

@@ -79,10 +79,8 @@ class Inception(Encoder):
 
         Raises:
             LatentkitError: absent, damaged, another file, out of reach; one line that says what to do.
-            ValueError: the weights are random, and there is no file.
         """
-        if isinstance(self.weights, Random):
-            raise ValueError(f"{self.name}: random weights have no file")
+        assert isinstance(self.weights, Pretrained)  # random weights have no file
         if self.path is None:
             offline = self.weights.local_files_only
             return fetch(self.url, self.sha256, where=self.where, local_files_only=offline)
@@ -144,28 +142,25 @@ def fetch(url: str, sha256: str, *, where: str, local_files_only: bool) -> Path:
         held = FileLock(file.with_name(f".{file.name}.lock")).acquire()
     except (LatentkitError, OSError) as error:
         raise LatentkitError(f"{where}: {error}; set TORCH_HOME to another folder, or {otherwise}") from None
-    with held:
-        if not file.exists():
-            remove_temporaries(file.parent, below=False)
-            _download(url, file, sha256, where, otherwise)
-        return found()
-
-
-def _download(url: str, file: Path, sha256: str, where: str, otherwise: str) -> None:
-    open_console().print(f"{where}: downloading {url} to {file.parent}")
 
     def write(stream: BinaryIO) -> None:
         client.fetch(url, stream, _LIMIT)
         stream.seek(0)
-        found = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]  # a real file
-        if found != sha256:
-            raise FetchError(f"it is another file: its sha256 is {found}, not {sha256}")
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]  # a real file
+        if digest != sha256:
+            raise FetchError(f"it is another file: its sha256 is {digest}, not {sha256}")
 
     client = Client(connections=1, retries=_RETRIES, deadline=_DEADLINE, stop=Stop())
-    try:
-        publish(file, write)
-    except FetchError as error:
-        raise LatentkitError(f"{where}: {url} cannot be downloaded: {error}; {otherwise}") from None
+    with held:
+        if not file.exists():
+            remove_temporaries(file.parent, below=False)
+            open_console().print(f"{where}: downloading {url} to {file.parent}")
+            try:
+                publish(file, write)
+            except FetchError as error:
+                message = f"{where}: {url} cannot be downloaded: {error}; {otherwise}"
+                raise LatentkitError(message) from None
+        return found()
 
 
 def _checked(file: Path, sha256: str, where: str, otherwise: str) -> Path:

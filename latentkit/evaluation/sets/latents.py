@@ -1,6 +1,6 @@
 """Latents that latentkit encoded, alone and beside the pictures that they were made from."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class Reconstructions(PictureSet):
     Attributes:
         pictures: those that have a latent, each at its latent's position.
         left_out: how many have none: they are in quarantine, or were never encoded.
-        unrecorded: of how many latents nobody recorded what they were made from.
+        unrecorded: how many latents have no record of the picture they were made from.
 
     Raises:
         ContractError: the latents were made from pictures in another geometry or orientation.
@@ -94,18 +94,15 @@ class Reconstructions(PictureSet):
         self.originals = self.pictures = pictures.only(self.keys)
         self.left_out = len(pictures) - len(self)
         self.unrecorded = len(self) - self._check_unchanged()
-
-    @property
-    def warnings(self) -> Sequence[str]:
-        found = []
+        told = []
         if self.left_out:
-            found.append(f"{readable_count(self.left_out, 'picture')} of the dataset have no latents")
+            told.append(f"{readable_count(self.left_out, 'picture')} of the dataset have no latents")
         if self.unrecorded:
-            found.append(
-                f"of {readable_count(self.unrecorded, 'latent')} nobody recorded the picture: "
-                "one that changed since would not be noticed"
+            told.append(
+                f"{readable_count(self.unrecorded, 'latent')} without a record of the picture: "
+                "a change since then would go unnoticed"
             )
-        return found
+        self.warnings = told
 
     def rows(self, positions: np.ndarray, workers: int) -> Iterator[np.ndarray]:
         return self._latents.rows(positions, workers)

@@ -1,7 +1,6 @@
 """Which set of pictures a path is."""
 
 from pathlib import Path
-from typing import TypeVar
 
 from latentkit.encoders.contract import ContractError
 from latentkit.errors import LatentkitError, UsageError
@@ -19,8 +18,6 @@ from latentkit.stores.shard_manifest import MANIFEST
 
 FEWEST = 2
 """No statistic is defined on fewer pictures."""
-
-_Set = TypeVar("_Set", bound=PictureSet)
 
 
 def open_set(path: str, decodable: Decodable | None, geometry: Geometry | None = None) -> PictureSet:
@@ -47,7 +44,8 @@ def open_set(path: str, decodable: Decodable | None, geometry: Geometry | None =
         opened = TensorRows(place, decodable)
     else:
         raise UsageError(f"{path} is nothing that can be evaluated: give {_CHOICES}")
-    return _enough(opened)
+    _check_count(opened)
+    return opened
 
 
 def existing(path: str, *, or_statistics: bool = False) -> Path:
@@ -85,7 +83,9 @@ def open_own(
             "or give generated=PATH"
         )
     pictures = SourcePictures(source, geometry or recorded_geometry(latents.contract), name)
-    return _enough(Reconstructions(latents, pictures))
+    opened = Reconstructions(latents, pictures)
+    _check_count(opened)
+    return opened
 
 
 def _find_latents(place: Path, decodable: Decodable | None) -> EncodedLatents | None:
@@ -120,10 +120,9 @@ def _needed(decodable: Decodable | None, place: Path) -> Decodable:
     return decodable
 
 
-def _enough(opened: _Set) -> _Set:
+def _check_count(opened: PictureSet) -> None:
     if len(opened) < FEWEST:
         raise LatentkitError(f"{opened.name} holds {len(opened)} of the at least {FEWEST} pictures needed")
-    return opened
 
 
 _CHOICES = (

@@ -31,7 +31,7 @@ class TensorRows(PictureSet):
         decodable: which latents are asked for; None where pictures are needed.
 
     Raises:
-        UsageError: no tensor, or no one of several, can be meant; or nobody said whether latents are scaled.
+        UsageError: no tensor, or no one of several, can be meant; or latents may be scaled or not.
         ContractError: a shard's contract says something else than what is asked for.
         LatentkitError: the file is damaged, or its tensor has another shape or type.
     """
