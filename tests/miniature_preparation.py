@@ -9,7 +9,7 @@ from miniature_imagenet import Miniature
 from rich.console import Console
 
 from latentkit.imagenet.job import Preparation
-from latentkit.imagenet.official import find_archives
+from latentkit.imagenet.recognition import find_archives
 from latentkit.sources.imagenet.official import Official
 
 

@@ -6,11 +6,9 @@ https://platform.openai.com/docs/api-reference/chat/create
 
 import base64
 import io
-import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +21,7 @@ from latentkit.downloading.body import FetchError
 from latentkit.downloading.client import Client, is_http
 from latentkit.downloading.deadline import Stop
 from latentkit.errors import LatentkitError, UsageError
+from latentkit.runtime.threads import as_they_end
 
 JPEG_QUALITY = 90
 MAX_BYTES = 2**20
@@ -76,19 +75,24 @@ class OpenAICaptioner(Captioner):
         stop = Stop(grace=0)
         client = Client(connections=self.concurrency, retries=self.retries, deadline=self.deadline, stop=stop)
         try:
-            yield lambda pictures: self._judged(self._describe(client, pictures))
+            yield lambda pictures: self._answers(client, stop, pictures)
         finally:
             stop.set()
 
-    def _judged(self, answers: Iterable[Answer]) -> Iterator[Answer]:
-        """Whose fault it was: the picture's when others before or after it are answered, else the server's.
+    def _answers(
+        self, client: Client, stop: Stop, pictures: Iterable[tuple[int, Image.Image]]
+    ) -> Iterator[Answer]:
+        """Ask about `concurrency` images at a time.
+
+        A failure is the image's fault when others before or after it are answered, else the server's.
 
         Raises:
-            LatentkitError: `IN_A_ROW` pictures had no answer, one after the other.
+            LatentkitError: `IN_A_ROW` images had no answer, one after the other.
         """
         held: list[Answer] = []
-        for answer in answers:
-            held.append(answer)
+        ask = partial(self._ask, client)
+        for _, asked in as_they_end(ask, pictures, self.concurrency, self.concurrency, stop.set):
+            held.append(answer := asked.result())
             if not answer.unanswered:
                 yield from held
                 held.clear()
@@ -99,28 +103,13 @@ class OpenAICaptioner(Captioner):
                 )
         yield from held
 
-    def _describe(self, client: Client, pictures: Iterable[tuple[int, Image.Image]]) -> Iterator[Answer]:
-        """Keep `concurrency` requests under way. Leaving early waits for none of them."""
-        pool = ThreadPoolExecutor(self.concurrency)
-        under_way: set[Future[Answer]] = set()
-        more = iter(pictures)
-        try:
-            while True:
-                for job in itertools.islice(more, self.concurrency - len(under_way)):
-                    under_way.add(pool.submit(self._ask, client, *job))
-                if not under_way:
-                    return
-                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-    def _ask(self, client: Client, number: int, image: Image.Image) -> Answer:
-        """Ask about one picture.
+    def _ask(self, client: Client, picture: tuple[int, Image.Image]) -> Answer:
+        """Ask about one image.
 
         Raises:
             LatentkitError: nobody can be reached, or the server does not serve us.
         """
+        number, image = picture
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self.api_key_env is not None:
             headers["Authorization"] = f"Bearer {os.environ[self.api_key_env]}"

@@ -1,4 +1,4 @@
-"""What a sync keeps: the photo ledger (its format is in `latentkit.sources.photos`), links, and quarantine.
+"""What a sync keeps: the photo ledger (its format is in `latentkit.sources.approved`), links, and quarantine.
 
 While a sync runs, each photo that it settles is appended to ``.latentkit/photos.journal.jsonl`` as the line
 that the ledger will have; publishing the ledger folds the journal in, and then removes it.

@@ -80,12 +80,9 @@ class Links:
 
     def _target(self, name: str, filename: str) -> str:
         """Where a link leads, when it is one to this photo, wherever the library once lay."""
-        path = self._root / name
-        try:
-            target = os.readlink(path)  # noqa: PTH115 - the text itself
-        except OSError:
-            raise ForeignError(f"{files.printable(path)} is there and no link: left as it is") from None
-        if PurePosixPath(target).parts[-2:] != (self._raw.name, filename):
-            where = files.printable(target)
-            raise ForeignError(f"{files.printable(path)} leads to {where}: left as it is")
-        return target
+        path, target = files.printable(self._root / name), self._leads(name)
+        if target is None:
+            raise ForeignError(f"{path} is not a link: left as it is")
+        if PurePosixPath(target.text).parts[-2:] != (self._raw.name, filename):
+            raise ForeignError(f"{path} leads to {files.printable(target.text)}: left as it is")
+        return target.text

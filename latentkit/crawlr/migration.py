@@ -10,19 +10,12 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 import numpy as np
 from rich.console import Console
 
-from latentkit.crawlr.stage1 import (
-    CONTRACTS,
-    EMBEDDING,
-    Fields,
-    parse_embedding,
-    parse_line,
-    stage2_line,
-)
+from latentkit.crawlr.stage1 import CONTRACTS, parse_embedding, parse_line
 from latentkit.crawlr.survey import Row, Survey
 from latentkit.errors import LatentkitError
 from latentkit.prediction.plan import check_room
@@ -35,6 +28,7 @@ from latentkit.stores import NpyStore
 from latentkit.stores.arrays import npy_publication
 from latentkit.stores.contract_file import contract_record
 from latentkit.stores.ledger import done_ledger, done_line, fold_done, publish_lines
+from latentkit.stores.records import INLINE
 from latentkit.stores.storage import publish, publish_json, publish_many, sync_folder
 
 BATCH = 256
@@ -43,11 +37,6 @@ BATCH = 256
 _SHOWN = 20
 _BLOCKS = 8192  # what a file of 4,224 bytes takes on a disk
 _UNKNOWN = Fingerprint("")  # no picture is known that these numbers were made from
-_T = TypeVar("_T")
-
-
-_Record = tuple[str, Row, bytes, Fields]
-"""Image id, row, line and fields of a record in hand; the fields of one that is settled are not parsed."""
 
 
 class _StopError(Exception):
@@ -70,10 +59,10 @@ def migrate(store: NpyStore, console: Console, *, dry_run: bool = False) -> Outc
     """
     asked: list[bool] = []
 
-    def counted(batches: Iterable[list[_T]], progress: ProgressReport) -> Iterator[list[_T]]:
-        for batch in batches:
-            yield batch
-            progress.advance(len(batch))
+    def counted(lines: Iterable[bytes], progress: ProgressReport) -> Iterator[bytes]:
+        for line in lines:
+            yield line
+            progress.advance()
             if asked:
                 raise _StopError
 
@@ -83,8 +72,7 @@ def migrate(store: NpyStore, console: Console, *, dry_run: bool = False) -> Outc
     with Interrupts(lambda: asked.append(True)), survey.path.open("rb") as file:
         try:
             with ProgressReport("reading", None, console, things="lines") as progress:
-                lines = counted(([line] for line in file), progress)
-                survey.read(itertools.chain.from_iterable(lines))
+                survey.read(counted(file, progress))
             if survey.changes and not dry_run:
                 check_room(root, survey.bytes + _BLOCKS * survey.moved)
             for name, folder in survey.unrecorded.items() if not dry_run else ():
@@ -92,31 +80,27 @@ def migrate(store: NpyStore, console: Console, *, dry_run: bool = False) -> Outc
                     publish_json(folder / "contract.json", contract_record(CONTRACTS[name]))
             if survey.changes and not dry_run:
                 survey.damage.report(keep_cut=True)
-                keys = sorted(survey.rows)
-                batches = (keys[start : start + BATCH] for start in range(0, len(keys), BATCH))
                 backup = _backup_path(survey.path)
-                with ProgressReport("migrate", len(keys), console, things="records") as progress:
-                    names = counted(batches, progress)
-                    publish_lines(survey.path, _lines(root, survey, file, names, backup))
+                with ProgressReport("migrate", len(survey.rows), console, things="records") as progress:
+                    publish_lines(survey.path, counted(_lines(root, survey, file, backup), progress))
         except _StopError:
             console.print("interrupted: the records are as they were; the same command goes on")
             return Outcome(INTERRUPTED, {})
-    _report(survey, console, backup, dry_run=dry_run)
+    for line in _report(survey, backup, dry_run=dry_run):
+        console.print(line)
     status = QUARANTINED if survey.left or survey.unfit or survey.damage.lines else DONE
     return Outcome(status, survey.to_dict() | {"backup": str(backup) if backup else None})
 
 
-def _lines(
-    root: Path, survey: Survey, file: BinaryIO, keys: Iterator[list[str]], backup: Path
-) -> Iterator[bytes]:
+def _lines(root: Path, survey: Survey, file: BinaryIO, backup: Path) -> Iterator[bytes]:
     """The new records by image id; when the last has been given, all that they mention is on the disk."""
     begun = os.fstat(file.fileno())
-    for names in keys:
-        batch = [_record(survey, file, key) for key in names]
+    rows = sorted(survey.rows.items())
+    for start in range(0, len(rows), BATCH):
+        batch = dict(rows[start : start + BATCH])
         _publish(root, survey, file, batch)
-        for key, row, raw, fields in batch:
-            stays = row.settled or (row.embedding is None and fields.values.get(EMBEDDING) is not None)
-            yield raw if stays else stage2_line(key, fields, survey.encoders(key))
+        for row in batch.values():
+            yield _line_at(file, row.offset) if row.line is None else row.line
     fold_done(root)
     now = os.fstat(file.fileno())
     if (now.st_size, now.st_mtime_ns) != (begun.st_size, begun.st_mtime_ns):
@@ -124,37 +108,25 @@ def _lines(
     _back_up(survey.path, backup)
 
 
-def _record(survey: Survey, file: BinaryIO, key: str) -> _Record:
-    row = survey.rows[key]
-    raw = _line_at(file, row.offset)
-    return key, row, raw, Fields({}, {}) if row.settled else parse_line(raw)
-
-
-def _publish(root: Path, survey: Survey, file: BinaryIO, batch: list[_Record]) -> None:
+def _publish(root: Path, survey: Survey, file: BinaryIO, rows: Mapping[str, Row]) -> None:
     """Arrays first, then what the ledger says of them and of those that were there."""
-    arrays: dict[str, np.ndarray] = {}
-    entries: dict[str, dict[str, Fields]] = {name: {} for name in CONTRACTS}
-    for key, row, _, fields in batch:
-        for name in row.enters:
-            entries[name][key] = fields
-        if row.embedding is not None and "dinov3" not in survey.recorded:
-            if key not in survey.there["dinov3"]:
-                there = fields if row.embedding == row.offset else parse_line(_line_at(file, row.embedding))
-                arrays[key] = parse_embedding(there.values[EMBEDDING])
-            if key not in survey.done["dinov3"]:
-                entries["dinov3"][key] = fields
+    arrays = {
+        key: parse_embedding(parse_line(_line_at(file, row.embedding)).values[INLINE])
+        for key, row in rows.items()
+        if row.embedding is not None and "dinov3" not in survey.recorded and key not in survey.there["dinov3"]
+    }
     publish_many([npy_publication(survey.array("dinov3", key), array)[0] for key, array in arrays.items()])
     for key, array in arrays.items():
         if not np.array_equal(survey.embedding(key), array):
             raise LatentkitError(f"{survey.array('dinov3', key)} reads back differently: start again")
-    for name, records in entries.items():
+    for name in CONTRACTS:
         lines = [
-            done_line(key, _UNKNOWN, survey.array(name, key).stat().st_size, survey.facts(name, key, fields))
-            for key, fields in records.items()
+            done_line(key, _UNKNOWN, survey.array(name, key).stat().st_size, row.enters[name])
+            for key, row in rows.items()
+            if name in row.enters
         ]
         if lines:
             done_ledger(root, name).add(lines)
-            survey.done[name].update(records)
 
 
 def _line_at(file: BinaryIO, offset: int) -> bytes:
@@ -182,21 +154,8 @@ def _back_up(path: Path, backup: Path) -> None:
     sync_folder(path.parent)
 
 
-def _report(survey: Survey, console: Console, backup: Path | None, *, dry_run: bool) -> None:
-    """Print it, and what to do next.
-
-    Args:
-        survey: what was found, and done unless this is a dry run.
-        console: where to.
-        backup: the old records; None when they did not change.
-        dry_run: whether nothing was done.
-    """
-    last = ["dry_run=true: nothing was touched"] if dry_run else _next(survey, backup)
-    for line in (*_figures(survey), *_left_out(survey), *last):
-        console.print(line)
-
-
-def _figures(survey: Survey) -> Iterator[str]:
+def _report(survey: Survey, backup: Path | None, *, dry_run: bool) -> Iterator[str]:
+    """What was found, and what to do next; `backup` is None when the records did not change."""
     moved = readable_count(survey.moved, "inline embedding")
     yield f"{readable_count(len(survey.rows), 'record')}: {moved} to files, {len(survey.left):,} left"
     if survey.dropped:
@@ -211,16 +170,13 @@ def _figures(survey: Survey) -> Iterator[str]:
         yield f"{readable_count(bad, 'bad line')}, kept aside in .bad"
     if survey.repeated:
         yield f"{readable_count(survey.repeated, 'line')} of an id that comes again: the last counts"
-
-
-def _left_out(survey: Survey) -> Iterator[str]:
-    yield from _first("stays at Stage 1", {f"line {n}": why for n, why in sorted(survey.left.items())})
+    yield from _first("stays at Stage 1", {f"line {n}": why for n, why in survey.left_lines.items()})
     if survey.left:
         yield "  for these: encode encoder=dinov3, then migrate again"
     yield from _first("left out", {str(path): why for path, why in survey.unfit.items()})
-
-
-def _next(survey: Survey, backup: Path | None) -> Iterator[str]:
+    if dry_run:
+        yield "dry_run=true: nothing was touched"
+        return
     yield f"the old records: {backup}" if backup else "the records did not change"
     if folders := survey.unrecorded:
         where = ", ".join(map(str, folders.values()))

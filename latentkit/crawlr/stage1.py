@@ -20,8 +20,6 @@ from latentkit.pixels.geometry import BucketCrop
 from latentkit.sources.files import printable
 from latentkit.stores.records import FIELDS, FORMAT_VERSION, INLINE
 
-EMBEDDING = INLINE
-
 CONTRACTS = {
     name: Contract(
         encoder=name,
@@ -163,7 +161,7 @@ def stage2_line(key: str, fields: Fields, encoders: Sequence[str]) -> bytes:
         fields: of `parse_line`.
         encoders: whose outputs are there; empty leaves the field as it is.
     """
-    texts = {name: text for name, text in fields.texts.items() if name != EMBEDDING}
+    texts = {name: text for name, text in fields.texts.items() if name != INLINE}
     texts |= {"image_id": json.dumps(key), "format_version": str(FORMAT_VERSION)}
     if texts.get("aspect_bucket", "null") == "null" and (bucket := aspect_bucket(fields.values)):
         texts["aspect_bucket"] = json.dumps(bucket)

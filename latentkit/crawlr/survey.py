@@ -1,7 +1,7 @@
 """What lies in a library of older records, and what is to become of each: read once, nothing changed."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,6 @@ import numpy as np
 
 from latentkit.crawlr.stage1 import (
     CONTRACTS,
-    EMBEDDING,
     Fields,
     array_facts,
     parse_embedding,
@@ -22,43 +21,41 @@ from latentkit.stores import NpyStore, Quarantine
 from latentkit.stores.arrays import npy_shape, read_npy
 from latentkit.stores.ledger import Damage, encoders_done, read_done
 from latentkit.stores.npy import array_path, arrays_below
-from latentkit.stores.records import image_id
+from latentkit.stores.records import INLINE, image_id
 
 
 class Row(NamedTuple):
-    """Where a record stands, and what is to be done with it.
+    """What is to be done with a record.
 
     Attributes:
-        number, offset: of its line; the number counts from 1.
-        embedding: offset of the line whose embedding is to leave the records; None when none is.
-        enters: the encoders whose arrays are there and not in the ledger.
-        settled: whether the line stays as it is.
+        offset: of its line in the old file.
+        line: the new record, without its newline; None when the old line stays as it is.
+        embedding: offset of the line whose embedding leaves the records; None when none does.
+        enters: encoder -> facts, of each array that enters the ledger.
     """
 
-    number: int
     offset: int
+    line: bytes | None
     embedding: int | None
-    enters: tuple[str, ...]
-    settled: bool
+    enters: dict[str, dict[str, Any]]
 
 
 class Survey:
-    """The library as it is. In memory are ids, never records.
+    """The library as it is. In memory are the ids and the new records, which are short; no embeddings.
 
     Attributes:
         path: the records.
-        rows: image id -> what is to be done; of several lines the last counts.
-        repeated: lines whose id comes again further down.
+        rows: image id -> what is to be done; of several lines of one id the last counts.
+        repeated: how many lines have an id that comes again further down.
         damage: lines that are no record.
-        left: line number -> why its record stays at Stage 1.
+        left: image id -> (line number, reason), of each record that stays at Stage 1.
         dropped: ids of embeddings that cannot be used, where the encoder's own is there.
         unfit: array -> why it does not enter the ledger.
         folders: encoder -> where its arrays lie.
         claimed: the encoders whose folder has a contract.
         recorded: the encoders whose folder has a contract of latentkit's own.
         there: encoder -> image ids that have an array.
-        done: encoder -> image ids that the ledger knows.
-        bytes: of the new records; an upper bound.
+        bytes: size of the new records.
         changes: whether the records file has to change.
 
     Raises:
@@ -71,7 +68,7 @@ class Survey:
         self.rows: dict[str, Row] = {}
         self.repeated = self.bytes = 0
         self.damage = Damage(self.path)
-        self.left: dict[int, str] = {}
+        self.left: dict[str, tuple[int, str]] = {}
         self.dropped: set[str] = set()
         self.unfit: dict[Path, str] = {}
         self.changes = False
@@ -83,8 +80,8 @@ class Survey:
         self.claimed = claims.keys()
         self.recorded = {name for name, contract in claims.items() if contract.recorded}
         self.there = {name: {key for key, _ in arrays_below(folder)} for name, folder in self.folders.items()}
-        self.done = {name: set(read_done(root, name)) for name in {*CONTRACTS, *encoders_done(root)}}
-        self._quarantined = Quarantine.read(root).entries
+        self._done = {name: set(read_done(root, name)) for name in {*CONTRACTS, *encoders_done(root)}}
+        self._quarantined = Quarantine.read(root)
 
     def read(self, lines: Iterable[bytes]) -> None:
         """Find out what there is to do, from every line of the records."""
@@ -97,11 +94,15 @@ class Survey:
                 if raw.strip():
                     self.damage.lines.append((number, raw, not raw.endswith(b"\n")))
             else:
+                if inline := fields.values.get(INLINE) is not None:
+                    self._check(number, key, fields.values[INLINE])
                 self.repeated += key in self.rows
-                self.changes, last = self.changes or last >= key, key
-                self.rows[key] = self._row(number, offset, raw, key, fields)
+                row = self.rows[key] = self._row(offset, raw, key, fields, inline=inline)
+                self.bytes += len(row.line or raw) + 1
+                self.changes |= last >= key or row.line is not None or bool(row.enters)
+                last = key
             offset += len(raw)
-        self.changes |= bool(self.damage.lines) or not all(row.settled for row in self.rows.values())
+        self.changes |= bool(self.damage.lines)
 
     @property
     def moved(self) -> int:
@@ -111,7 +112,12 @@ class Survey:
     @property
     def entered(self) -> Counter[str]:
         """Encoder -> arrays that were there already, and enter the ledger."""
-        return Counter(name for row in self.rows.values() for name in row.enters)
+        return Counter(
+            name
+            for row in self.rows.values()
+            for name in row.enters
+            if name != "dinov3" or row.embedding is None
+        )
 
     @property
     def unrecorded(self) -> dict[str, Path]:
@@ -120,6 +126,11 @@ class Survey:
         moving = {"dinov3"} if self.moved else set()
         return {name: self.folders[name] for name in CONTRACTS if name in (arrays | moving) - self.recorded}
 
+    @property
+    def left_lines(self) -> dict[int, str]:
+        """Line number -> why its record stays at Stage 1, in the order of the lines."""
+        return dict(sorted(self.left.values()))
+
     def to_dict(self) -> dict[str, Any]:
         """What was found, as JSON values."""
         return {
@@ -127,84 +138,70 @@ class Survey:
             "moved": self.moved,
             "dropped": sorted(self.dropped),
             "entered": dict(self.entered),
-            "left": {str(line): why for line, why in sorted(self.left.items())},
+            "left": {str(line): why for line, why in self.left_lines.items()},
             "unfit": {str(path): why for path, why in self.unfit.items()},
             "bad_lines": len(self.damage.lines),
         }
-
-    def encoders(self, key: str, more: Sequence[str] = ()) -> list[str]:
-        """Whose outputs the record of a picture names, and those of `more`."""
-        names = {name for name, keys in self.done.items() if key in keys}.union(more)
-        return sorted(name for name in names if key not in self._quarantined.get(name, {}))
 
     def array(self, name: str, key: str) -> Path:
         """Where an encoder's array of a picture lies."""
         return array_path(self.folders[name], key)
 
-    def facts(self, name: str, key: str, fields: Fields) -> dict[str, Any]:
-        """`array_facts` of an array that is there. Raises ValueError or LatentkitError when it is unfit."""
-        (declared,) = CONTRACTS[name].outputs.values()
-        return array_facts(name, fields.values, npy_shape(self.array(name, key), declared))
-
     def embedding(self, key: str) -> np.ndarray:
         """The DINOv3 embedding that is there. Raises LatentkitError when it is not what it should be."""
         return read_npy(self.array("dinov3", key), CONTRACTS["dinov3"].outputs["embeddings"])
 
-    def _row(self, number: int, offset: int, raw: bytes, key: str, fields: Fields) -> Row:
+    def _row(self, offset: int, raw: bytes, key: str, fields: Fields, *, inline: bool) -> Row:
         before = self.rows.get(key)
-        embedding = before.embedding if before else None
-        inline = fields.values.get(EMBEDDING)
-        if inline is not None:
-            embedding = offset
-            if before:
-                self.left.pop(before.number, None)
-            self.dropped.discard(key)
-            try:
-                self._check(key, inline)
-            except (ValueError, LatentkitError) as error:
-                embedding = None
-                self.left[number] = f"{key!r}: {error}"
-        moves = inline is not None or embedding is not None
-        enters = tuple(
-            name for name in CONTRACTS if not (moves and name == "dinov3") and self._enters(name, key, fields)
-        )
-        if inline is not None and embedding is None:
-            self.bytes += len(raw)
-            return Row(number, offset, None, enters, settled=not enters)
-        line = stage2_line(key, fields, self.encoders(key, enters))
-        self.bytes += len(line) + 1
-        return Row(number, offset, embedding, enters, not (moves or enters) and line == raw.rstrip(b"\r\n"))
+        embedding = offset if inline else before.embedding if before else None
+        stays = inline and key in self.left
+        moves = embedding is not None
+        enters = {
+            name: facts
+            for name in CONTRACTS
+            if not (moves and name == "dinov3") and (facts := self._facts(name, key, fields)) is not None
+        }
+        if stays:
+            return Row(offset, None, None, enters)
+        if moves and "dinov3" not in self.recorded and key not in self._done["dinov3"]:
+            enters["dinov3"] = array_facts("dinov3", fields.values, ())
+        encoders = {name for name, keys in self._done.items() if key in keys}.union(enters)
+        usable = sorted(name for name in encoders if key not in self._quarantined.held(name))
+        line = stage2_line(key, fields, usable)
+        return Row(offset, None if line == raw.rstrip(b"\r\n") else line, embedding, enters)
 
-    def _check(self, key: str, value: Any) -> None:
-        """Whether an embedding may leave its record; notes one that is of no use.
-
-        Raises:
-            ValueError, LatentkitError: why it has to stay.
-        """
-        refuse_unsafe(key)
+    def _check(self, number: int, key: str, value: Any) -> None:
+        """Note whether an embedding has to stay in its record, or is of no use."""
+        self.left.pop(key, None)
+        self.dropped.discard(key)
         there = key in self.there["dinov3"]
-        encoded = "dinov3" in self.recorded and there and key in self.done["dinov3"]
+        encoded = "dinov3" in self.recorded and there and key in self._done["dinov3"]
         try:
-            embedding = parse_embedding(value)
-        except ValueError:
-            if not encoded:
-                raise
-            self.dropped.add(key)
-            return
-        if "dinov3" in self.recorded:
-            if not encoded:
-                raise ValueError(f"{self.folders['dinov3']} has a recorded contract: encode this picture")
-        elif there and not np.array_equal(self.embedding(key), embedding):
-            raise ValueError(f"{self.array('dinov3', key)} holds other numbers")
+            refuse_unsafe(key)
+            try:
+                embedding = parse_embedding(value)
+            except ValueError:
+                if not encoded:
+                    raise
+                self.dropped.add(key)
+                return
+            if "dinov3" in self.recorded:
+                if not encoded:
+                    raise ValueError(f"{self.folders['dinov3']} has a recorded contract: encode this picture")
+            elif there and not np.array_equal(self.embedding(key), embedding):
+                raise ValueError(f"{self.array('dinov3', key)} holds other numbers")
+        except (ValueError, LatentkitError) as error:
+            self.left[key] = number, f"{key!r}: {error}"
 
-    def _enters(self, name: str, key: str, fields: Fields) -> bool:
-        """Whether an array that is there belongs into the ledger; notes why not."""
-        if name in self.recorded or key not in self.there[name] or key in self.done[name]:
-            return False
+    def _facts(self, name: str, key: str, fields: Fields) -> dict[str, Any] | None:
+        """What the ledger is to say of an array; None when it does not enter, and notes why it cannot."""
+        if name in self.recorded or key not in self.there[name] or key in self._done[name]:
+            return None
         path = self.array(name, key)
         self.unfit.pop(path, None)
+        (declared,) = CONTRACTS[name].outputs.values()
         try:
-            self.facts(name, key, fields)
+            return array_facts(name, fields.values, npy_shape(path, declared))
         except (ValueError, LatentkitError) as error:
             self.unfit[path] = str(error)
-        return path not in self.unfit
+            return None

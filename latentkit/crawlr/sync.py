@@ -1,7 +1,9 @@
 """One sync: the list is walked, threads fetch what is missing, and one thread keeps the results."""
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,6 +16,11 @@ from latentkit.downloading.body import FetchError
 from latentkit.downloading.client import Stopped
 from latentkit.downloading.deadline import Stop
 from latentkit.errors import LatentkitError
+from latentkit.runtime.threads import as_they_end
+
+_Work = Callable[[], Whole | Rejected | str]
+_Task = tuple[Photo, str, _Work]
+"""A photo, another URL of it that is to be hashed (else empty), and what a thread is to do."""
 
 FAILURES_IN_A_ROW = 100
 """Downloads that fail one after another before a sync ends: then it is the server, and no photo's fault."""
@@ -48,11 +55,9 @@ class Sync:
     dry_run: bool
     settled: Callable[[str, str], object]
     error: LatentkitError | None = None
-    _urls: dict[str, str | None] = field(default_factory=dict)
     _listed: set[str] = field(default_factory=set)
     _missing: set[str] = field(default_factory=set)
     _further: list[tuple[Photo, str]] = field(default_factory=list)
-    _pending: dict[Future[Whole | Rejected | str], tuple[Photo, str]] = field(default_factory=dict)
     _failed_in_a_row: int = 0
 
     def __post_init__(self) -> None:
@@ -73,44 +78,40 @@ class Sync:
                 between two pages moves the entries after it, and one of them is never seen. Nothing but
                 their names is taken of it. None to do without.
         """
-        with ThreadPoolExecutor(self.threads) as self._pool:
-            try:
-                self._walk(entries, limit)
-                self._drain()
-                self._compare()
-                if again is not None and self.tally.complete and self.keeper.lacks(self._listed):
-                    self._walk(again, None, only_names=True)
-                if self.tally.bad_entries and not self.stop:
-                    where, reason = next(iter(self.tally.bad_entries.items()))
-                    raise ListError(
-                        f"the list has bad entries ({len(self.tally.bad_entries):,}), the first {where}: "
-                        f"{reason}; all others were taken"
-                    )
-            except LatentkitError as error:
-                self.error = self.error or error
-                self.stop.set()
-            except BaseException:
-                self.stop.set()
-                raise
+        try:
+            self._work(self._take(entry, first=first) for entry, first in self._read(entries, limit))
+            self._compare()
+            if again is not None and self.tally.complete and self.keeper.lacks(self._listed):
+                for _ in self._read(again, None):
+                    pass
+            if self.tally.bad_entries and not self.stop:
+                where, reason = next(iter(self.tally.bad_entries.items()))
+                raise ListError(
+                    f"the list has bad entries ({len(self.tally.bad_entries):,}), the first {where}: "
+                    f"{reason}; all others were taken"
+                )
+        except LatentkitError as error:
+            self.error = self.error or error
         self.tally["missing"] = len(self._missing)
         try:
             self.keeper.publish(self._listed, complete=self.tally.complete)
         except LatentkitError as error:
             self.error = self.error or error
 
-    def _walk(
-        self, entries: Iterable[Listed | BadEntry], limit: int | None, *, only_names: bool = False
-    ) -> None:
-        """Take entries, up to the limit, and find out whether these are all."""
+    def _read(
+        self, entries: Iterable[Listed | BadEntry], limit: int | None
+    ) -> Iterator[tuple[Listed | BadEntry, bool]]:
+        """Entries up to the limit, and whether their names are new; finds out whether these are all."""
         self.tally.complete = False
         try:
             for count, entry in enumerate(entries, 1):
                 if isinstance(entry, BadEntry):
                     self.tally.bad_entries[entry.where] = entry.reason
+                    yield entry, True
                 else:
+                    first = entry.filename not in self._listed
                     self._listed.add(entry.filename)
-                if not only_names:
-                    self._take(entry)
+                    yield entry, first
                 if self.stop or count == limit:
                     return
             self.tally.complete = limit is None and not self.tally.bad_entries
@@ -119,29 +120,39 @@ class Sync:
         except ListError as error:
             self.error = error
 
-    def _take(self, listed: Listed | BadEntry) -> None:
+    def _work(self, found: Iterable[Iterable[_Task]]) -> None:
+        """Have threads work, and take what comes of it. However this ends, they have ended before."""
+        tasks, ahead = itertools.chain.from_iterable(found), 2 * self.threads
+        ended = as_they_end(lambda task: task[2](), tasks, self.threads, ahead, self.stop.set)
+        with closing(ended):
+            for (photo, url, _), result in ended:
+                self._collect(photo, url, result)
+
+    def _take(self, listed: Listed | BadEntry, *, first: bool) -> Iterator[_Task]:
         self.tally["processed"] += 1
         if isinstance(listed, BadEntry):
             self.settled(listed.where, listed.reason)
         elif (photo := self.keeper.admit(listed.filename)) is None:
             self.settled(shown(listed.filename), "refused")
-        elif listed.filename not in self._urls:
+        elif first:
             changed = photo.url != listed.url
-            self._urls[listed.filename] = photo.url = listed.url
-            photo.listed, photo.metadata = True, listed.metadata
-            self._tell(photo, self._judge(photo, photo.url, changed=changed))
-        elif listed.url is None or listed.url == self._urls[listed.filename]:
+            photo.url, photo.listed, photo.metadata = listed.url, True, listed.metadata
+            yield from self._task(photo, "", self._judge(photo, photo.url, changed=changed))
+        elif listed.url is None or listed.url == photo.url:
             self.tally["duplicates"] += 1
             self.settled(photo.filename, "listed again")
         else:
             self._further.append((photo, listed.url))
 
-    def _tell(self, photo: Photo, outcome: str) -> None:
-        if outcome:
+    def _task(self, photo: Photo, url: str, outcome: str | _Work) -> Iterator[_Task]:
+        """What a thread is to do for a photo; nothing when its outcome is known."""
+        if isinstance(outcome, str):
             self.settled(photo.filename, outcome)
+        else:
+            yield photo, url, outcome
 
-    def _judge(self, photo: Photo, url: str | None, *, changed: bool) -> str:
-        """Find out what a photo needs, and see to it. The outcome; empty while it is being obtained."""
+    def _judge(self, photo: Photo, url: str | None, *, changed: bool) -> str | _Work:
+        """Find out what a photo needs: its outcome, or how it is to be obtained."""
         try:
             there = self.folder.look(photo.filename)
         except ForeignError as error:
@@ -166,8 +177,7 @@ class Sync:
             self.tally["decoded" if there else "downloaded"] += 1
             return "to decode" if there else "to download"
         from_url = None if held else url
-        obtain = partial(self.folder.obtain, photo.filename, from_url, there=there is not None)
-        return self._submit(photo, "", obtain)
+        return partial(self.folder.obtain, photo.filename, from_url, there=there is not None)
 
     def _obtained(self, photo: Photo, found: Whole | Rejected) -> str:
         if isinstance(found, Rejected):
@@ -188,21 +198,20 @@ class Sync:
         further = self._further
         while further and not self.stop:
             now = {pair[0].filename: pair for pair in reversed(further)}
-            for photo, url in now.values():
-                self._tell(photo, self._take_further(photo, url))
-            self._drain()
+            self._work(itertools.starmap(self._take_further, now.values()))
             further = [pair for pair in further if now[pair[0].filename] is not pair]
         self.tally["left"] += len(further)
 
-    def _take_further(self, photo: Photo, url: str) -> str:
+    def _take_further(self, photo: Photo, url: str) -> Iterator[_Task]:
         if self.dry_run:
-            return "listed again, with another URL"
-        if photo.source is None:
+            self.settled(photo.filename, "listed again, with another URL")
+        elif photo.source is None:
             self._missing.discard(photo.filename)
-            return self._judge(photo, url, changed=False)
-        if url in photo.other_urls:
-            return self._compared(photo, url)
-        return self._submit(photo, url, partial(self.folder.digest, url))
+            yield from self._task(photo, "", self._judge(photo, url, changed=False))
+        elif url in photo.other_urls:
+            self.settled(photo.filename, self._compared(photo, url))
+        else:
+            yield photo, url, partial(self.folder.digest, url)
 
     def _compared(self, photo: Photo, url: str) -> str:
         """Hold a photo against another URL's bytes."""
@@ -212,42 +221,26 @@ class Sync:
         self.keeper.conflict(photo, f"listed again, with other bytes, at {url}: not taken")
         return "listed again, with other bytes"
 
-    def _submit(self, photo: Photo, url: str, work: Callable[[], Whole | Rejected | str]) -> str:
-        """Have a thread work: obtain a photo, or hash what another URL of it has. There is no outcome yet."""
-        while len(self._pending) >= 2 * self.threads:
-            self._collect()
-        self._pending[self._pool.submit(work)] = photo, url
-        return ""
-
-    def _drain(self) -> None:
-        while self._pending:
-            self._collect()
-
-    def _collect(self) -> None:
-        done, _ = wait(self._pending, return_when=FIRST_COMPLETED)
-        for future in done:
-            photo, url = self._pending.pop(future)
-            name = photo.filename
-            try:
-                result = future.result()
-                if isinstance(result, str):
-                    photo.other_urls[url] = result
-                    self.keeper.note(photo)
-                    outcome = self._compared(photo, url)
-                else:
-                    self.tally.failures.pop(name, None)
-                    outcome = self._obtained(photo, result)
-            except Stopped:
-                self.tally["left"] += 1
-                outcome = "not reached"
-            except FetchError as error:
-                outcome = f"failed: {error}"
-                self.tally.failures[name] = str(error)
-                self._failed_in_a_row += not error.final
+    def _collect(self, photo: Photo, url: str, future: Future[Whole | Rejected | str]) -> None:
+        name = photo.filename
+        try:
+            result = future.result()
+            if isinstance(result, str):
+                photo.other_urls[url] = result
+                self.keeper.note(photo)
+                outcome = self._compared(photo, url)
             else:
-                self._failed_in_a_row = 0
-            self.settled(name, outcome)
-            if self._failed_in_a_row == FAILURES_IN_A_ROW:
-                raise LatentkitError(
-                    f"{FAILURES_IN_A_ROW} downloads in a row failed, the last {name}: {outcome}"
-                )
+                self.tally.failures.pop(name, None)
+                outcome = self._obtained(photo, result)
+        except Stopped:
+            self.tally["left"] += 1
+            outcome = "not reached"
+        except FetchError as error:
+            outcome = f"failed: {error}"
+            self.tally.failures[name] = str(error)
+            self._failed_in_a_row += not error.final
+        else:
+            self._failed_in_a_row = 0
+        self.settled(name, outcome)
+        if self._failed_in_a_row == FAILURES_IN_A_ROW:
+            raise LatentkitError(f"{FAILURES_IN_A_ROW} downloads in a row failed, the last {name}: {outcome}")

@@ -14,10 +14,10 @@ import numpy as np
 
 from latentkit.errors import LatentkitError
 from latentkit.imagenet.devkit import Devkit
-from latentkit.imagenet.tar import Block, ForeignError, members
+from latentkit.imagenet.reading import Block, ForeignError, members
 from latentkit.sources.files import MAX_FILE_BYTES
 from latentkit.sources.imagenet.index import Index, IndexedArchive
-from latentkit.sources.imagenet.names import CLASS_TAR, VAL_PICTURE
+from latentkit.sources.imagenet.official import CLASS_TAR, VAL_PICTURE
 
 
 @dataclass

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from latentkit.errors import LatentkitError, one_line
-from latentkit.imagenet.looks import no_tar
+from latentkit.imagenet.recognition import no_tar
 from latentkit.sources.files import printable
-from latentkit.sources.imagenet.names import WNID
+from latentkit.sources.imagenet.official import WNID
 
 FILENAME = "ILSVRC2012_devkit_t12.tar.gz"
 FOLDER = "ILSVRC2012_devkit_t12/data"

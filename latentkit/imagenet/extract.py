@@ -20,7 +20,7 @@ from latentkit.runtime.interrupt import Interrupts
 from latentkit.runtime.progress import ProgressReport
 from latentkit.sources.files import printable, stat_of
 from latentkit.sources.imagenet import ImageNetArchive
-from latentkit.sources.imagenet.names import SUFFIX
+from latentkit.sources.imagenet.official import SUFFIX
 from latentkit.sources.imagenet.tree import marker_path, read_marker
 from latentkit.sources.source import Stat
 from latentkit.stores.storage import Publication, publish_json, publish_many, remove_temporaries
@@ -106,20 +106,15 @@ def _write(
 
 
 def _publication(source: ImageNetArchive, index: int, root: Path) -> Publication:
-    data = b""
-
     def write(file: BinaryIO) -> None:
-        nonlocal data
         data, stat = source.read(index)
         file.write(data)
         file.flush()
         os.utime(file.fileno(), ns=(stat.mtime_ns, stat.mtime_ns))
 
     def validate(file: BinaryIO) -> None:
-        nonlocal data
-        if file.read() != data:
+        if file.read() != source.read(index)[0]:
             raise ValueError("it reads back differently")
-        data = b""
 
     return Publication(root / f"{source[index].key}{SUFFIX}", write, validate)
 

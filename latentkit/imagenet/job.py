@@ -1,10 +1,15 @@
-"""Preparing: each archive is read once, checked, indexed and recorded; unchanged ones are skipped."""
+"""Preparing: each archive is read once, checked, indexed and recorded; unchanged ones are skipped.
+
+``imagenet1k_provenance.json`` says what was read, for papers and for the next run.
+"""
 
 import contextlib
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -12,20 +17,83 @@ from rich.console import Console
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.imagenet.contents import contents_of, make_index, train_contents, val_contents
 from latentkit.imagenet.devkit import Devkit, read_devkit
-from latentkit.imagenet.looks import Look, looks_like, no_tar
-from latentkit.imagenet.official import ROLES
-from latentkit.imagenet.provenance import Archive, index_path, publish_provenance, read_provenance
-from latentkit.imagenet.reading import read_archive
-from latentkit.imagenet.tar import Block, ForeignError, TarError
+from latentkit.imagenet.reading import Block, ForeignError, TarError, read_archive
+from latentkit.imagenet.recognition import ROLES, Look, looks_like, no_tar
 from latentkit.runtime.progress import ProgressReport
 from latentkit.sources.files import printable, stat_of
 from latentkit.sources.imagenet.index import Index, IndexedArchive, read_index
 from latentkit.sources.imagenet.official import OFFICIAL, Official
-from latentkit.stores.storage import publish_bytes, remove_temporaries
+from latentkit.stores.storage import publish_bytes, publish_json, remove_temporaries
 
 _T = TypeVar("_T")
 
 _MEGABYTE = 10**6
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive that was read whole.
+
+    Attributes:
+        role: ``train``, ``val`` or ``devkit``.
+        file: where it is, as the user named it, and what it was when it was read.
+        official: whether the md5 is the one that image-net.org publishes.
+        classes, pictures: in it; None for the devkit.
+        deviations: from the official one, in words; accepted by ``allow_variant=true``.
+    """
+
+    role: str
+    file: IndexedArchive
+    official: bool
+    classes: int | None = None
+    pictures: int | None = None
+    deviations: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        fields = asdict(self)
+        file: dict[str, Any] = fields.pop("file")
+        path = self.file.path
+        return {"role": self.role, "path": path, "filename": Path(path).name} | file | fields
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        file = IndexedArchive(*(values.pop(name) for name in ("path", "size", "mtime_ns", "md5", "sha256")))
+        del values["filename"]
+        return cls(file=file, **values)
+
+
+def provenance_path(output_dir: Path) -> Path:
+    return output_dir / "imagenet1k_provenance.json"
+
+
+def index_path(output_dir: Path, split: str) -> Path:
+    return output_dir / f"imagenet1k_{split}_index.safetensors"
+
+
+def read_provenance(output_dir: Path) -> dict[str, Archive]:
+    """Role -> archive; empty where there is no such file, or a damaged one: all is read again."""
+    try:
+        content = json.loads(provenance_path(output_dir).read_bytes())
+        archives = [Archive.from_json(values) for values in content["archives"]]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return {}
+    return {archive.role: archive for archive in archives}
+
+
+def publish_provenance(output_dir: Path, archives: dict[str, Archive]) -> None:
+    """Publish it, with the time; a file that says the same already is left as it is.
+
+    What was noted of other roles stays: an archive that is not at hand now was read all the same.
+    """
+    before = read_provenance(output_dir)
+    archives = before | archives
+    if archives == before:
+        return
+    content = {
+        "generated_at_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "archives": [archives[role].to_json() for role in sorted(archives)],
+    }
+    publish_json(provenance_path(output_dir), content)
 
 
 @dataclass
@@ -159,7 +227,16 @@ class Preparation:
     ) -> Archive:
         """An archive that was read, with its deviations from the official one."""
         official = self.official[role]
-        deviations = official.deviations(file.size, file.md5, classes, pictures)
+        counts = {
+            "bytes": (file.size, official.size),
+            "classes": (classes, official.classes),
+            "pictures": (pictures, official.pictures),
+        }
+        deviations = [
+            f"{there:,} {what}, not {wanted:,}" for what, (there, wanted) in counts.items() if there != wanted
+        ]
+        if file.md5 != official.md5:
+            deviations.append(f"md5 {file.md5}, not {official.md5}")
         return Archive(role, file, file.md5 == official.md5, classes, pictures, deviations)
 
     def _accepted(self, archive: Archive) -> Archive:

@@ -27,7 +27,7 @@ from latentkit.runtime.progress import ProgressReport
 from latentkit.runtime.quiet import quiet_libraries
 from latentkit.runtime.readable import readable_count
 from latentkit.runtime.terminal import open_console, print_table
-from latentkit.sources import Captioned, Fingerprint, Source, SourceError, Written
+from latentkit.sources import Fingerprint, SourceError, Written
 from latentkit.stores import OutputLock
 from latentkit.stores.captions import append_caption, fold_captions
 from latentkit.stores.quarantine import Quarantine, quarantine, quarantine_ledger, release
@@ -54,38 +54,13 @@ def caption(cfg: DictConfig) -> Outcome:
         )
     quiet_libraries()
     console = open_console()
-    job = build_caption_job(cfg, Collection.from_config(cfg), console, overwrite=cfg.overwrite)
-    with nullcontext() if job.dry_run else OutputLock(job.root):
+    job = CaptionJob(cfg, Collection.from_config(cfg), console, overwrite=cfg.overwrite)
+    with nullcontext() if cfg.dry_run else OutputLock(cfg.output_dir):
         plan = job.plan()
-        if not job.dry_run:
+        if not cfg.dry_run:
             return job.run(plan)
-    job.console.print("dry_run=true: nothing was touched")
+    console.print("dry_run=true: nothing was touched")
     return Outcome(DONE, plan.counts())
-
-
-def build_caption_job(
-    cfg: DictConfig, collection: Collection, console: Console, *, overwrite: bool = False
-) -> CaptionJob:
-    """A job for the pictures of a collection, by the captioner that was chosen. No model is loaded yet.
-
-    Raises:
-        UsageError: one line.
-    """
-    captioner: Captioner = build(cfg.caption, "caption")
-    if not 0 <= cfg.max_failures <= 1:
-        raise UsageError(f"max_failures={cfg.max_failures}: a share, from 0 to 1")
-    return CaptionJob(
-        dataset=collection.name,
-        source=collection.first(cfg.limit),
-        captioned=collection.source,
-        captioner=captioner,
-        root=Path(cfg.output_dir),
-        max_failures=cfg.max_failures,
-        retry_quarantined=cfg.retry_quarantined or overwrite,
-        overwrite=overwrite,
-        dry_run=cfg.dry_run,
-        console=console,
-    )
 
 
 @dataclass
@@ -124,74 +99,68 @@ class CaptionPlan:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
 class CaptionJob:
-    """Captions for the pictures of a source that have none.
+    """Captions for the images of a collection that have none, by the captioner that was chosen.
 
-    Attributes:
-        dataset: its name, for people.
-        source: the pictures.
-        captioned: the source with the captions written so far; takes in the new ones.
-        captioner: writes them.
-        root: the output folder, whose `OutputLock` is held wherever something is written.
-        max_failures: share of the collection that may fail.
-        retry_quarantined: try pictures that failed before again.
-        overwrite: replace captions written by another model or for another prompt.
-        dry_run: whether only the plan is asked for.
+    No model is loaded yet. Whatever writes needs the output's `OutputLock`.
+
+    Args:
+        cfg: of a verb that captions.
+        collection: takes in the new captions.
         console: for people.
+        overwrite: replace captions written by another model or for another prompt.
+
+    Raises:
+        UsageError: one line.
     """
 
-    dataset: str
-    source: Source
-    captioned: Captioned
-    captioner: Captioner
-    root: Path
-    max_failures: float
-    retry_quarantined: bool
-    overwrite: bool
-    dry_run: bool
-    console: Console
+    def __init__(
+        self, cfg: DictConfig, collection: Collection, console: Console, *, overwrite: bool = False
+    ) -> None:
+        if not 0 <= cfg.max_failures <= 1:
+            raise UsageError(f"max_failures={cfg.max_failures}: a share, from 0 to 1")
+        self._captioner: Captioner = build(cfg.caption, "caption")
+        self._cfg, self._collection, self._console = cfg, collection, console
+        self._source, self._root = collection.first(cfg.limit), Path(cfg.output_dir)
+        self._overwrite = overwrite
 
     def fill(self) -> bool:
         """Plan, and unless this is a dry run write what is missing; False when it was interrupted."""
         plan = self.plan()
-        if self.dry_run or not (plan.todo or plan.settled):
+        if self._cfg.dry_run or not (plan.todo or plan.settled):
             return True
         return self.run(plan).status != INTERRUPTED
 
     def plan(self) -> CaptionPlan:
         """Compare the source with what is written, and announce what is left. Reads only."""
-        plan, captions, compare = CaptionPlan(), self.captioned.captions, Comparison(self.source)
-        ledger = Quarantine.read(self.root).held(CAPTIONING)
-        asked = (self.captioner.name, self.captioner.prompt_sha256)
-        for index in range(len(self.source)):
-            item = self.source[index]
+        plan, source, captions = CaptionPlan(), self._source, self._collection.source.captions
+        ledger, compare = Quarantine.read(self._root).held(CAPTIONING), Comparison(source)
+        asked = (self._captioner.name, self._captioner.prompt_sha256)
+        retry = self._cfg.retry_quarantined or self._overwrite
+        for index, item in enumerate(map(source.__getitem__, range(len(source)))):
             held, written = ledger.get(item.key), captions.get(item.key)
             own = captions.own(item.key, item.caption) is not None
             stays = not own and written is not None and compare.picture(index, written.picture)
             other = stays and written is not None and asked != (written.model, written.prompt_sha256)
-            if own or (stays and not (other and self.overwrite)):
+            if own or (stays and not (other and self._overwrite)):
                 plan.own += own
                 plan.skipped += stays
                 plan.others += other
                 if held:
                     plan.settled.add(item.key)
-            elif (
-                held
-                and not self.retry_quarantined
-                and still_fails(self.source, index, held.source, compare.picture)
-            ):
+            elif held and not retry and still_fails(source, index, held.source, compare.picture):
                 plan.held.add(item.key)
             else:
                 plan.todo.append(index)
-        words = [f"{len(plan.todo):,} to write by {self.captioner.name}"] * bool(plan.todo)
+        words = [f"{len(plan.todo):,} to write by {self._captioner.name}"] * bool(plan.todo)
         words += [f"{plan.own:,} of the pictures' own"] * bool(plan.own)
         words += [f"{plan.skipped:,} written before"] * bool(plan.skipped)
         words += [f"{len(plan.held):,} in quarantine"] * bool(plan.held)
-        self.console.print(f"{self.dataset}: captions of {readable_count(len(self.source), 'picture')}")
-        self.console.print(f"  {', '.join(words)}")
+        pictures = readable_count(len(source), "picture")
+        self._console.print(f"{self._collection.name}: captions of {pictures}")
+        self._console.print(f"  {', '.join(words)}")
         if plan.others:
-            self.console.print(
+            self._console.print(
                 f"  {plan.others:,} of them by another model or prompt: "
                 "latentkit.caption overwrite=true replaces them"
             )
@@ -203,23 +172,24 @@ class CaptionJob:
         Raises:
             TooManyFailuresError, LatentkitError: one line each.
         """
-        remove_temporaries(self.root, below=False)
-        remove_temporaries(self.root / LEDGERS, below=True)
-        fold_captions(self.captioned.path)
-        release(self.root, CAPTIONING, sorted(plan.settled))
+        path = self._collection.source.path
+        remove_temporaries(self._root, below=False)
+        remove_temporaries(self._root / LEDGERS, below=True)
+        fold_captions(path)
+        release(self._root, CAPTIONING, sorted(plan.settled))
         try:
             if plan.todo:
                 self._write(plan)
         finally:
-            quarantine_ledger(self.root).fold()
-            fold_captions(self.captioned.path)
+            quarantine_ledger(self._root).fold()
+            fold_captions(path)
         return self._summarise(plan)
 
     def _write(self, plan: CaptionPlan) -> None:
         """Every caption is on the disk as soon as it is there."""
-        source, captioner = self.source, self.captioner
-        held = Quarantine.read(self.root).held(CAPTIONING)
-        note = FailureLimit(partial(quarantine, self.root), len(source), self.max_failures, plan.held)
+        source, captioner, captioned = self._source, self._captioner, self._collection.source
+        held = Quarantine.read(self._root).held(CAPTIONING)
+        note = FailureLimit(partial(quarantine, self._root), len(source), self._cfg.max_failures, plan.held)
         asked: dict[int, Fingerprint] = {}
 
         def fail(index: int, stage: str, reason: str, fingerprint: Fingerprint | None) -> None:
@@ -250,7 +220,7 @@ class CaptionJob:
         with (
             captioner.open() as describe,
             Interrupts(stop),
-            ProgressReport(title, len(plan.todo), self.console) as progress,
+            ProgressReport(title, len(plan.todo), self._console) as progress,
         ):
             for answer in describe(pictures()):
                 key, fingerprint = source[answer.number].key, asked.pop(answer.number)
@@ -258,10 +228,10 @@ class CaptionJob:
                     fail(answer.number, "caption", answer.reason, fingerprint)
                 else:
                     if key in held:
-                        release(self.root, CAPTIONING, [key])
+                        release(self._root, CAPTIONING, [key])
                     written = Written(answer.caption, captioner.name, captioner.prompt_sha256, fingerprint)
-                    append_caption(self.captioned.path, key, written)
-                    self.captioned.captions.add(key, written)
+                    append_caption(captioned.path, key, written)
+                    captioned.captions.add(key, written)
                     plan.written += 1
                 progress.show(plan.written + plan.failed)
 
@@ -271,15 +241,15 @@ class CaptionJob:
         bad, left = counts["quarantined"], counts["left"]
         state = "interrupted" if plan.interrupted else "done"
         headings = ["captions by", "written", "skipped", "own", "bad", *["left"] * bool(left)]
-        row = [self.captioner.name, *(f"{count:,}" for count in counts.values())][: len(headings)]
-        print_table(self.console, f"{self.dataset}: {state}", headings, [row])
-        if len(self.captioned.captions):
-            self.console.print(f"in {self.captioned.path}")
+        row = [self._captioner.name, *(f"{count:,}" for count in counts.values())][: len(headings)]
+        print_table(self._console, f"{self._collection.name}: {state}", headings, [row])
+        if len(self._collection.source.captions):
+            self._console.print(f"in {self._collection.source.path}")
         if bad:
-            self.console.print(
+            self._console.print(
                 f"quarantined: {bad:,} in quarantine.jsonl (retry_quarantined=true tries them again)"
             )
         if plan.interrupted:
-            self.console.print(f"interrupted with {left:,} left; the same command goes on from here")
+            self._console.print(f"interrupted with {left:,} left; the same command goes on from here")
             return Outcome(INTERRUPTED, counts)
         return Outcome(QUARANTINED if bad else DONE, counts)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from latentkit.encoders import Contract, Encoder
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.jobs.captioning import CAPTIONING, CaptionJob, build_caption_job
+from latentkit.jobs.captioning import CAPTIONING, CaptionJob
 from latentkit.jobs.collection import Collection
 from latentkit.jobs.config import build
 from latentkit.jobs.hardware import check_launch, fill_vram
@@ -80,7 +80,7 @@ def build_job(cfg: DictConfig) -> EncodingJob:
     several = cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1
     rank = process_rank(cfg.trainer.devices) if several else 0
     console = open_console(quiet=rank > 0)
-    captions = build_caption_job(cfg, collection, console) if cfg.caption else None
+    captions = CaptionJob(cfg, collection, console) if cfg.caption else None
     if captions is not None and several and (launched_externally() or cfg.trainer.num_nodes != 1):
         raise UsageError("only one process captions: run latentkit.caption first, then this without it")
     device = find_device(cfg.trainer.accelerator)

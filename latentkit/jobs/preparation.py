@@ -6,9 +6,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from latentkit.imagenet.extract import extract
-from latentkit.imagenet.job import Preparation
-from latentkit.imagenet.official import ROLES, find_archives
-from latentkit.imagenet.provenance import index_path, provenance_path
+from latentkit.imagenet.job import Preparation, index_path, provenance_path
+from latentkit.imagenet.recognition import ROLES, find_archives
 from latentkit.report.preparing import announce, summarise
 from latentkit.runtime.exit_status import DONE, INTERRUPTED, Outcome
 from latentkit.runtime.terminal import open_console

@@ -62,12 +62,12 @@ def _check(cfg: DictConfig) -> tuple[Library, NpyStore]:
         raise UsageError(f"output_dir={store.root} is where the photo ledger lies: choose another")
     for folder in (library.home, library.raw, library.root):
         if os.path.lexists(folder) and not folder.is_dir():
-            raise UsageError(f"{printable(folder)} is there and no folder: move it away or set another")
+            raise UsageError(f"{printable(folder)} is not a folder: move it away or set another")
     if library.raw.resolve() == library.root.resolve():
         raise UsageError(f"{printable(library.raw)} is to hold both the originals and the links: set another")
     photos = Path(cfg.dataset.photos).expanduser()
     if os.path.lexists(photos) and not photos.is_file():
-        raise UsageError(f"{printable(photos)} is there and no file: move it away or set dataset.photos")
+        raise UsageError(f"{printable(photos)} is not a file: move it away or set dataset.photos")
     if cfg.prune and cfg.limit is not None:
         raise LatentkitError("prune=true needs the whole list: leave out limit; nothing was touched")
     return library, store

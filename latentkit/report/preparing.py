@@ -5,8 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from latentkit.imagenet.job import Preparation
-from latentkit.imagenet.provenance import Archive, index_path, provenance_path
+from latentkit.imagenet.job import Archive, Preparation, index_path, provenance_path
 from latentkit.runtime.readable import readable_bytes, readable_seconds
 from latentkit.runtime.terminal import print_table
 from latentkit.sources.files import printable

@@ -1,12 +1,11 @@
 """Where pictures come from. Importing it loads no torch."""
 
 from latentkit.sources.approved import ApprovedSource
-from latentkit.sources.captioned import Captioned, Captions, Written
+from latentkit.sources.captions import Captioned, Captions, Written
 from latentkit.sources.demo import DemoSource
 from latentkit.sources.folder import FolderSource
 from latentkit.sources.imagenet import ImageNetArchive, ImageNetTree
-from latentkit.sources.source import Fingerprint, Item, Source, SourceError, Stat
-from latentkit.sources.subset import First
+from latentkit.sources.source import Fingerprint, First, Item, Source, SourceError, Stat
 
 __all__ = [
     "ApprovedSource",

@@ -1,10 +1,20 @@
-"""The curated photo library: links in data/approved to data/raw; captions beside them or in the records."""
+"""The curated photo library: links in data/approved to data/raw; captions beside them or in the records.
 
-import errno
+What the crawler's list said of each photo, and what came of it, is in the photo ledger, which
+``latentkit.sync`` publishes: one JSON object a line, sorted by ``filename``::
+
+    {"filename": "abc123", "url": "https://...", "listed": true, "type": "jpg",
+     "sha256": "...", "size": 183402, "mtime_ns": 1763800000000000000, "metadata": {"title": "..."}}
+
+``url`` is the list's ``exportable_url``, null when there was none. ``type`` is the suffix of the link, by the
+file's first bytes. ``sha256``, ``size`` and ``mtime_ns`` are of the raw file when it last decoded whole; they
+and ``type`` are null for a photo that is not there. ``listed`` is false once a complete list no longer has
+it. ``metadata`` holds every field of the list's entry but ``filename`` and ``exportable_url``.
+"""
+
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +24,10 @@ from latentkit.errors import UsageError
 from latentkit.sources import files
 from latentkit.sources.captions import LIST, RECORD, TEXT_FILE, read_caption, read_records
 from latentkit.sources.library import LinkTargets
-from latentkit.sources.photos import listed_caption, read_photos
 from latentkit.sources.source import Item, Source, SourceError, Stat
+
+CAPTION_FIELDS = ("caption", "description")
+"""Fields of the list's entries that are captions; the first that is set counts."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -23,12 +35,12 @@ class ApprovedSource(Source):
     """The approved photos, in the order of their keys (by code point).
 
     ``<root>/<image_id>.<suffix>`` is a link to ``../raw/<image_id>.<suffix>``, or a file. A link is followed
-    for one step, into ``raw`` or ``root`` themselves and nowhere else: the folder is opened first, and the
-    file is opened in it without following links, so that a link swapped between the check and the read
-    leads nowhere either. Every other link is a SourceError when it is read.
+    for one step, into ``raw`` or ``root`` themselves and nowhere else. The file that it leads to is opened
+    without following links, so that a link swapped between the check and the read leads nowhere. Every other
+    link is a SourceError when it is read.
 
     A caption comes from ``<image_id>.txt`` beside the link; else from the records, by ``image_id`` or else
-    the stem of ``image_path``; else from the crawler's list (`photos.CAPTION_FIELDS`). Of several records of
+    the stem of ``image_path``; else from the crawler's list (`CAPTION_FIELDS`). Of several records of
     a picture the last that has the field ``caption`` counts. Records repeat what was encoded and
     say where it is from; such a copy does not count, until somebody edits it.
 
@@ -36,7 +48,7 @@ class ApprovedSource(Source):
         root: the folder of links.
         raw: the folder that they may lead to.
         records: JSON lines; need not exist.
-        photos: the photo ledger of `latentkit.sources.photos`; need not exist.
+        photos: the photo ledger; need not exist.
         orient: apply EXIF orientation.
         strict: refuse a JPEG that libjpeg had to guess at.
 
@@ -69,12 +81,12 @@ class ApprovedSource(Source):
     @cached_property
     def _listed(self) -> dict[str, str]:
         """Key -> the list's metadata, as text, which takes less memory."""
-        keys = set(self._keys)
-        return {
-            photo["filename"]: json.dumps(photo["metadata"])
-            for photo in read_photos(Path(self.photos).expanduser())
-            if photo["filename"] in keys
-        }
+        keys, listed = set(self._keys), dict[str, str]()
+        for photo in files.json_lines(Path(self.photos).expanduser()):
+            match photo:
+                case {"filename": str(key), "metadata": dict(metadata)} if key in keys:
+                    listed[key] = json.dumps(metadata)
+        return listed
 
     @cached_property
     def _recorded(self) -> tuple[dict[str, str | None], int]:
@@ -102,8 +114,11 @@ class ApprovedSource(Source):
             yield TEXT_FILE, beside
         if recorded := self._recorded[0].get(key):
             yield RECORD, recorded
-        if listed := listed_caption(json.loads(self._listed.get(key, "{}"))):
-            yield LIST, listed
+        listed = json.loads(self._listed.get(key, "{}"))
+        for text in map(listed.get, CAPTION_FIELDS):
+            if isinstance(text, str) and text.strip():
+                yield LIST, text.strip()
+                return
 
     def metadata(self, index: int) -> dict[str, Any]:
         """``{"metadata": {...}}`` with what the crawler's list said."""
@@ -111,43 +126,31 @@ class ApprovedSource(Source):
         return {"metadata": listed} if listed else {}
 
     def read(self, index: int) -> tuple[bytes, Stat | None]:
-        with self._opened(self._names[index]) as descriptor:
-            return files.read_whole(descriptor, self._location(self._names[index]))
+        name = self._names[index]
+        with files.opened_file(self._file(name), follow=False) as descriptor:
+            return files.read_whole(descriptor, self._location(name))
 
     def stat(self, index: int) -> Stat | None:
         try:
-            with self._opened(self._names[index]) as descriptor:
+            with files.opened_file(self._file(self._names[index]), follow=False) as descriptor:
                 return files.stat_of(descriptor)
         except SourceError:
             return None
 
-    @contextmanager
-    def _opened(self, name: str) -> Iterator[int]:
-        """A descriptor of a photo's own file, wherever it may lie."""
-        parent, name = self._resolve(name)
-        with (
-            files.opened_folder(parent) as folder,
-            files.opened_file(name, follow=False, folder=folder) as descriptor,
-        ):
-            yield descriptor
-
-    def _resolve(self, name: str) -> tuple[Path, str]:
-        """(folder, bare name) that an entry of the root stands for.
+    def _file(self, name: str) -> Path:
+        """The photo's own file, which an entry of the root stands for.
 
         Raises:
-            SourceError: its link leads out, or the entry is gone.
+            SourceError: its link leads out, or to nothing.
         """
-        try:
-            where = files.printable(os.readlink(self._folder / name))  # noqa: PTH115 - the text itself
-        except OSError as error:
-            if error.errno == errno.EINVAL:  # a file, no link
-                return self._folder, name
-            raise SourceError(f"{self._location(name)}: {(error.strerror or '').lower()}") from None
         target = self._links(name)
         if target is None:
+            return self._folder / name
+        where = files.printable(target.text)
+        if target.path is None:
             raise SourceError(
                 f"{self._location(name)}: links to {where}, outside of {self.raw}: not followed"
             )
         if not target.path.exists():
             raise SourceError(f"{self._location(name)}: its target {where} is gone")
-        return target.path.parent, target.path.name
+        return target.path

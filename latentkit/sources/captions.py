@@ -1,14 +1,29 @@
-"""Captions: in a text file beside the picture, or in the records of the photo library."""
+"""Captions: in a text file beside the image, in the records of the photo library, or written by a model.
 
+A model writes captions for images that have none of their own, into ``<output_dir>/captions.jsonl``: one JSON
+object a line, sorted by key once a run has ended::
+
+    {"key": "abc123", "caption": "A red fox ...", "model": "gemma3:27b", "prompt_sha256": "...",
+     "sha256": "...", "size": 183402, "mtime_ns": 1763800000000000000, "time": "2025-11-22T10:00:00Z"}
+
+``sha256`` (hex), ``size`` and ``mtime_ns`` are of the image that the model saw; the last two are null where
+a source has nothing to stat. Of several lines of a key the last counts; those before it are what it replaced.
+"""
+
+import contextlib
+import dataclasses
 import functools
 import hashlib
 import logging
-from collections.abc import Container
+import sys
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from latentkit.sources import files
-from latentkit.sources.source import SourceError
+from latentkit.sources.source import Fingerprint, Item, SourceError, Stat, Wrapper
 
 MAX_BYTES = 2**20
 """A larger text file is no caption."""
@@ -94,3 +109,99 @@ def read_records(path: Path, keys: Container[str]) -> tuple[dict[str, str | None
         elif "caption" in record and key in keys:
             captions[key] = None if is_copy(record) else (caption or "").strip() or None
     return captions, bad
+
+
+class Written(NamedTuple):
+    """A caption, who wrote it (`model`, and the sha256 of the prompt in hex), and of which bytes."""
+
+    caption: str
+    model: str
+    prompt_sha256: str
+    picture: Fingerprint
+
+
+class Captions:
+    """The captions of one file, by key; in memory are the last of each key and what it replaced.
+
+    Args:
+        path: ``captions.jsonl``; need not exist. Lines that are no captions are left out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._last: dict[str, Written] = {}
+        self._replaced: dict[str, set[str]] = {}
+        for line in files.json_lines(path):
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                self.add(*parse_caption(line))
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def get(self, key: str) -> Written | None:
+        """What counts for a key; None when no model wrote a caption for it."""
+        return self._last.get(key)
+
+    def add(self, key: str, written: Written) -> None:
+        """Take in one more; it counts from now on."""
+        if (before := self._last.get(key)) is not None and before.caption != written.caption:
+            self._replaced.setdefault(key, set()).add(before.caption)
+        self._last[key] = written
+
+    def own(self, key: str, caption: str | None) -> str | None:
+        """The caption, when it is the picture's own.
+
+        None when there is none, and for one that a model wrote, now or before: records repeat the captions
+        that were encoded, and the photo library reads its captions from the records.
+        """
+        last = self._last.get(key)
+        if last is None or caption is None:
+            return caption
+        return None if caption == last.caption or caption in self._replaced.get(key, ()) else caption
+
+
+@dataclass(eq=False)
+class Captioned(Wrapper):
+    """A source whose pictures have the captions that a model wrote where they have none of their own.
+
+    A picture whose bytes have changed keeps the caption until it is captioned again; captioning notices
+    the change, encoding does not read the picture for it.
+
+    Attributes:
+        source: the pictures, and their own captions, which always win.
+        path: of the captions; need not exist.
+    """
+
+    path: Path
+
+    @cached_property
+    def captions(self) -> Captions:
+        """What is there when it is first asked for. Additions to it are seen at once."""
+        return Captions(self.path)
+
+    def __getitem__(self, index: int) -> Item:
+        item = self.source[index]
+        written = self.captions.get(item.key)
+        if written is None or self.captions.own(item.key, item.caption) is not None:
+            return item
+        _, caption = next(self.caption_choices(index))
+        return dataclasses.replace(item, caption=caption)
+
+    def caption_choices(self, index: int) -> Iterator[tuple[str, str]]:
+        key = self.source[index].key
+        for place, caption in self.source.caption_choices(index):
+            if place != RECORD or self.captions.own(key, caption) is not None:
+                yield place, caption
+        if (written := self.captions.get(key)) is not None:
+            yield MODEL, written.caption
+
+
+def parse_caption(line: dict[str, Any]) -> tuple[str, Written]:
+    """(key, caption) of a line's object. Raises KeyError, TypeError or ValueError when it is no such line."""
+    texts = [line[name] for name in ("key", "caption", "model", "prompt_sha256", "sha256", "time")]
+    if not all(isinstance(text, str) and text for text in texts):
+        raise TypeError("wrong fields")
+    key, caption, model, prompt, sha256, _ = texts
+    size, mtime_ns = line["size"], line["mtime_ns"]
+    stat = None if size is mtime_ns is None else Stat(int(size), int(mtime_ns))
+    return key, Written(caption, sys.intern(model), sys.intern(prompt), Fingerprint(sha256, stat))

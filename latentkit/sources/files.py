@@ -98,37 +98,24 @@ def existing_folder(path: str | Path, advice: str) -> Path:
 
 
 @contextmanager
-def opened_folder(path: Path) -> Iterator[int]:
-    """A descriptor of a folder, for names that are to be looked up in it and nowhere else."""
-    with _opened(path, os.O_DIRECTORY) as descriptor:
-        yield descriptor
-
-
-@contextmanager
-def opened_file(path: str | Path, *, follow: bool, folder: int | None = None) -> Iterator[int]:
+def opened_file(path: str | Path, *, follow: bool) -> Iterator[int]:
     """A descriptor of a regular file, for reading.
 
     Args:
-        path: the file; a bare name when ``folder`` is given.
+        path: the file.
         follow: whether the file itself may be a symbolic link.
-        folder: descriptor of the folder that ``path`` is looked up in.
 
     Raises:
         SourceError: it is absent, no regular file, a link where none may be, or not readable.
     """
-    with _opened(path, os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW), folder) as descriptor:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise SourceError(f"{printable(path)}: not a regular file")
-        yield descriptor
-
-
-@contextmanager
-def _opened(path: str | Path, flags: int, folder: int | None = None) -> Iterator[int]:
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     try:
-        descriptor = os.open(path, flags | os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+        descriptor = os.open(path, flags)
     except OSError as error:
         raise _source_error(path, error) from None
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise SourceError(f"{printable(path)}: not a regular file")
         yield descriptor
     finally:
         os.close(descriptor)

@@ -68,7 +68,7 @@ class Library:
             key, target = files.key_of(name), leads(name)
             photo = target.photo if target else None
             going = photo is not None and key in withdrawn
-            if going or (target and not target.path.exists()):
+            if going or (target and target.path and not target.path.exists()):
                 links.append(name)
             else:
                 keys.add(key)
@@ -81,16 +81,21 @@ class Library:
 
 
 class Target(NamedTuple):
-    """What a link leads to: a path in the library, and its name where that is in the folder of photos."""
+    """What a link leads to.
 
-    path: Path
-    photo: str | None
+    Attributes:
+        text: the link's own.
+        path: in the folder of photos or of links, where nothing need be; None when it leads anywhere else.
+        photo: its name, when it is in the folder of photos.
+    """
+
+    text: str
+    path: Path | None = None
+    photo: str | None = None
 
 
 class LinkTargets:
-    """Entry of the folder of links -> what in ``raw`` or the folder itself its link leads to.
-
-    None for an entry that is no link, and for a link that leads anywhere else. Nothing need be there.
+    """Entry of the folder of links -> what its link leads to; None for an entry that is no link.
 
     Args:
         root: the folder of links.
@@ -104,12 +109,13 @@ class LinkTargets:
 
     def __call__(self, name: str) -> Target | None:
         try:
-            target = self._root / (self._root / name).readlink()
+            text = os.readlink(self._root / name)  # noqa: PTH115 - the text itself
         except OSError:
             return None
+        target = self._root / text
         if target.parent not in self._parents:
             self._parents[target.parent] = self._homes.get(target.parent.resolve())
         home = self._parents[target.parent]
         if home is None or target.name in {"", ".."}:
-            return None
-        return Target(home / target.name, target.name if home == self._raw else None)
+            return Target(text)
+        return Target(text, home / target.name, target.name if home == self._raw else None)

@@ -1,10 +1,13 @@
 """What a source yields: items with stable keys, and the fingerprints by which a change is noticed."""
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from latentkit.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,3 +154,33 @@ class Wrapper(Source):
 
     def shortfalls(self) -> Iterator[tuple[Path, str]]:
         return self.source.shortfalls()
+
+
+@dataclass(eq=False)
+class First(Wrapper):
+    """The first ``n`` items of a source, or all when it has fewer; classes stay as they are.
+
+    Attributes:
+        n: how many, at least 1.
+
+    Raises:
+        UsageError: ``n`` is less than 1.
+    """
+
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise UsageError(f"limit={self.n}: must be at least 1, or null for all pictures")
+        super().__post_init__()
+
+    def __len__(self) -> int:
+        return min(self.n, len(self.source))
+
+    def keys(self) -> Iterator[str]:
+        return itertools.islice(self.source.keys(), self.n)
+
+    def _inner(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)}")
+        return index

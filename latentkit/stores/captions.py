@@ -1,13 +1,13 @@
 """Writing captions down: ``captions.jsonl`` grows by a line for each, and is sorted when a run ends.
 
-The lines are those of `latentkit.sources.captioned`. A killed run leaves an unsorted file whose last line may
+The lines are those of `latentkit.sources.captions`. A killed run leaves an unsorted file whose last line may
 be cut; folding it later gives what folding it then would have given. For the holder of the output's lock.
 """
 
 from pathlib import Path
 
 from latentkit.runtime.provenance import utc_now
-from latentkit.sources.captioned import Written, parse_caption
+from latentkit.sources.captions import Written, parse_caption
 from latentkit.stores.ledger import (
     Damage,
     append_lines,

@@ -180,7 +180,7 @@ def test_something_else_in_the_librarys_place_is_one_line(name: str, server: Pho
         place.symlink_to("/nonexistent") if name == "data/raw" else place.write_bytes(b"mine")
     ended = sync(server, work)
     assert ended.returncode == 2
-    assert ended.stderr.startswith(f"latentkit: {name} is there and no f")
+    assert ended.stderr.startswith(f"latentkit: {name} is not a f")
     assert ended.stderr.count("\n") == 1
     assert not server.requests
     assert not list(work.rglob(".latentkit"))

@@ -18,7 +18,7 @@ from latentkit.evaluation.sets.open import open_set
 from latentkit.evaluation.sets.pictures import SourcePictures
 from latentkit.evaluation.sets.tensor_files import MAX_HASHED, file_identity
 from latentkit.imagenet.job import Preparation
-from latentkit.imagenet.official import find_archives
+from latentkit.imagenet.recognition import find_archives
 from latentkit.sources import ApprovedSource, FolderSource, ImageNetArchive, ImageNetTree, Source
 from latentkit.sources.imagenet.official import OFFICIAL
 

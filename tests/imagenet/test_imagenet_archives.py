@@ -14,8 +14,8 @@ from miniature_preparation import digest, preparation
 
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.imagenet.devkit import GROUND_TRUTH, META, read_devkit
-from latentkit.imagenet.official import find_archives
-from latentkit.imagenet.provenance import index_path, provenance_path, read_provenance
+from latentkit.imagenet.job import index_path, provenance_path, read_provenance
+from latentkit.imagenet.recognition import find_archives
 from latentkit.sources.imagenet.index import read_index
 from latentkit.sources.imagenet.official import OFFICIAL, Official
 

@@ -12,8 +12,7 @@ from miniature_imagenet import WNIDS, Miniature
 from miniature_preparation import digest
 
 from latentkit.imagenet.contents import Contents, train_contents, val_contents
-from latentkit.imagenet.reading import read_archive
-from latentkit.imagenet.tar import Block
+from latentkit.imagenet.reading import Block, read_archive
 
 FORMATS = {
     "gnu": ("--format=gnu",),

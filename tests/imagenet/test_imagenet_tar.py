@@ -12,8 +12,7 @@ import pytest
 from miniature_imagenet import WNIDS, Miniature, add, tar_bytes
 
 from latentkit.imagenet.contents import Contents, train_contents, val_contents
-from latentkit.imagenet.reading import CHUNK, read_archive
-from latentkit.imagenet.tar import CutError, ForeignError, TarError, members
+from latentkit.imagenet.reading import CHUNK, CutError, ForeignError, TarError, members, read_archive
 
 
 def parsed(content: bytes, parse=train_contents) -> Contents:

@@ -15,7 +15,7 @@ from miniature_preparation import digest, preparation
 from rich.console import Console
 
 from latentkit.errors import LatentkitError
-from latentkit.imagenet.provenance import index_path, read_provenance
+from latentkit.imagenet.job import index_path, read_provenance
 from latentkit.sources.imagenet.index import read_index
 from latentkit.sources.imagenet.official import Official
 

@@ -102,16 +102,16 @@ def test_an_entry_swapped_for_a_link_after_it_was_looked_at_is_not_followed(
 ) -> None:
     (library / "approved/file.jpg").write_bytes(b"a file of its own")
     source = ApprovedSource()
-    resolve = source._resolve
+    resolve = source._file
 
-    def resolve_then_swap(name: str) -> tuple[Path, str]:
+    def resolve_then_swap(name: str) -> Path:
         resolved = resolve(name)
         (library / "approved/file.jpg").unlink()
         (library / "approved/file.jpg").symlink_to("/etc/hostname")
         return resolved
 
     assert source.read(1)[0] == b"a file of its own"
-    monkeypatch.setattr(source, "_resolve", resolve_then_swap)
+    monkeypatch.setattr(source, "_file", resolve_then_swap)
     with pytest.raises(SourceError, match="may not be followed"):
         source.read(1)
 

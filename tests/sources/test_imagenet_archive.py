@@ -15,7 +15,7 @@ from rich.console import Console
 
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.imagenet.job import Preparation
-from latentkit.imagenet.official import find_archives
+from latentkit.imagenet.recognition import find_archives
 from latentkit.pixels import Pillow
 from latentkit.sources import First, ImageNetArchive, ImageNetTree, SourceError
 from latentkit.sources.imagenet.index import Index, IndexedArchive, read_index

@@ -10,8 +10,7 @@ from typing import Any
 from latentkit.errors import UsageError
 from latentkit.sources import files
 from latentkit.sources.imagenet.index import read_index
-from latentkit.sources.imagenet.names import SUFFIX, check_split, stem
-from latentkit.sources.imagenet.official import OFFICIAL
+from latentkit.sources.imagenet.official import OFFICIAL, SUFFIX, check_split, stem
 from latentkit.sources.source import Item, Source, SourceError, Stat
 
 _AGAIN = "run python -m latentkit.prepare again"

@@ -1,6 +1,28 @@
-"""The archives of ImageNet-1k as image-net.org publishes them."""
+"""ImageNet-1k as image-net.org publishes it: its archives, and the only names of files that are ever read."""
 
+import re
 from dataclasses import dataclass
+
+from latentkit.errors import UsageError
+
+SPLITS = ("train", "val")
+SUFFIX = ".JPEG"
+
+WNID = re.compile(r"n\d{8}", re.ASCII)
+CLASS_TAR = re.compile(r"(n\d{8})\.tar", re.ASCII)
+TRAIN_PICTURE = re.compile(r"(n\d{8})_(\d+)\.JPEG", re.ASCII)
+VAL_PICTURE = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.ASCII)
+
+
+def check_split(split: str) -> None:
+    """Raise UsageError unless it is one of `SPLITS`."""
+    if split not in SPLITS:
+        raise UsageError(f"ImageNet has no split {split!r}: choose from {', '.join(SPLITS)}")
+
+
+def stem(split: str, wnid: str, number: int) -> str:
+    """A picture's name without its suffix: ``n01440764_10026``, ``ILSVRC2012_val_00000293``."""
+    return f"{wnid}_{number}" if split == "train" else f"ILSVRC2012_val_{number:08d}"
 
 
 @dataclass(frozen=True)
@@ -19,20 +41,6 @@ class Official:
     size: int
     classes: int | None = None
     pictures: int | None = None
-
-    def deviations(
-        self, size: int, md5: str, classes: int | None = None, pictures: int | None = None
-    ) -> list[str]:
-        """How a whole archive differs from this one, in words; empty when it is this one."""
-        counts = {
-            "bytes": (size, self.size),
-            "classes": (classes, self.classes),
-            "pictures": (pictures, self.pictures),
-        }
-        found = [
-            f"{there:,} {what}, not {wanted:,}" for what, (there, wanted) in counts.items() if there != wanted
-        ]
-        return found if md5 == self.md5 else [*found, f"md5 {md5}, not {self.md5}"]
 
 
 OFFICIAL = {

@@ -10,7 +10,7 @@ import numpy as np
 
 from latentkit.errors import UsageError
 from latentkit.sources import files
-from latentkit.sources.imagenet.names import SUFFIX, TRAIN_PICTURE, VAL_PICTURE, WNID, check_split
+from latentkit.sources.imagenet.official import SUFFIX, TRAIN_PICTURE, VAL_PICTURE, WNID, check_split
 from latentkit.sources.source import Item
 
 
