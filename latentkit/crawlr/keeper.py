@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from latentkit.crawlr.links import Change, ForeignError, Links
-from latentkit.crawlr.names import refusal, shown
+from latentkit.crawlr.photo_list import refusal, shown
 from latentkit.crawlr.tally import Tally
 from latentkit.runtime.provenance import utc_now
 from latentkit.runtime.readable import escaped

@@ -1,8 +1,9 @@
-"""The crawler's list: ``<base_url>?page=N`` from 1 until a page is an empty array."""
+"""The crawler's list: ``<base_url>?page=N`` from 1 until a page is an empty array; and the names in it."""
 
 import io
 import itertools
 import json
+import unicodedata
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit, urlunsplit
@@ -10,11 +11,26 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from latentkit.downloading.body import FetchError
 from latentkit.downloading.client import Client
 from latentkit.errors import LatentkitError
+from latentkit.runtime.readable import escaped
 
 MAX_PAGE_BYTES = 2**26
 
 MAX_DEPTH = 100
 """Objects and arrays within one another in an entry."""
+
+MAX_NAME_BYTES = 200
+"""Of a name in UTF-8. File systems take 255; the link's suffix and what is derived need some."""
+
+_DEVICES = frozenset(
+    {"con", "prn", "aux", "nul", "conin$", "conout$"}
+    | {f"{port}{number}" for port in ("com", "lpt") for number in "123456789¹²³"}
+)
+_UNPRINTABLE = {
+    "Cc": "a control character",
+    "Cs": "half a surrogate pair",
+    "Zl": "a line separator",
+    "Zp": "a paragraph separator",
+}
 
 
 class ListError(LatentkitError):
@@ -122,3 +138,30 @@ def _deeper(value: Any, depth: int) -> bool:
         return False
     inner = value.values() if isinstance(value, dict) else value
     return depth == 0 or any(_deeper(item, depth - 1) for item in inner)
+
+
+def refusal(name: str) -> str | None:
+    """Why a name may not become a file's; None when it may.
+
+    A name that may is a single component on every common system: it is no folder's name, hides nothing, has
+    nothing that a terminal or a line-based file would act on, and is no device of Windows.
+    """
+    if not name:
+        return "the name is empty"
+    if name.startswith("."):
+        return "the name begins with a dot"
+    for character in name:
+        if character in "/\\":
+            return f"the name contains {character}"
+        if what := _UNPRINTABLE.get(unicodedata.category(character)):
+            return f"the name contains {what}"
+    if (size := len(name.encode())) > MAX_NAME_BYTES:
+        return f"the name is {size} bytes long, over the limit of {MAX_NAME_BYTES}"
+    if name.partition(".")[0].rstrip(" ").casefold() in _DEVICES:
+        return "the name is a device on Windows"
+    return None
+
+
+def shown(name: str) -> str:
+    """How a refused name is written down: its beginning, with escapes for what is unprintable."""
+    return escaped(name[:MAX_NAME_BYTES]) + "..." * (len(name) > MAX_NAME_BYTES)

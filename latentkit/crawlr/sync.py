@@ -10,8 +10,7 @@ from functools import partial
 from latentkit.crawlr.folder import PhotoFolder, Rejected, Whole
 from latentkit.crawlr.keeper import Keeper, Photo, Reason
 from latentkit.crawlr.links import ForeignError
-from latentkit.crawlr.names import shown
-from latentkit.crawlr.photo_list import BadEntry, Listed, ListError
+from latentkit.crawlr.photo_list import BadEntry, Listed, ListError, shown
 from latentkit.downloading.body import FetchError
 from latentkit.downloading.client import Stopped
 from latentkit.downloading.deadline import Stop
