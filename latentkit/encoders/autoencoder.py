@@ -280,7 +280,7 @@ class LatentDecoder(Autoencoder):
 def posterior_noise(seed: int, key: str, shape: tuple[int, ...], *, flip: bool = False) -> np.ndarray:
     """Standard normal float32 that depends on the seed and the key alone, and on whether it is a mirror's.
 
-    It is in stored bytes, and so it stays; `latentkit.reading.draws`, four times as fast, draws what is not.
+    It is in stored bytes, and so it stays; `latentkit.reading.shards`, four times as fast, draws what is not.
     Drawn by numpy's `RandomState`, whose stream is frozen for good (NEP 19), seeded with the sha256 of
     ``<seed>:<key>``, or ``flip:<seed>:<key>``, as eight big-endian 32-bit words.
     """

@@ -1,15 +1,22 @@
-"""``manifest.json`` beside tars: what lies in them, under which contracts, made from what."""
+"""``manifest.json`` beside tars: what lies in them, under which contracts, made from what; and what is to be.
+
+A plan compares the tars that the samples make with those that the manifest lists.
+"""
 
 import contextlib
+import hashlib
 import json
+import tarfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from latentkit.encoders.contract import Contract
-from latentkit.errors import LatentkitError
+from latentkit.errors import LatentkitError, UsageError
 from latentkit.runtime.provenance import versions
 from latentkit.stores.contract_file import checked_contract
+from latentkit.stores.samples import Sample, Samples
 from latentkit.stores.storage import publish_json
 
 KIND = "latentkit.webdataset_shards"
@@ -101,18 +108,34 @@ class TarManifest:
                 return
         publish_json(folder / NAME, values | {"versions": versions()})
 
+    def keep_others(self, old: Self, chosen: Sequence[str]) -> None:
+        """Take over the old entries of the buckets that were not chosen.
+
+        Raises:
+            UsageError: their tars mean something else.
+        """
+        kept = {bucket: entry for bucket, entry in old.buckets.items() if bucket not in chosen}
+        if kept and (old.contracts != self.contracts or old.members != self.members):
+            raise UsageError(
+                f"the tars of {', '.join(sorted(kept))} hold other contracts or members than these would: "
+                "leave bucket= out to make all of them again"
+            )
+        self.buckets |= kept
+        self.shards |= {path: tar for path, tar in old.shards.items() if tar.bucket in kept}
+
     @classmethod
     def read(cls, folder: Path) -> Self:
         """The manifest of a folder of tars.
 
         Raises:
-            LatentkitError: there is none, it is another kind's, or it is damaged.
+            UsageError: it is another kind's.
+            LatentkitError: there is none, or it is damaged.
         """
         path = folder / NAME
         try:
             values = json.loads(path.read_bytes())
             if values["kind"] != KIND:
-                raise LatentkitError(f"it is a manifest of {values['kind']}")
+                raise UsageError(f"{path}: another kind of store wrote there; choose another folder")
             tars = [TarEntry(**tar) for tar in values["shards"]]
             return cls(
                 contracts={
@@ -125,7 +148,90 @@ class TarManifest:
                 incomplete=values["incomplete"]["records"],
                 lacking=values["incomplete"]["lacking"],
             )
+        except UsageError:
+            raise
         except FileNotFoundError:
             raise LatentkitError(f"{path} does not exist: run latentkit.shard first") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, LatentkitError) as error:
             raise LatentkitError(f"{path} is no manifest of tars: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTar:
+    """A tar to be: its path under the folder, its samples in their order, `TarEntry.inputs`.
+
+    ``bytes`` is an upper bound of its size.
+    """
+
+    path: str
+    bucket: str
+    samples: Sequence[Sample]
+    inputs: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class TarPlan:
+    """What there is to do.
+
+    Attributes:
+        samples: the complete ones of all buckets, and what the other records lack.
+        manifest: without the tars of ``todo``, their buckets not complete.
+        todo: tars to write, in the order of their paths.
+        stale: tars that no longer belong there.
+    """
+
+    samples: Samples
+    manifest: TarManifest
+    todo: list[PlannedTar]
+    stale: list[Path]
+
+
+def divide(
+    bucket: str, samples: Sequence[Sample], shard_size: int, seed: int | None, manifest: TarManifest
+) -> list[PlannedTar]:
+    """A bucket's tars.
+
+    Args:
+        samples: those of the bucket, sorted by key.
+        shard_size: samples a tar.
+        seed: of their permutation, by sha256 of ``<seed>/<key>``; None: they stay in order.
+        manifest: theirs; contracts and members change the tars too.
+    """
+
+    def place(sample: Sample) -> bytes:
+        return hashlib.sha256(f"{seed}/{sample.key}".encode("utf-8", "surrogatepass")).digest()
+
+    contracts = {name: contract.sha256 for name, contract in manifest.contracts.items()}
+    settings = {"contracts": contracts, "members": manifest.members}
+    ordered = samples if seed is None else sorted(samples, key=place)
+    start = hashlib.sha256(json.dumps(settings, sort_keys=True).encode("ascii"))
+    tars: list[PlannedTar] = []
+    for k in range(0, len(ordered), shard_size):
+        some, inputs = ordered[k : k + shard_size], start.copy()
+        for sample in some:
+            inputs.update(sample.inputs)
+        headers = 3 * tarfile.BLOCKSIZE * len(some) * (len(manifest.members) + 1)
+        most = headers + sum(sample.bytes for sample in some) + tarfile.RECORDSIZE  # masks are not counted
+        path = f"bucket_{bucket}/shard-{len(tars):06d}.tar"
+        tars.append(PlannedTar(path, bucket, some, inputs.hexdigest(), most))
+    return tars
+
+
+def peak_bytes(folder: Path, todo: Sequence[PlannedTar], stale: Sequence[Path]) -> int:
+    """Upper bound of the room that is needed on the way.
+
+    Stale tars go first; each new one lies beside the one that it replaces until it is whole.
+    """
+    peak, level = 0, -sum(size_of(path) for path in stale)
+    for tar in todo:
+        peak = max(peak, level + tar.bytes)
+        level += tar.bytes - size_of(folder / tar.path)
+    return peak
+
+
+def size_of(path: Path) -> int:
+    """A file's size in bytes; 0 when it is not there."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0

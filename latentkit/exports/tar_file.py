@@ -10,7 +10,7 @@ import hashlib
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 from urllib.parse import quote
 
 import numpy as np
@@ -21,13 +21,8 @@ from latentkit.stores.storage import publish
 
 RECORD = "json"
 
-
-class TarFacts(NamedTuple):
-    """A published tar: how many samples, its size in bytes, its sha256 (hex)."""
-
-    samples: int
-    bytes: int
-    sha256: str
+TarSample = tuple[str, bytes, dict[str, np.ndarray]]
+"""A sample as it goes into a tar: key, record as a line of JSON, member name -> array."""
 
 
 def member_name(key: str) -> str:
@@ -35,17 +30,15 @@ def member_name(key: str) -> str:
     return quote(key, safe="", errors="surrogatepass").replace(".", "%2E")
 
 
-def bound(members: int, content: int) -> int:
-    """Upper bound of a tar's size: so many members, so many bytes of content, masks not counted."""
-    return 3 * tarfile.BLOCKSIZE * members + content + tarfile.RECORDSIZE
-
-
-def publish_tar(path: Path, samples: Iterable[tuple[str, bytes, Mapping[str, np.ndarray]]]) -> TarFacts:
+def publish_tar(path: Path, samples: Iterable[TarSample]) -> tuple[int, int, str]:
     """Publish a tar; a sample at a time is in memory.
 
     Args:
         path: its final name.
-        samples: (key, record as a line of JSON, member name -> array).
+        samples: in their order in the tar.
+
+    Returns:
+        How many samples, the tar's size in bytes, its sha256 (hex).
 
     Raises:
         LatentkitError: one line: the disk is full, what was written reads back differently, ...
@@ -74,7 +67,7 @@ def publish_tar(path: Path, samples: Iterable[tuple[str, bytes, Mapping[str, np.
             raise ValueError("it reads back differently")
 
     publish(path, write, validate)
-    return TarFacts(count, size, digest.hexdigest())
+    return count, size, digest.hexdigest()
 
 
 def read_tar(path: Path, size: int, start: int, stop: int) -> Iterator[dict[str, bytearray]]:

@@ -9,42 +9,37 @@ A tar that is to change leaves the manifest before it changes, and comes back af
 speaks of other bytes than lie there; what was finished before a kill is not made again.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from rich.console import Console
 
-from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.exports.manifest import KIND, NAME, BucketEntry, TarEntry, TarManifest
-from latentkit.exports.plan import (
+from latentkit.exports.manifest import (
+    BucketEntry,
     PlannedTar,
+    TarEntry,
+    TarManifest,
     TarPlan,
     divide,
-    keep_others,
-    most_bytes,
     peak_bytes,
     size_of,
 )
-from latentkit.exports.tar_file import RECORD, publish_tar
+from latentkit.exports.tar_file import RECORD, TarSample, publish_tar
 from latentkit.prediction.plan import check_room
 from latentkit.runtime.interrupt import Interrupts
 from latentkit.runtime.progress import ProgressReport
 from latentkit.stores.lock import OutputLock
 from latentkit.stores.npy import NpyStore
-from latentkit.stores.output import npy_outputs
+from latentkit.stores.open import npy_outputs
 from latentkit.stores.samples import Sample, declared_fields, find_samples, read_sample
 from latentkit.stores.storage import remove_many, remove_temporaries
 from latentkit.stores.store import LEDGERS
 
-_T = TypeVar("_T")
 _MEMBER = re.compile(r"[a-z0-9_-]+")
 
 
@@ -72,6 +67,8 @@ class TarJob:
         seed: of the permutation.
         members: field of `latentkit.stores.samples` -> its member; one that is not named here takes its own
             name, its encoder's part of it replaced by that encoder's member.
+        contracts: encoder -> contract, of all that goes into the tars.
+        member_names: field -> member, of all fields.
 
     Raises:
         UsageError: nothing encoded, or values that cannot be.
@@ -92,28 +89,18 @@ class TarJob:
             raise UsageError(f"shards_dir={self.shards_dir}: give a folder other than output_dir")
         self._folder = Path(self.shards_dir)
         self._outputs = npy_outputs(self.store.root, self.store.folders.values())
+        self.contracts = {name: output.contract for name, output in self._outputs.items()}
+        self.member_names: dict[str, str] = {}
+        for encoder, contract in self.contracts.items():
+            short = self.members.get(encoder, encoder)
+            for name in declared_fields({encoder: contract}):
+                self.member_names[name] = self.members.get(name, short + name.removeprefix(encoder))
+        self._shuffle_seed = self.seed if self.shuffle else None
         self._records = Path(self.store.root, self.store.records)
-        if not self.contracts:
-            raise UsageError(f"{self.store.root} holds no encoder's contract.json: encode first")
         names = [*self.member_names.values(), RECORD]
         for name in names:
             if not _MEMBER.fullmatch(name) or names.count(name) > 1:
                 raise UsageError(f"members: {name!r} must be there once, of small letters, digits, _ and -")
-
-    @cached_property
-    def contracts(self) -> dict[str, Contract]:
-        """Encoder -> contract, of all that goes into the tars."""
-        return {name: output.contract for name, output in self._outputs.items()}
-
-    @cached_property
-    def member_names(self) -> dict[str, str]:
-        """Field name -> member name."""
-        names: dict[str, str] = {}
-        for encoder, contract in self.contracts.items():
-            short = self.members.get(encoder, encoder)
-            for name in declared_fields({encoder: contract}):
-                names[name] = self.members.get(name, short + name.removeprefix(encoder))
-        return names
 
     @contextmanager
     def locks(self) -> Iterator[None]:
@@ -139,29 +126,21 @@ class TarJob:
                     f"bucket={bucket}: no complete picture; there are {', '.join(sorted(grouped))}"
                 )
         old = self._old_manifest()
-        manifest = TarManifest(
-            contracts=self.contracts,
-            members=self.member_names,
-            incomplete=found.incomplete,
-            lacking=found.lacking,
-        )
+        manifest = TarManifest(contracts=self.contracts, members=self.member_names)
+        manifest.incomplete, manifest.lacking = found.incomplete, found.lacking
         if self.buckets is not None:
-            keep_others(manifest, old, chosen)
-        contracts = {name: contract.sha256 for name, contract in self.contracts.items()}
-        settings = {"contracts": contracts, "members": self.member_names}
+            manifest.keep_others(old, chosen)
         todo: list[PlannedTar] = []
         for bucket in chosen:
-            tars = divide(bucket, grouped[bucket], self.shard_size, self._shuffle_seed, settings)
+            tars = divide(bucket, grouped[bucket], self.shard_size, self._shuffle_seed, manifest)
             current = [tar for tar in tars if self._is_current(tar, old.shards.get(tar.path))]
             manifest.shards |= {tar.path: old.shards[tar.path] for tar in current}
-            manifest.buckets[bucket] = BucketEntry(
-                len(current) == len(tars), self.shard_size, self._shuffle_seed
-            )
+            whole = len(current) == len(tars)
+            manifest.buckets[bucket] = BucketEntry(whole, self.shard_size, self._shuffle_seed)
             todo += [tar for tar in tars if tar.path not in manifest.shards]
         stale = self._stale({*manifest.shards, *(tar.path for tar in todo)}, chosen)
-        most = [most_bytes(tar, len(self.member_names)) for tar in todo]
-        check_room(self._folder, peak_bytes(self._folder, todo, most, stale))
-        return TarPlan(found, manifest, todo, stale, sum(most))
+        check_room(self._folder, peak_bytes(self._folder, todo, stale))
+        return TarPlan(found, manifest, todo, stale)
 
     def run(self, plan: TarPlan, console: Console) -> TarResult:
         """Write what is to be written, remove what is stale; to be called under the `locks`.
@@ -186,28 +165,24 @@ class TarJob:
             while left and not stopped:
                 tar = left.pop(0)
                 left_out: dict[str, str] = {}
-                samples = self._load(tar.samples, left_out)
-                facts = publish_tar(self._folder / tar.path, _counted(samples, report))
-                manifest.shards[tar.path] = TarEntry(tar.path, tar.bucket, *facts, tar.inputs, left_out)
+                samples = self._load(tar.samples, left_out, report)
+                facts = publish_tar(self._folder / tar.path, samples)
+                entry = TarEntry(tar.path, tar.bucket, *facts, tar.inputs, left_out)
+                manifest.shards[tar.path] = entry
                 if all(other.bucket != tar.bucket for other in left):
                     manifest.buckets[tar.bucket] = replace(manifest.buckets[tar.bucket], complete=True)
                 manifest.publish(self._folder)
-                pictures, written = pictures + facts.samples, written + facts.bytes
+                pictures, written = pictures + entry.count, written + entry.bytes
         return TarResult(len(plan.todo) - len(left), pictures, written, report.seconds, len(left))
-
-    @property
-    def _shuffle_seed(self) -> int | None:
-        return self.seed if self.shuffle else None
 
     def _old_manifest(self) -> TarManifest:
         """What is there; an empty one when there is none, or a damaged one: all tars are made again."""
-        path = self._folder / NAME
-        with suppress(LatentkitError):
+        try:
             return TarManifest.read(self._folder)
-        with suppress(OSError, ValueError, AttributeError):
-            if json.loads(path.read_bytes()).get("kind") not in (None, KIND):
-                raise UsageError(f"{path}: another kind of store wrote there; choose another shards_dir")
-        return TarManifest(contracts=self.contracts, members=self.member_names)
+        except UsageError:
+            raise
+        except LatentkitError:
+            return TarManifest(contracts=self.contracts, members=self.member_names)
 
     def _is_current(self, tar: PlannedTar, entry: TarEntry | None) -> bool:
         """Whether the tar is there as it would be made now; what was left out must still be damaged."""
@@ -224,9 +199,9 @@ class TarJob:
         return sorted(path for path in tars if path.relative_to(self._folder).as_posix() not in wanted)
 
     def _load(
-        self, samples: Sequence[Sample], left_out: dict[str, str]
-    ) -> Iterator[tuple[str, bytes, dict[str, np.ndarray]]]:
-        """(key, line, member name -> array) of those that are sound; the others go into ``left_out``."""
+        self, samples: Sequence[Sample], left_out: dict[str, str], report: ProgressReport | None = None
+    ) -> Iterator[TarSample]:
+        """Those that are sound; the others go into ``left_out``."""
         with self._records.open("rb") as records:
             for sample in samples:
                 try:
@@ -238,9 +213,5 @@ class TarJob:
                     left_out[sample.key] = str(error)
                 else:
                     yield sample.key, line, {self.member_names[name]: array for name, array in arrays.items()}
-
-
-def _counted(samples: Iterator[_T], report: ProgressReport) -> Iterator[_T]:
-    for sample in samples:
-        yield sample
-        report.advance()
+                if report is not None:
+                    report.advance()

@@ -13,6 +13,7 @@ from latentkit.sources import Captioned, First, Source
 from latentkit.sources.library import Library
 from latentkit.stores import NpyStore, Store
 from latentkit.stores.captions import captions_path
+from latentkit.stores.npy import npy_store
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def build_npy_store(cfg: DictConfig) -> NpyStore:
     Raises:
         UsageError: as `build_store`; or it is a store of another kind.
     """
-    return build_store(cfg).npy()
+    return npy_store(build_store(cfg))
 
 
 def build_store(cfg: DictConfig) -> Store:

@@ -37,7 +37,8 @@ from latentkit.runtime.readable import readable_bytes, readable_count, readable_
 from latentkit.runtime.terminal import open_console
 from latentkit.sources import Source
 from latentkit.stores import OutputLock, Store
-from latentkit.stores.output import open_output
+from latentkit.stores.npy import npy_store
+from latentkit.stores.open import open_output
 from latentkit.stores.quarantine import Quarantine
 from latentkit.stores.storage import publish, publish_json
 from latentkit.upkeep.adopt import adopt
@@ -210,7 +211,7 @@ class EncodingJob:
         if self.adopt and self.rank == 0:
             for encoder in self.encoders:
                 asked = self.contracts[encoder.name]
-                adopt(self.store.npy(), encoder, asked, self.source, self.console, dry_run=self.dry_run)
+                adopt(npy_store(self.store), encoder, asked, self.source, self.console, dry_run=self.dry_run)
         if not self.dry_run:
             self.store.open(self.contracts, self.rank, overwrite=self.overwrite)
         plan = self._plan(overwrite=self.overwrite)

@@ -8,8 +8,8 @@ import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 from latentkit.errors import UsageError
-from latentkit.reading.tensors import Asked, Tensors
-from latentkit.stores.output import npy_outputs
+from latentkit.reading.tensors import Asked, Tensors, chosen
+from latentkit.stores.open import npy_outputs
 from latentkit.stores.records import RECORDS
 from latentkit.stores.samples import UNBUCKETED, declared_fields, find_samples, read_sample
 
@@ -49,15 +49,7 @@ class LatentFiles(Dataset[dict[str, Any]]):
         allow_random: bool = False,
         records: str | None = None,
     ) -> None:
-        there = npy_outputs(root)
-        if not there:
-            raise UsageError(
-                f"{root} holds no encoder's contract.json: give the output_dir of an encoding run"
-            )
-        for encoder in encoders or ():
-            if encoder not in there:
-                raise UsageError(f"{root} has no {encoder}, there are {', '.join(there)}")
-        self._outputs = {name: there[name] for name in (there if encoders is None else encoders)}
+        self._outputs = chosen(npy_outputs(root), encoders, root)
         self.contracts = {name: output.contract for name, output in self._outputs.items()}
         self._tensors = Tensors(self.contracts, scaled, require, allow_random)
         paths = [Path(root, name) for name in ([records] if records else RECORDS)]

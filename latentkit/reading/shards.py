@@ -1,4 +1,7 @@
-"""Latents of shards for training: a map-style dataset over memory-mapped files."""
+"""Latents of shards for training: a map-style dataset over memory-mapped files.
+
+What it draws at random follows from keys alone, in any order, batch and process.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +13,6 @@ import torch
 from torch.utils.data import Dataset
 
 from latentkit.encoders.contract import ContractError
-from latentkit.reading.draws import mixed, normal
 from latentkit.reading.tensors import check_pretrained, scale_of
 from latentkit.stores.shard_output import LABELS, ShardOutput
 
@@ -22,6 +24,8 @@ _PIECE = 1 << 16
 _GRAIN = 1 << 15
 """Numbers that torch converts at a time: for so few it takes one thread. More threads wait for one another
 wherever other processes, such as workers, have the cores."""
+
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 Sample = tuple[Any, ...]
 """``(latents, label)``, or ``(latents, label, key)``."""
@@ -140,10 +144,6 @@ class LatentShards(Dataset[Sample]):
             raise IndexError(f"picture {places[wrong][0]} of {len(self)}")
         return np.where(places < 0, places + len(self), places)
 
-    def _declared(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        declared = self.contract.outputs[LATENTS]
-        return tuple(declared["shape"]), np.dtype(declared["dtype"])
-
     def _draw(self, places: np.ndarray) -> np.ndarray:
         """64 random bits for each picture and epoch: the highest is the flip, all are the noise's key."""
         epoch = np.uint64(int(self._epoch) % (1 << 64))
@@ -151,9 +151,10 @@ class LatentShards(Dataset[Sample]):
 
     def _given(self, stored: list[np.ndarray], draws: np.ndarray) -> np.ndarray:
         """What is stored to what is asked for: float32 where it is scaled, else as stored."""
-        (depth, *area), dtype = self._declared()
+        declared = self.contract.outputs[LATENTS]
+        depth, *area = declared["shape"]
         shape = (depth // 2 if self._moments else depth, *area)
-        given = np.empty((len(stored), *shape), dtype if self._scale is None else np.float32)
+        given = np.empty((len(stored), *shape), declared["dtype"] if self._scale is None else np.float32)
         step = max(1, _PIECE // math.prod(shape))
         for start in range(0, len(stored), step):
             piece = slice(start, start + step)
@@ -192,3 +193,50 @@ def _convert(source: np.ndarray, target: np.ndarray) -> None:
     for start in range(0, len(source), step):
         part = slice(start, start + step)
         torch.from_numpy(target[part]).copy_(torch.from_numpy(source[part]))
+
+
+def mixed(values: np.ndarray) -> np.ndarray:
+    """The first number of the SplitMix64 stream (Steele, Lea and Flood, 2014) that begins at each value.
+
+    uint64 to uint64, one to one, as if at random; the n-th after it is ``mixed(values + n * gamma)``.
+    """
+    return _finished(values + _GAMMA)
+
+
+def _finished(values: np.ndarray) -> np.ndarray:
+    """SplitMix64's finalizer, in place."""
+    shifted = values >> np.uint64(30)
+    values ^= shifted
+    values *= np.uint64(0xBF58476D1CE4E5B9)
+    values ^= np.right_shift(values, np.uint64(27), out=shifted)
+    values *= np.uint64(0x94D049BB133111EB)
+    values ^= np.right_shift(values, np.uint64(31), out=shifted)
+    return values
+
+
+def normal(keys: np.ndarray, size: int, deviation: float = 1.0) -> np.ndarray:
+    """Normal numbers of mean 0 by Box and Muller's transform; none is beyond 6.8 deviations.
+
+    Args:
+        keys: uint64 [B], each the start of a SplitMix64 stream of its own.
+        size: numbers a key.
+        deviation: the square root of their variance.
+
+    Returns:
+        float32 [B, size].
+    """
+    pairs = -(-size // 2)
+    steps = np.arange(1, pairs + 1, dtype=np.uint64) * _GAMMA
+    bits = _finished(keys[:, None] + steps).view(np.uint32)
+    radius = bits[:, :pairs].astype(np.float32)
+    radius += 0.5
+    radius *= 2.0**-32
+    np.log(radius, out=radius)
+    radius *= -2 * deviation**2
+    np.sqrt(radius, out=radius)
+    angle = bits[:, pairs:].view(np.int32).astype(np.float32)
+    angle *= math.pi / 2**31
+    numbers = np.empty((len(keys), 2 * pairs), np.float32)
+    np.multiply(np.cos(angle), radius, out=numbers[:, :pairs])
+    np.multiply(np.sin(angle, out=angle), radius, out=numbers[:, pairs:])
+    return numbers[:, :size]

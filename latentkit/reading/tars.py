@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset, default_collate, get_worker_info
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.exports.manifest import TarEntry, TarManifest
 from latentkit.exports.tar_file import RECORD, read_tar
-from latentkit.reading.tensors import Asked, Tensors
+from latentkit.reading.tensors import Asked, Tensors, chosen
 from latentkit.stores.arrays import parse_npy
 from latentkit.stores.samples import declared_fields
 
@@ -70,12 +70,7 @@ class LatentTars(IterableDataset[dict[str, Any]]):
         manifest = TarManifest.read(self._folder)
         if not manifest.complete:
             raise LatentkitError(f"{folder}: its tars are not finished: run latentkit.shard again")
-        for asked, there in ((encoders, manifest.contracts), (buckets, manifest.buckets)):
-            for name in asked or ():
-                if name not in there:
-                    raise UsageError(f"{folder} has no {name}, there are {', '.join(there)}")
-        chosen = manifest.contracts if encoders is None else encoders
-        self.contracts = {name: manifest.contracts[name] for name in chosen}
+        self.contracts = chosen(manifest.contracts, encoders, folder)
         self._tensors = Tensors(self.contracts, scaled, require, allow_random)
         self._members = {
             field: (f"{manifest.members[field]}.npy", declared)
@@ -83,7 +78,7 @@ class LatentTars(IterableDataset[dict[str, Any]]):
         }
         self._buckets = [
             [tar for _, tar in sorted(manifest.shards.items()) if tar.bucket == bucket and tar.count]
-            for bucket in sorted(manifest.buckets if buckets is None else buckets)
+            for bucket in sorted(chosen(manifest.buckets, buckets, folder))
         ]
         self._batch_size, self._shuffle_buffer, self._seed = batch_size, shuffle_buffer, seed
         self._rank, self._world_size, self._epoch = rank, world_size, 0

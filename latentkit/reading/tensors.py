@@ -1,14 +1,17 @@
 """A sample as a trainer sees it: a dict of tensors, made only when the contracts allow what is asked."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from latentkit.encoders.contract import Contract, ContractError, Vector
+from latentkit.errors import UsageError
 from latentkit.stores.records import image_id
 from latentkit.stores.samples import declared_fields
+
+_T = TypeVar("_T")
 
 Asked = Mapping[str, Mapping[str, Any]]
 """Encoder -> what its contract must say, as `Contract.require` takes it."""
@@ -43,12 +46,16 @@ class Tensors:
             contracts[encoder].require(**asked)
         check_pretrained(contracts, allow_random)
         self._scales: dict[str, tuple[Scale, Scale]] = {}
-        if scaled:
-            for name, contract in contracts.items():
-                if _is_latent(contract):
-                    self._scales |= dict.fromkeys(declared_fields({name: contract}), _scale(contract))
-            if not self._scales:
-                raise ContractError(f"scaled=True: none of {', '.join(contracts)} stores latents")
+        for name, contract in contracts.items() if scaled else ():
+            if contract.stored == "moments":
+                raise ContractError(
+                    f"{name}: the contract says stored = 'moments', only latents can be scaled: "
+                    "give scaled=False"
+                )
+            if contract.scaling_factor is not None or contract.stored.startswith("posterior_"):
+                self._scales |= dict.fromkeys(declared_fields({name: contract}), scale_of(contract))
+        if scaled and not self._scales:
+            raise ContractError(f"scaled=True: none of {', '.join(contracts)} stores latents")
 
     def sample(
         self, record: Mapping[str, Any], bucket: str, arrays: Mapping[str, np.ndarray]
@@ -68,17 +75,12 @@ class Tensors:
         return sample
 
 
-def _is_latent(contract: Contract) -> bool:
-    return contract.scaling_factor is not None or contract.stored.startswith(("posterior_", "moments"))
-
-
-def _scale(contract: Contract) -> tuple[Scale, Scale]:
-    if contract.stored == "moments":
-        raise ContractError(
-            f"{contract.encoder}: the contract says stored = 'moments', only latents can be scaled: "
-            "give scaled=False"
-        )
-    return scale_of(contract)
+def chosen(there: Mapping[str, _T], names: Iterable[str] | None, place: object) -> dict[str, _T]:
+    """Those that are asked for by name; None: all. Raises UsageError for a name that is not there."""
+    names = list(there if names is None else names)
+    if unknown := [name for name in names if name not in there]:
+        raise UsageError(f"{place} has no {unknown[0]}, there are {', '.join(there)}")
+    return {name: there[name] for name in names}
 
 
 def check_pretrained(contracts: Mapping[str, Contract], allow_random: bool) -> None:

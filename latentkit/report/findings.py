@@ -8,8 +8,7 @@ from rich.console import Console
 
 from latentkit.runtime.readable import readable_bytes, readable_count
 from latentkit.runtime.terminal import print_table
-from latentkit.upkeep.findings import KINDS, Finding
-from latentkit.upkeep.verification import Verification
+from latentkit.upkeep.verification import KINDS, Finding, Verification
 
 _NAMES_SHOWN = 3
 

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from latentkit.exports.plan import TarPlan
+from latentkit.exports.manifest import TarPlan
 from latentkit.exports.webdataset import TarJob, TarResult
 from latentkit.runtime.exit_status import DONE, INTERRUPTED, QUARANTINED
 from latentkit.runtime.readable import readable_bytes, readable_count
@@ -20,7 +20,7 @@ def announce(job: TarJob, plan: TarPlan, console: Console) -> None:
     whole = readable_count(len(plan.samples.complete), "complete picture")
     console.print(f"{whole} in {job.store.root}, to {job.shards_dir}")
     pictures = sum(len(tar.samples) for tar in plan.todo)
-    todo, size = readable_count(len(plan.todo), "tar"), readable_bytes(plan.bytes)
+    todo, size = readable_count(len(plan.todo), "tar"), readable_bytes(sum(tar.bytes for tar in plan.todo))
     words = [f"{todo} to write ({pictures:,} pictures, at most {size})"] * bool(plan.todo)
     words += [f"{readable_count(len(plan.manifest.shards), 'tar')} done"] * bool(plan.manifest.shards)
     words += [f"{len(plan.stale):,} to remove"] * bool(plan.stale)

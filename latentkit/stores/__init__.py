@@ -1,10 +1,11 @@
-"""Outputs on disk: published files, ledgers, a `.npy` a picture, latent shards, tars; and their readers.
+"""Outputs on disk: published files, ledgers, one `.npy` a picture, latent shards.
 
-Importing it loads no torch; the readers do, when they are first asked for.
+`latentkit.reading` has the readers for training. They can be imported from here too; only
+that loads torch.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from latentkit.stores.lock import OutputLock
 from latentkit.stores.npy import NpyStore, PictureStore
@@ -12,35 +13,12 @@ from latentkit.stores.quarantine import Held, Quarantine
 from latentkit.stores.shards import ShardStore
 from latentkit.stores.store import Counts, Store
 
-if TYPE_CHECKING:
-    from latentkit.reading.files import BucketBatchSampler, LatentFiles
-    from latentkit.reading.shards import LatentShards
-    from latentkit.reading.tars import LatentTars
+__all__ = ["Counts", "Held", "NpyStore", "OutputLock", "PictureStore", "Quarantine", "ShardStore", "Store"]
 
-__all__ = [
-    "BucketBatchSampler",
-    "Counts",
-    "Held",
-    "LatentFiles",
-    "LatentShards",
-    "LatentTars",
-    "NpyStore",
-    "OutputLock",
-    "PictureStore",
-    "Quarantine",
-    "ShardStore",
-    "Store",
-]
-
-_READERS = {
-    "BucketBatchSampler": "latentkit.reading.files",
-    "LatentFiles": "latentkit.reading.files",
-    "LatentShards": "latentkit.reading.shards",
-    "LatentTars": "latentkit.reading.tars",
-}
+_READERS = ("BucketBatchSampler", "LatentFiles", "LatentShards", "LatentTars")
 
 
 def __getattr__(name: str) -> Any:
     if name in _READERS:
-        return getattr(import_module(_READERS[name]), name)
+        return getattr(import_module("latentkit.reading"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

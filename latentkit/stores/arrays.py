@@ -57,17 +57,9 @@ def parse_npy(content: bytearray, declared: Mapping[str, Any]) -> np.ndarray:
     Raises:
         ValueError: it is not what its contract says, or not whole.
     """
-    start = 10 + int.from_bytes(content[8:10], "little")
-    shape, dtype = _parse_header(bytes(content[:start]))
-    match(shape, dtype, declared)
-    if len(content) != start + math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"it has {len(content)} bytes and its header says otherwise")
-    return np.frombuffer(content, dtype, offset=start).reshape(shape)
-
-
-@functools.lru_cache(64)
-def _parse_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    return read_header(io.BytesIO(header))
+    file = io.BytesIO(content[: _MAX_HEADER + 10])
+    shape, dtype = _check(file, declared, len(content))
+    return np.frombuffer(content, dtype, offset=file.tell()).reshape(shape)
 
 
 def read_npy(path: Path, declared: Mapping[str, Any]) -> np.ndarray:
@@ -88,7 +80,7 @@ def read_npy(path: Path, declared: Mapping[str, Any]) -> np.ndarray:
 
 
 def inspect_npy(path: Path, declared: Mapping[str, Any]) -> tuple[str, str] | None:
-    """What is wrong with an array's file: a kind of `latentkit.upkeep.findings` and a detail; None: nothing.
+    """What is wrong with an array's file: a kind of `latentkit.upkeep.verification` and a detail, or None.
 
     The numbers are read once, and only when shape, dtype and the file's size agree. Zeros are what a power
     cut leaves of a file that was not synced: whole sectors (512 bytes) to its end. Only floating numbers are
@@ -103,7 +95,7 @@ def inspect_npy(path: Path, declared: Mapping[str, Any]) -> tuple[str, str] | No
             array, size = _read_array(file, declared), file.tell()
     except _NpyError as error:
         return error.kind, str(error)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         return "unreadable", one_line(error)
     return _inspect_numbers(array.reshape(-1), size) if array.dtype.kind == "f" else None
 
@@ -143,7 +135,7 @@ def npy_shape(path: Path, declared: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 class _NpyError(ValueError):
-    """What is wrong with a file, and which kind of wrong that is: ``unreadable``, ``shape`` or ``size``."""
+    """A readable header, but of another array: the kind is ``shape`` or ``size``."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(detail)
@@ -162,17 +154,15 @@ def _opened(path: Path) -> Iterator[io.BufferedReader]:
         raise LatentkitError(f"{path} is damaged: {one_line(error)}: remove it and encode again") from None
 
 
-def _check(file: io.BufferedReader, declared: Mapping[str, Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype, which fit what is declared and the file's size; the file, past its header."""
-    size = os.fstat(file.fileno()).st_size
-    try:
-        shape, dtype = read_header(file)
-    except ValueError as error:
-        raise _NpyError("unreadable", "it is empty" if size == 0 else one_line(error)) from None
-    try:
-        match(shape, dtype, declared)
-    except ValueError as error:
-        raise _NpyError("shape", str(error)) from None
+def _check(
+    file: BinaryIO, declared: Mapping[str, Any], size: int | None = None
+) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype, checked against what is declared and the size; leaves the file at its first number."""
+    size = os.fstat(file.fileno()).st_size if size is None else size
+    if size == 0:
+        raise ValueError("it is empty")
+    shape, dtype = read_header(file)
+    match(shape, dtype, declared)
     expected = file.tell() + math.prod(shape) * dtype.itemsize
     if size != expected:
         raise _NpyError("size", f"it has {size} bytes and its header says {expected}")
@@ -188,6 +178,13 @@ def _read_array(file: io.BufferedReader, declared: Mapping[str, Any]) -> np.ndar
 
 def read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype of a ``.npy``; leaves the file at its first number. Raises ValueError."""
+    start = file.read(10)
+    return _parse_header(start + file.read(int.from_bytes(start[8:], "little")))
+
+
+@functools.lru_cache(64)
+def _parse_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    file = io.BytesIO(header)
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
         raise ValueError(f"it is .npy version {version}, not (1, 0)")
@@ -208,4 +205,5 @@ def match(shape: tuple[int, ...], dtype: np.dtype[Any], declared: Mapping[str, A
         isinstance(want, str) or want == have for want, have in zip(asked, shape, strict=True)
     )
     if not fits or dtype != np.dtype(declared["dtype"]):
-        raise ValueError(f"it is {dtype} {list(shape)}, its contract says {declared['dtype']} {list(asked)}")
+        wanted = f"{declared['dtype']} {list(asked)}"
+        raise _NpyError("shape", f"it is {dtype} {list(shape)}, its contract says {wanted}")

@@ -8,14 +8,7 @@ from pathlib import Path
 
 from latentkit.runtime.provenance import utc_now
 from latentkit.sources.captions import Written, parse_caption
-from latentkit.stores.ledger import (
-    Damage,
-    append_lines,
-    dump,
-    publish_lines,
-    read_lines,
-    source_fields,
-)
+from latentkit.stores.ledger import Damage, append_lines, dump, publish_lines, read_lines, source_fields
 
 
 def captions_path(root: str | Path) -> Path:

@@ -28,6 +28,7 @@ from latentkit.stores.storage import Publication, append, publish, publish_many,
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_U = TypeVar("_U")
 _JOURNAL = re.compile(r"(?P<name>.+)\.(?P<start>\d+)(?P<rest>(-\w+)*)\.jsonl")
 _number = itertools.count()
 
@@ -108,13 +109,7 @@ def dump(value: dict[str, Any]) -> bytes:
 
 def publish_lines(path: Path, lines: Iterable[bytes]) -> None:
     """Publish lines, each with a newline after it."""
-
-    def write(file: Any) -> None:
-        for line in lines:
-            file.write(line)
-            file.write(b"\n")
-
-    publish(path, write)
+    publish(path, lambda file: file.writelines(line + b"\n" for line in lines))
 
 
 def append_lines(path: Path, lines: Iterable[bytes]) -> None:
@@ -128,12 +123,9 @@ def as_stat(size: int | None, mtime_ns: int | None) -> Stat | None:
 
 def source_fields(source: Fingerprint | None) -> dict[str, Any]:
     """``sha256``, ``size`` and ``mtime_ns`` as every ledger writes them; null where not known."""
-    stat = None if source is None else source.stat
-    return {
-        "sha256": None if source is None else source.sha256,
-        "size": None if stat is None else stat.size,
-        "mtime_ns": None if stat is None else stat.mtime_ns,
-    }
+    sha256, stat = (source.sha256, source.stat) if source else (None, None)
+    size, mtime_ns = (stat.size, stat.mtime_ns) if stat else (None, None)
+    return {"sha256": sha256, "size": size, "mtime_ns": mtime_ns}
 
 
 def read_source(line: dict[str, Any]) -> Fingerprint | None:
@@ -142,10 +134,6 @@ def read_source(line: dict[str, Any]) -> Fingerprint | None:
     if type(sha256) not in (str, NoneType) or {type(size), type(mtime_ns)} - {int, NoneType}:
         raise TypeError("wrong fields")
     return None if sha256 is None else Fingerprint(sha256, as_stat(size, mtime_ns))
-
-
-def done_path(root: Path, encoder: str) -> Path:
-    return root / ".latentkit" / "done" / f"{encoder}.jsonl"
 
 
 def _journals(root: Path) -> dict[str, list[Path]]:
@@ -186,11 +174,17 @@ class Ledger(Generic[_T]):
 
     def read(self, damages: list[Damage] | None = None) -> Iterator[tuple[_T, bytes]]:
         """Entries and lines of the file and the segments, changing nothing."""
+        return self.read_as(self.parse, damages)
+
+    def read_as(
+        self, parse: Callable[[dict[str, Any]], _U], damages: list[Damage] | None = None
+    ) -> Iterator[tuple[_U, bytes]]:
+        """As `read`, with entries of another kind."""
         for path in (self.path, *self.segments()):
             damage = Damage(path)
             if damages is not None:
                 damages.append(damage)
-            yield from read_lines(path, self.parse, damage)
+            yield from read_lines(path, parse, damage)
 
     def segments(self) -> list[Path]:
         """Those that were not folded yet."""
@@ -217,24 +211,21 @@ class Ledger(Generic[_T]):
             self._publish(self.merge(entries))
             remove_many(segments)
 
-    def lines(self) -> Iterator[tuple[str, bytes]]:
-        """(key, line without its newline) of the folded file."""
+    def lines(self) -> Iterator[tuple[int, str, bytes]]:
+        """(0, key, line without its newline) of the folded file: their order follows from the keys."""
         for entry, raw in read_lines(self.path, self.parse, Damage(self.path)):
-            yield entry[0], raw  # type: ignore[index]
+            yield 0, entry[0], raw  # type: ignore[index]
 
-    def forget(self, keys: Container[str]) -> list[bytes]:
-        """Take keys out of the folded file. Returns their lines."""
-        kept: list[bytes] = []
-        taken: list[bytes] = []
-        for key, raw in self.lines():
-            (taken if key in keys else kept).append(raw)
-        if taken:
+    def forget(self, keys: Container[str]) -> None:
+        """Take keys out of the folded file."""
+        lines = list(self.lines())
+        kept = [raw for _, key, raw in lines if key not in keys]
+        if len(kept) < len(lines):
             self._publish(kept)
-        return taken
 
-    def remember(self, lines: Iterable[bytes]) -> None:
-        """Put lines into the file; they win over what is there."""
-        self.add(lines)
+    def remember(self, lines: Iterable[tuple[int, bytes]]) -> None:
+        """Put (number, line) into the file; they win over what is there, and their numbers mean nothing."""
+        self.add(line for _, line in lines)
         self.fold()
 
     def _publish(self, lines: Iterable[bytes]) -> None:
@@ -252,7 +243,7 @@ def done_ledger(root: Path, encoder: str) -> Ledger[tuple[str, Done]]:
         lines = {key: raw for (key, _), raw in entries}
         return (lines[key] for key in sorted(lines))
 
-    return Ledger(root, encoder, done_path(root, encoder), _parse_done, merge)
+    return Ledger(root, encoder, root / ".latentkit" / "done" / f"{encoder}.jsonl", _parse_done, merge)
 
 
 def done_line(key: str, source: Fingerprint, size: int, facts: dict[str, Any]) -> bytes:

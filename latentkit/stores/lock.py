@@ -7,7 +7,6 @@ import shlex
 import socket
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from filelock import FileLock, Timeout
@@ -48,9 +47,7 @@ class OutputLock:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         try:
             remove_many([self._holder])
         finally:

@@ -6,13 +6,15 @@ mean.
 """
 
 import contextlib
+import json
 import os
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,22 +22,16 @@ from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.prediction.plan import Unit
 from latentkit.prediction.results import Encoded
-from latentkit.sources.source import Fingerprint, Source
-from latentkit.stores.arrays import match, npy_publication
+from latentkit.sources.source import Source, Stat
+from latentkit.stores.arrays import match, npy_publication, read_npy
 from latentkit.stores.contract_file import CONTRACT, read_contract
-from latentkit.stores.ledger import (
-    Done,
-    done_ledger,
-    done_line,
-    done_path,
-    encoders_begun,
-    encoders_done,
-    read_done,
-)
-from latentkit.stores.records import publish_records
+from latentkit.stores.ledger import Done, done_ledger, done_line, encoders_begun, encoders_done, read_done
+from latentkit.stores.output import Output, listing_sha256
+from latentkit.stores.quarantine import Quarantine
+from latentkit.stores.records import RECORDS, numbered_records, publish_records
 from latentkit.stores.shard_manifest import MANIFEST
 from latentkit.stores.storage import Publication, publish_many
-from latentkit.stores.store import LEDGERS, Counts, Store
+from latentkit.stores.store import LEDGERS, Counts, IsHeld, Store, Unchanged
 
 IN_RECORD = "attention_mask"
 
@@ -73,18 +69,12 @@ class PictureStore(Store):
             arrays: output name -> array, of shape and type as the contract says.
         """
 
-    def missing(
-        self,
-        encoder: str,
-        source: Source,
-        unchanged: Callable[[int, Fingerprint], bool],
-        held: Callable[[int], bool],
-    ) -> list[Unit]:
+    def missing(self, encoder: str, source: Source, unchanged: Unchanged, held: IsHeld) -> list[Unit]:
         contract = self._readable(encoder)
-        whole = self.whole(encoder, contract) if contract and contract.recorded else {}
+        done = self.whole(encoder, contract) if contract and contract.recorded else {}
 
         def is_done(index: int, key: str) -> bool:
-            entry = whole.get(key)
+            entry = done.get(key)
             return entry is not None and unchanged(index, entry.source)
 
         left = [i for i in range(len(source)) if not is_done(i, source[i].key) and not held(i)]
@@ -137,29 +127,18 @@ class PictureStore(Store):
     def whole(self, encoder: str, contract: Contract) -> dict[str, Done]:
         """What the ledger says of every picture whose files are there with the recorded size."""
         folders = self.output_folders(encoder, contract).values()
-        return whole(Path(self.root), encoder, folders, self.suffix)
+        return whole_pictures(Path(self.root), encoder, folders, self.suffix)
 
-    def array_folders(self) -> dict[str, Path]:
-        """Name under the root -> folder, of each that holds outputs, sorted.
-
-        Those that have a contract, also a damaged one, and their further outputs'; those of a done ledger;
-        and those that `folders` names.
-        """
+    def array_folders(self) -> list[Path]:
         root = Path(self.root)
-        folders = {root / name for name in self.folders.values()}
-        folders |= {self.folder(encoder) for encoder in encoders_begun(root)}
-        folders |= {path.parent for path in root.glob("*/contract.json")}
+        folders = {self.folder(encoder) for encoder in {*self.folders, *encoders_begun(root)}}
+        folders |= {path.parent for path in root.glob(f"*/{CONTRACT}")}
         for folder in list(folders):
             with contextlib.suppress(LatentkitError):
                 folders.update(folders_of(folder, read_contract(folder / CONTRACT)).values())
-        return {
-            str(path.relative_to(root)): path
-            for path in sorted(folders)
-            if path.is_dir() and path.is_relative_to(root)
-        }
-
-    def repair(self) -> None:
-        self._repair(self.array_folders().values())
+        for encoder, contract in self._contracts.items():
+            folders.update(self.output_folders(encoder, contract).values())
+        return sorted(folder for folder in folders if folder.is_dir() and folder.is_relative_to(root))
 
     def check_layout(self, contracts: Mapping[str, Contract]) -> None:
         for encoder in contracts:
@@ -171,7 +150,7 @@ class PictureStore(Store):
         return [self.folder(encoder) / CONTRACT]
 
     def ledgers(self, encoder: str) -> list[Path]:
-        return [done_path(Path(self.root), encoder)]
+        return [done_ledger(Path(self.root), encoder).path]
 
     def arrays(self, folder: Path) -> Iterator[Path]:
         return (Path(entry.path) for _, entry in arrays_below(folder, self.suffix))
@@ -182,9 +161,6 @@ class NpyStore(PictureStore):
     """One ``.npy`` for each picture and output."""
 
     suffix = ".npy"
-
-    def npy(self) -> Self:
-        return self
 
     def output_folders(self, encoder: str, contract: Contract) -> dict[str, Path]:
         """Output name -> folder, for the outputs that have files."""
@@ -197,7 +173,72 @@ class NpyStore(PictureStore):
             yield npy_publication(array_path(folder, key), arrays[output])
 
 
-def whole(root: Path, encoder: str, folders: Iterable[Path], suffix: str = ".npy") -> dict[str, Done]:
+def npy_store(store: Store) -> NpyStore:
+    """The store, for what works on a .npy a picture. Raises UsageError where it is of another kind."""
+    if not isinstance(store, NpyStore):
+        raise UsageError("this works on a .npy a picture: give store=npy, or the dataset that has it")
+    return store
+
+
+class NpyOutput(Output):
+    """An encoder's folder of ``store=npy``, and those of its further outputs.
+
+    Attributes:
+        folders: output name -> folder.
+
+    Quarantined pictures are left out: a file of one was made from an older picture.
+
+    Raises:
+        LatentkitError: the contract is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.contract = read_contract(folder / CONTRACT)
+        self.folders = folders_of(folder, self.contract)
+
+    @cached_property
+    def keys(self) -> Sequence[str]:
+        return sorted(self._stats)
+
+    @cached_property
+    def labels(self) -> np.ndarray | None:
+        found: dict[str, Any] = {}
+        for name in RECORDS:
+            for _, key, raw in numbered_records(self.root / name):
+                if key is not None:
+                    found[key] = json.loads(raw).get("label")
+        labels = [found.get(key) for key in self.keys]
+        known = labels and all(type(label) is int for label in labels)
+        return np.array(labels, np.int64) if known else None
+
+    def rows(self, name: str, places: Iterable[int]) -> list[np.ndarray]:
+        folder, declared = self.folders[name], self.contract.outputs[name]
+        return [read_npy(array_path(folder, self.keys[place]), declared) for place in places]
+
+    def read(self, key: str) -> dict[str, np.ndarray]:
+        """As `Output.read`, also of a quarantined picture; an attention mask is in the facts."""
+        outputs = self.contract.outputs
+        return {name: read_npy(array_path(path, key), outputs[name]) for name, path in self.folders.items()}
+
+    def identity(self) -> dict[str, str]:
+        """The contract's hash, the folder with links resolved, and a hash over keys, sizes and mtimes."""
+        return {
+            "contract": self.contract.sha256,
+            "place": str(self.folder.resolve()),
+            "files": listing_sha256((key, self._stats[key]) for key in self.keys),
+        }
+
+    @cached_property
+    def _stats(self) -> dict[str, Stat]:
+        held = Quarantine.read(self.root).held(self.contract.encoder)
+        found = ((key, entry.stat()) for key, entry in arrays_below(self.folder) if key not in held)
+        return {key: Stat(now.st_size, now.st_mtime_ns) for key, now in found}
+
+
+def whole_pictures(
+    root: Path, encoder: str, folders: Iterable[Path], suffix: str = ".npy"
+) -> dict[str, Done]:
     """What the ledger says of every picture whose files are there with the recorded size."""
     sizes: Counter[str] = Counter()
     for folder in folders:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 from latentkit.prediction.results import Failure
 from latentkit.runtime.provenance import utc_now
 from latentkit.sources.source import Fingerprint
-from latentkit.stores.ledger import Damage, Ledger, dump, read_source, source_fields
+from latentkit.stores.ledger import Ledger, dump, read_source, source_fields
 
 
 class Held(NamedTuple):
@@ -56,15 +56,8 @@ class Quarantine:
 
 def quarantine(root: Path, failure: Failure) -> None:
     """Write a failure down, now; it is on the disk when this returns."""
-    line = {
-        "key": failure.key,
-        "stage": failure.stage,
-        "reason": failure.reason,
-        "time": utc_now(),
-        "encoders": sorted(failure.encoders),
-        **source_fields(failure.source),
-    }
-    quarantine_ledger(root).add([dump(line)])
+    held = Held(failure.stage, failure.reason, utc_now(), failure.source)
+    quarantine_ledger(root).add([_line(failure.key, held, sorted(failure.encoders))])
 
 
 def release(root: Path, encoder: str, keys: Iterable[str]) -> None:
@@ -80,14 +73,6 @@ def quarantine_ledger(root: Path) -> Ledger[_Entry]:
         return _lines(_merged(entries))
 
     return Ledger(root, "quarantine", root / "quarantine.jsonl", _parse, merge, keep_empty=False)
-
-
-def bad_lines(root: Path) -> list[int]:
-    """Numbers of the ledger's lines that are no entries; changes nothing."""
-    damages: list[Damage] = []
-    for _ in quarantine_ledger(root).read(damages):
-        pass
-    return [number for damage in damages for number, _, _ in damage.lines]
 
 
 def _merged(entries: Iterable[tuple[_Entry, bytes]]) -> dict[str, dict[str, Held]]:
@@ -110,8 +95,12 @@ def _lines(entries: Mapping[str, Mapping[str, Held]]) -> Iterator[bytes]:
             latest, encoders = grouped.get(name, (held, []))
             grouped[name] = (max(latest, held, key=lambda each: each.time), [*encoders, encoder])
     for (key, *_), (held, encoders) in sorted(grouped.items()):
-        line = {"key": key, "stage": held.stage, "reason": held.reason, "time": held.time}
-        yield dump(line | {"encoders": encoders} | source_fields(held.source))
+        yield _line(key, held, encoders)
+
+
+def _line(key: str, held: Held, encoders: list[str]) -> bytes:
+    line = {"key": key, "stage": held.stage, "reason": held.reason, "time": held.time}
+    return dump(line | {"encoders": encoders} | source_fields(held.source))
 
 
 def _parse(line: dict[str, Any]) -> _Entry:

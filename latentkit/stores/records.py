@@ -19,8 +19,9 @@ import heapq
 import io
 import itertools
 import json
+import re
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -43,6 +44,9 @@ FIELDS = (
 """What stands first in a record, in this order; then ``encoders``, then all else."""
 
 MASK = "t5_attention_mask"
+
+BUCKET = re.compile(r"[1-9]\d*x[1-9]\d*")
+"""A record's ``aspect_bucket``, width by height."""
 
 INLINE = "dinov3_embedding"
 """Field of Stage 1 records: an embedding that lies in the record itself."""
@@ -128,50 +132,57 @@ def stale_outputs(caption: Any, made_from: Mapping[str, bytes], texts: Container
 
 def numbered_records(path: Path) -> Iterator[tuple[int, str | None, bytes]]:
     """(number from 1, id, raw line as it is) of every line; the id of a bad line is None."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            key = None
-            with contextlib.suppress(KeyError, TypeError, ValueError, RecursionError):
-                key = image_id(json.loads(raw))
-            yield number, key, raw
+    if path.exists():
+        with path.open("rb") as file:
+            yield from _numbered(file)
 
 
-def drop_records(path: Path, keys: Container[str]) -> None:
-    """Publish the records without some; all other lines stay as they are, bad ones too."""
-    kept = (raw for _, key, raw in numbered_records(path) if key is None or key not in keys)
-    publish(path, lambda file: file.writelines(kept))
+def _numbered(file: BinaryIO) -> Iterator[tuple[int, str | None, bytes]]:
+    for number, raw in enumerate(file, 1):
+        key = None
+        with contextlib.suppress(KeyError, TypeError, ValueError, RecursionError):
+            key = image_id(json.loads(raw))
+        yield number, key, raw
 
 
-def insert_records(path: Path, lines: Iterable[tuple[int, bytes]]) -> None:
-    """Publish the records with some put back.
+@dataclass(frozen=True)
+class Records:
+    """A records file, from which lines can be taken and put back, as from a `Ledger`; need not exist."""
 
-    Args:
-        path: the records file; need not exist.
-        lines: (number, raw line as it was) from `numbered_records`, ascending. After `drop_records` this
-            gives the file as it was; otherwise each comes as near to its number as it can.
-    """
-    there = numbered_records(path)
+    path: Path
 
-    def merged() -> Iterator[bytes]:
-        written = 0
-        for number, line in lines:
-            for _, _, raw in itertools.islice(there, max(0, number - 1 - written)):
-                written += 1
-                yield raw
-            written += 1
-            yield line
-        yield from (raw for _, _, raw in there)
+    def lines(self) -> Iterator[tuple[int, str | None, bytes]]:
+        """As `numbered_records`."""
+        return numbered_records(self.path)
 
-    def write(file: BinaryIO) -> None:
-        before = b""
-        for line in merged():
-            file.write(b"\n" if before and not before.endswith(b"\n") else b"")
-            file.write(line)
-            before = line
+    def forget(self, keys: Container[str]) -> None:
+        """Publish the records without some; all other lines stay as they are, bad ones too."""
+        kept = (raw for _, key, raw in self.lines() if key is None or key not in keys)
+        publish(self.path, lambda file: file.writelines(kept))
 
-    publish(path, write)
+    def remember(self, lines: Iterable[tuple[int, bytes]]) -> None:
+        """Put back some of `lines`, given as (number, raw line) by number.
+
+        After `forget` this gives the file as it was; otherwise each comes as near to its number as it can.
+        """
+        there, back = self.lines(), dict(lines)
+
+        def merged() -> Iterator[bytes]:
+            for number in itertools.count(1):
+                line = back.pop(number, None) or next((raw for _, _, raw in there), None)
+                if line is None:
+                    break
+                yield line
+            yield from back.values()
+
+        def write(file: BinaryIO) -> None:
+            before = b""
+            for line in merged():
+                file.write(b"\n" if before and not before.endswith(b"\n") else b"")
+                file.write(line)
+                before = line
+
+        publish(self.path, write)
 
 
 def _offsets(file: BinaryIO, damage: Damage) -> dict[str, int]:
@@ -179,10 +190,8 @@ def _offsets(file: BinaryIO, damage: Damage) -> dict[str, int]:
     offsets: dict[str, tuple[int, int]] = {}
     replaced: list[tuple[int, int]] = []
     offset = 0
-    for number, raw in enumerate(file, 1):
-        try:
-            key = image_id(json.loads(raw))
-        except (KeyError, TypeError, ValueError, RecursionError):
+    for number, key, raw in _numbered(file):
+        if key is None:
             damage.lines.append((number, raw, not raw.endswith(b"\n")))
         else:
             replaced += [offsets[key]] if key in offsets else []

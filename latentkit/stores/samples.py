@@ -12,7 +12,6 @@ each further one, ``<encoder>_mask`` the attention mask of a caption encoder.
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,15 +22,12 @@ import numpy as np
 
 from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.stores.ledger import Done, read_facts
-from latentkit.stores.npy import IN_RECORD
-from latentkit.stores.output import NpyOutput
-from latentkit.stores.records import image_id, stale_outputs
+from latentkit.stores.ledger import read_facts
+from latentkit.stores.npy import IN_RECORD, NpyOutput, whole_pictures
+from latentkit.stores.records import BUCKET, image_id, stale_outputs
 
 UNBUCKETED = "none"
 """The bucket of pictures that no encoder crops to buckets."""
-
-_BUCKET = re.compile(r"[1-9]\d*x[1-9]\d*")
 
 
 class Sample(NamedTuple):
@@ -97,26 +93,19 @@ def find_samples(outputs: Mapping[str, NpyOutput], records: Path) -> Samples:
         UsageError: there are no records.
         LatentkitError: no record is complete: what they lack, and what to do.
     """
-    contracts = {name: output.contract for name, output in outputs.items()}
-    whole = {name: output.whole() for name, output in outputs.items()}
-    inputs = {name: _inputs(output) for name, output in outputs.items()}
+    ledgers = _Ledgers(outputs)
     found: dict[str, Sample | list[str]] = {}
-    unreadable = 0
+    unreadable = offset = 0
     try:
         file = records.open("rb")
     except FileNotFoundError:
         raise UsageError(f"{records} does not exist: encode first") from None
     with file:
-        offset = 0
         for raw in file:
             try:
                 record = json.loads(raw)
                 key = image_id(record)
-                done = {name: entries[key] for name, entries in whole.items() if key in entries}
-                known = {name: inputs[name].get(key, _Input()) for name in done}
-                found[key] = _lacking(record, contracts, done, known) or _sample(
-                    key, offset, raw, record, done, known
-                )
+                found[key] = ledgers.sample(key, record, raw, offset)
             except (KeyError, TypeError, ValueError, RecursionError):
                 unreadable += 1
             offset += len(raw)
@@ -164,59 +153,58 @@ class _Input(NamedTuple):
     length: int | None = None
 
 
+class _Ledgers:
+    """What the ledgers say of the pictures' outputs, by encoder and key."""
+
+    def __init__(self, outputs: Mapping[str, NpyOutput]) -> None:
+        self._done = {
+            name: whole_pictures(output.root, name, output.folders.values())
+            for name, output in outputs.items()
+        }
+        self._inputs = {name: _inputs(output) for name, output in outputs.items()}
+        self._tokens = {
+            name: _tokens(output.contract)
+            for name, output in outputs.items()
+            if reads_captions(output.contract)
+        }
+
+    def sample(self, key: str, record: Mapping[str, Any], raw: bytes, offset: int) -> Sample | list[str]:
+        """The sample of a record, or what it lacks. Raises TypeError for a record that is none."""
+        done = {name: entries[key] for name, entries in self._done.items() if key in entries}
+        inputs = {name: self._inputs[name].get(key, _Input()) for name in done}
+        encoders, caption = record.get("encoders", ()), record.get("caption")
+        lacking = [name for name in self._done if name not in encoders or name not in done]
+        if self._tokens and not (caption and isinstance(caption, str)):
+            lacking.append("caption")
+        elif stale_outputs(caption, {name: entry.sha256 for name, entry in done.items()}, self._tokens):
+            lacking.append("stale")
+        if any(inputs.get(name, _Input()).length != tokens for name, tokens in self._tokens.items()):
+            lacking.append("mask")
+        buckets = dict.fromkeys(known.bucket for known in inputs.values() if known.bucket)
+        if not all(map(BUCKET.fullmatch, buckets)):
+            lacking.append("aspect_bucket")
+        if lacking:
+            return lacking
+        line = raw.rstrip(b"\r\n")
+        digest = hashlib.sha256(line)
+        for entry in done.values():
+            digest.update(entry.sha256 + entry.bytes.to_bytes(8, "big"))
+        size = (int(record.get("width", 0)), int(record.get("height", 0)))
+        seen = tuple((name, known.seen) for name, known in inputs.items() if known.seen is not None)
+        nbytes = len(raw) + sum(entry.bytes for entry in done.values())
+        bucket = "+".join(buckets) or UNBUCKETED
+        return Sample(key, offset, _digest(line), bucket, size, seen, digest.digest(), nbytes)
+
+
 def _inputs(output: NpyOutput) -> dict[str, _Input]:
     names = ("aspect_bucket", "attention_mask_length", "max_length")
     facts = read_facts(output.root, output.contract.encoder, folded=False)
     return {key: _Input(*map(known.get, names)) for key, _, known in facts}
 
 
-def _lacking(
-    record: Mapping[str, Any],
-    contracts: Mapping[str, Contract],
-    done: Mapping[str, Done],
-    known: Mapping[str, _Input],
-) -> list[str]:
-    """What a record needs to be complete. Raises TypeError for one that is none."""
-    encoders = record.get("encoders", ())
-    lacking = [name for name in contracts if name not in encoders or name not in done]
-    texts = {name: contract for name, contract in contracts.items() if reads_captions(contract)}
-    caption = record.get("caption")
-    if texts and not (caption and isinstance(caption, str)):
-        lacking.append("caption")
-    if any(known.get(name, _Input()).length != _tokens(texts[name]) for name in texts):
-        lacking.append("mask")
-    if "caption" not in lacking:
-        made_from = {name: entry.sha256 for name, entry in done.items()}
-        lacking += ["stale"] * bool(stale_outputs(caption, made_from, texts))
-    if any(facts.bucket and not _BUCKET.fullmatch(facts.bucket) for facts in known.values()):
-        lacking.append("aspect_bucket")
-    return lacking
-
-
 def _tokens(contract: Contract) -> int:
     """How many hidden states a caption encoder stores."""
-    first = next(iter(contract.outputs.values()))
-    tokens: int = first["shape"][0]
-    return tokens
-
-
-def _sample(
-    key: str,
-    offset: int,
-    raw: bytes,
-    record: Mapping[str, Any],
-    done: Mapping[str, Done],
-    known: Mapping[str, _Input],
-) -> Sample:
-    line = raw.rstrip(b"\r\n")
-    inputs = hashlib.sha256(line)
-    for entry in done.values():
-        inputs.update(entry.sha256 + entry.bytes.to_bytes(8, "big"))
-    size = (int(record.get("width", 0)), int(record.get("height", 0)))
-    nbytes = len(raw) + sum(entry.bytes for entry in done.values())
-    bucket = "+".join(dict.fromkeys(facts.bucket for facts in known.values() if facts.bucket)) or UNBUCKETED
-    seen = tuple((name, facts.seen) for name, facts in known.items() if facts.seen is not None)
-    return Sample(key, offset, _digest(line), bucket, size, seen, inputs.digest(), nbytes)
+    return int(next(iter(contract.outputs.values()))["shape"][0])
 
 
 def _digest(line: bytes) -> bytes:

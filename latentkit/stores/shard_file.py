@@ -1,4 +1,4 @@
-"""One latent shard: a safetensors file whose bytes depend on its content alone.
+"""One latent shard: its rows while they are encoded, and its file, whose bytes depend on its content alone.
 
 Format: https://huggingface.co/docs/safetensors: 8 bytes header length (little endian), JSON header,
 tensors. The library reads it; it is written here because the library orders its metadata by chance, and
@@ -9,16 +9,21 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from latentkit.errors import one_line
+from latentkit.errors import UsageError, one_line
+from latentkit.sources.source import Fingerprint
+from latentkit.stores.arrays import match
 from latentkit.stores.storage import publish
 
 FORMAT = "latentkit.latents/1"
+MAX_BYTES = 4 << 30
+"""Of the rows of a shard, which are in memory until all have come."""
 
 _DTYPES: dict[np.dtype[Any], str] = {
     np.dtype(np.float64): "F64",
@@ -121,7 +126,7 @@ def publish_shard(
     header = json.dumps(entries, separators=(",", ":")).encode("ascii")
     header += b" " * (-len(header) % 8)
     parts: list[bytes | memoryview] = [len(header).to_bytes(8, "little"), header]
-    parts += [_bytes(array) for _, array in ordered]
+    parts += [array.reshape(-1).view(np.uint8).data for _, array in ordered]
     meant, found = hashlib.sha256(), hashlib.sha256()
 
     def write(file: BinaryIO) -> None:
@@ -139,10 +144,69 @@ def publish_shard(
     return 8 + len(header) + offset, found.hexdigest()
 
 
-def storable(dtype: np.dtype[np.generic]) -> bool:
-    """Whether a shard can hold it."""
-    return dtype in _DTYPES
+@dataclass(slots=True)
+class ShardBuffer:
+    """One array for each output with a row for each index; rows come in any order, or never.
+
+    Attributes:
+        indices: int64 [N], ascending source indices.
+        arrays: output name -> [N, ...].
+        sources: index -> what its row was made from.
+        waiting: the indices that neither came nor failed yet.
+    """
+
+    indices: np.ndarray
+    arrays: dict[str, np.ndarray]
+    waiting: set[int]
+    sources: dict[int, Fingerprint] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, indices: np.ndarray, outputs: Mapping[str, Mapping[str, Any]]) -> Self:
+        """An empty buffer for the outputs of a contract; shapes must be numbers."""
+        arrays = {
+            name: np.empty((len(indices), *output["shape"]), output["dtype"])
+            for name, output in outputs.items()
+        }
+        return cls(indices, arrays, {int(index) for index in indices})
+
+    def put(self, index: int, arrays: Mapping[str, np.ndarray], source: Fingerprint) -> None:
+        """Take a row: output name -> array. Raises ValueError when shape or dtype is not as declared."""
+        row = int(np.searchsorted(self.indices, index))
+        for name, buffer in self.arrays.items():
+            match(arrays[name].shape, arrays[name].dtype, {"shape": buffer.shape[1:], "dtype": buffer.dtype})
+            buffer[row] = arrays[name]
+        self.waiting.remove(index)
+        self.sources[index] = source
+
+    def compact(self) -> tuple[list[int], dict[str, np.ndarray]]:
+        """The indices that came, ascending, and their rows, moved together in place."""
+        rows = [row for row, index in enumerate(self.indices) if int(index) in self.sources]
+        for array in self.arrays.values():
+            for to, row in enumerate(rows):
+                if to != row:
+                    array[to] = array[row]
+        return [int(self.indices[row]) for row in rows], {k: v[: len(rows)] for k, v in self.arrays.items()}
 
 
-def _bytes(array: np.ndarray) -> memoryview:
-    return array.reshape(-1).view(np.uint8).data
+def check_outputs(encoder: str, outputs: Mapping[str, Mapping[str, Any]], shard_size: int) -> None:
+    """Refuse outputs that shards cannot hold, or whose rows would take more than 4 GiB of memory.
+
+    Raises:
+        UsageError: one line with what to do.
+    """
+    each = 0
+    for name, output in outputs.items():
+        if any(isinstance(length, str) for length in output["shape"]):
+            shape = " x ".join(map(str, output["shape"]))
+            raise UsageError(
+                f"store=shards holds arrays of one shape, {encoder} has {name} of {shape}: give store=npy"
+            )
+        dtype = np.dtype(output["dtype"])
+        if dtype not in _DTYPES:
+            raise UsageError(f"store=shards cannot hold {encoder}'s {name} of {dtype}: give store=npy")
+        each += math.prod(output["shape"]) * dtype.itemsize
+    if each * shard_size > MAX_BYTES:
+        raise UsageError(
+            f"shard_size={shard_size} takes {each * shard_size / 2**30:.1f} GiB of memory for {encoder}, "
+            f"more than {MAX_BYTES >> 30}: give shard_size={MAX_BYTES // each} or less"
+        )

@@ -1,22 +1,45 @@
-"""``manifest.json`` of a folder of latent shards: what they hold, and each one's size and sha256."""
+"""What is recorded of latent shards: a manifest of them all, and a sidecar of what each was made from.
+
+``manifest.json`` lies beside the shards and lists each one's size and sha256. A sidecar is
+``.latentkit/done/<encoder>/shard_<k>.jsonl``. Its first line is the shard's: ``{"shard", "items", "count",
+"bytes", "sha256", "contract"}`` (``shard`` is null when every picture of it failed). Then a line for every
+picture of its range, in source order: ``{"key", "sha256", "size", "mtime_ns"}``; ``sha256`` is null for one
+that failed and is not in the shard.
+"""
 
 import contextlib
+import itertools
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.runtime.provenance import versions
-from latentkit.sources.source import Source
+from latentkit.sources.source import Fingerprint
 from latentkit.stores.contract_file import checked_contract
-from latentkit.stores.sidecar import SHARD, Head
+from latentkit.stores.ledger import dump, publish_lines, read_source, source_fields
 from latentkit.stores.storage import publish_json
 
 KIND = "latentkit.latent_shards"
 MANIFEST = "manifest.json"
+
+SHARD = re.compile(r"shard_(\d{8})\.(?:safetensors|jsonl)")
+"""The name of a shard, or of its sidecar."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A shard: its file's name (None: no file), pictures in its range and its file, the file's state."""
+
+    shard: str | None
+    items: int
+    count: int
+    bytes: int
+    sha256: str | None
+    contract: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +89,8 @@ class ShardManifest:
                 raise ValueError("it lists a shard twice")
             if sum(shard.count for shard in shards) != values["total"]:
                 raise ValueError("its total is not the sum of its shards")
-            return cls(
-                values["complete"] is True,
-                contract,
-                tuple(values["classes"]),
-                tuple(values.get("class_names", ())),
-                shards,
-            )
+            classes, names = tuple(values["classes"]), tuple(values.get("class_names", ()))
+            return cls(values["complete"] is True, contract, classes, names, shards)
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"{path} does not exist: give the folder of an encoding run's shards") from None
         except (OSError, ValueError, LookupError, TypeError, LatentkitError) as error:
@@ -81,42 +99,49 @@ class ShardManifest:
             ) from None
 
 
-def describe(
-    place: Mapping[str, Any], contract: Contract, source: Source, heads: Iterable[Head], *, complete: bool
-) -> dict[str, Any]:
-    """The manifest of shards, as JSON values.
-
-    Args:
-        place: ``shard_size``, ``dataset`` and ``split``.
-        contract: the shards'.
-        source: the collection.
-        heads: what the sidecars say, in the collection's order.
-        complete: whether that is all of the collection, and final.
-    """
-    heads = list(heads)
-    return {
-        "kind": KIND,
-        "complete": complete,
-        "contract": contract.to_dict(),
-        "contract_sha256": contract.sha256,
-        "dataset": place["dataset"],
-        "split": place["split"],
-        "classes": list(source.classes),
-        **({"class_names": list(source.class_names)} if source.class_names else {}),
-        "total": sum(head.count for head in heads),
-        "quarantined": sum(head.items - head.count for head in heads),
-        "shard_size": place["shard_size"],
-        "shards": [
-            {"path": head.shard, "count": head.count, "bytes": head.bytes, "sha256": head.sha256}
-            for head in heads
-            if head.shard is not None
-        ],
-        "versions": versions(),
-    }
-
-
 def reopen(path: Path) -> None:
     """Let a manifest say that its shards are being changed; a damaged one says nothing."""
     with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
         old = json.loads(path.read_bytes())
         publish_json(path, old | {"complete": False})
+
+
+def shard_name(k: int) -> str:
+    return f"shard_{k:08d}.safetensors"
+
+
+def sidecar_path(root: Path, encoder: str, k: int) -> Path:
+    return root / ".latentkit" / "done" / encoder / f"shard_{k:08d}.jsonl"
+
+
+def sidecars(root: Path, encoder: str) -> list[Path]:
+    """Those that are there, in the order of the shards."""
+    folder = sidecar_path(root, encoder, 0).parent
+    return sorted(path for path in folder.glob("shard_*") if SHARD.fullmatch(path.name))
+
+
+def publish_sidecar(path: Path, head: Head, entries: Iterator[tuple[str, Fingerprint | None]]) -> None:
+    """Publish a sidecar; ``entries`` are (key, what it was made from), None for a picture that failed."""
+    lines = (dump({"key": key, **source_fields(source)}) for key, source in entries)
+    publish_lines(path, itertools.chain([dump(asdict(head))], lines))
+
+
+def read_head(path: Path) -> Head | None:
+    """A sidecar's first line; None when it is missing or damaged: the shard counts as not there."""
+    try:
+        with path.open("rb") as file:
+            head = Head(**json.loads(file.readline()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+    numbers = (head.items, head.count, head.bytes)
+    return head if all(isinstance(number, int) for number in numbers) else None
+
+
+def read_entries(path: Path) -> list[tuple[str, Fingerprint | None]] | None:
+    """A sidecar's pictures; None when it is missing or damaged: the shard counts as not there."""
+    try:
+        with path.open("rb") as file:
+            next(file, None)
+            return [(entry["key"], read_source(entry)) for entry in map(json.loads, file)]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None

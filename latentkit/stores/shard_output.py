@@ -1,12 +1,13 @@
 """Reading shards: their files are mapped when a process first reads from them."""
 
 import hashlib
+import itertools
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -37,11 +38,12 @@ class ShardOutput(Output):
         self._entries = manifest.shards
         self._starts = np.cumsum([0, *(entry.count for entry in self._entries)], dtype=np.int64)
         self._mapped: dict[int, dict[str, np.ndarray]] = {}
+        self._known: dict[int, np.ndarray] = {}
         for entry in self._entries:
             self._check_size(entry)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_mapped": {}}
+        return self.__dict__ | {"_mapped": {}, "_known": {}}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -82,10 +84,17 @@ class ShardOutput(Output):
                 raise ValueError(f"it has {len(keys)} keys")
             return keys
 
-    @property
-    def shards(self) -> int:
-        """How many there are."""
-        return len(self._entries)
+    def key(self, place: int) -> str:
+        """The key of a row."""
+        (number,), (row,) = self.locate(np.array([place], np.int64))
+        if number not in self._known:
+            # UTF-8 of one length: a third of what so many texts take.
+            self._known[number] = np.array([key.encode() for key in self.shard_keys(int(number))])
+        return bytes(self._known[number][row]).decode()
+
+    def all_keys(self) -> Iterator[str]:
+        """The keys of all rows, shard by shard."""
+        return itertools.chain.from_iterable(map(self.shard_keys, range(len(self._entries))))
 
     def _map(self, number: int) -> dict[str, np.ndarray]:
         """The tensors of a shard, mapped in this process."""
@@ -137,28 +146,13 @@ class _Keys(Sequence[str]):
 
     def __init__(self, output: ShardOutput) -> None:
         self._output = output
-        self._known: dict[int, np.ndarray] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_output": self._output, "_known": {}}
 
     def __len__(self) -> int:
         return len(self._output)
 
     def __iter__(self) -> Iterator[str]:
-        for number in range(self._output.shards):
-            yield from self._output.shard_keys(number)
+        return self._output.all_keys()
 
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[str]: ...
-    def __getitem__(self, place: int | slice) -> str | Sequence[str]:
-        if isinstance(place, slice):
-            return [self[each] for each in range(*place.indices(len(self)))]
-        (number,), (row,) = self._output.locate(np.array([range(len(self))[place]], np.int64))
-        if number not in self._known:
-            # UTF-8 of one length: a third of what so many texts take.
-            keys = self._output.shard_keys(int(number))
-            self._known[number] = np.array([key.encode() for key in keys])
-        return bytes(self._known[number][row]).decode()
+    def __getitem__(self, place: Any) -> Any:
+        places = range(len(self))[place]
+        return [self[each] for each in places] if isinstance(place, slice) else self._output.key(places)

@@ -4,12 +4,13 @@
 without those that failed, whoever encodes it: its bytes do not depend on the number of processes. Tensors
 are the contract's outputs, and ``labels`` (int64) where the source has classes. ``manifest.json`` comes
 last and says ``complete: true``; what each shard was made from is in its sidecar
-(`latentkit.stores.sidecar`).
+(`latentkit.stores.shard_manifest`).
 """
 
 import dataclasses
+import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -20,23 +21,25 @@ from latentkit.encoders.contract import Contract
 from latentkit.errors import UsageError
 from latentkit.prediction.plan import Unit
 from latentkit.prediction.results import Encoded, Failure
-from latentkit.sources.source import Fingerprint, Source
+from latentkit.runtime.provenance import versions
+from latentkit.sources.source import Source
 from latentkit.stores.contract_file import CONTRACT
-from latentkit.stores.shard_buffer import ShardBuffer, check_outputs
-from latentkit.stores.shard_file import publish_shard
-from latentkit.stores.shard_manifest import MANIFEST, describe, reopen
-from latentkit.stores.sidecar import (
+from latentkit.stores.shard_file import ShardBuffer, check_outputs, publish_shard
+from latentkit.stores.shard_manifest import (
+    KIND,
+    MANIFEST,
     SHARD,
     Head,
     publish_sidecar,
     read_entries,
     read_head,
+    reopen,
     shard_name,
     sidecar_path,
     sidecars,
 )
 from latentkit.stores.storage import publish_json, remove_many
-from latentkit.stores.store import LEDGERS, Counts, Store
+from latentkit.stores.store import LEDGERS, Counts, IsHeld, Store, Unchanged
 
 
 @dataclass(kw_only=True)
@@ -61,16 +64,7 @@ class ShardStore(Store):
     _units: dict[str, dict[int, Unit]] = field(default_factory=dict, init=False, repr=False)
     _buffers: dict[tuple[str, int], ShardBuffer] = field(default_factory=dict, init=False, repr=False)
 
-    def shards(self) -> Self:
-        return self
-
-    def missing(
-        self,
-        encoder: str,
-        source: Source,
-        unchanged: Callable[[int, Fingerprint], bool],
-        held: Callable[[int], bool],
-    ) -> list[Unit]:
+    def missing(self, encoder: str, source: Source, unchanged: Unchanged, held: IsHeld) -> list[Unit]:
         contract = self._readable(encoder)
         units: list[Unit] = []
         for k in range(self.shard_count(source)):
@@ -129,13 +123,41 @@ class ShardStore(Store):
         for encoder, contract in self._contracts.items():
             manifest = self.describe(encoder, contract, source, complete=complete)
             publish_json(self.manifest_path(encoder), manifest)
-            self._remove_stale(encoder, {shard["path"] for shard in manifest["shards"]}, source)
+            listed = {shard["path"] for shard in manifest["shards"]}
+            remove_many(path for path in self.arrays(self.folder(encoder)) if path.name not in listed)
+            known = {self.sidecar(encoder, k) for k in range(self.shard_count(source))}
+            remove_many(path for path in sidecars(Path(self.root), encoder) if path not in known)
 
     def describe(self, encoder: str, contract: Contract, source: Source, *, complete: bool) -> dict[str, Any]:
-        """The manifest that the sidecars make."""
-        heads = (read_head(self.sidecar(encoder, k)) for k in range(self.shard_count(source)))
-        there = (head for head in heads if head is not None)
-        return describe(self.fixed(), contract, source, there, complete=complete)
+        """The manifest that the sidecars make, as JSON values.
+
+        Args:
+            encoder: whose shards.
+            contract: theirs.
+            source: the collection.
+            complete: whether that is all of the collection, and final.
+        """
+        found = (read_head(self.sidecar(encoder, k)) for k in range(self.shard_count(source)))
+        heads = [head for head in found if head is not None]
+        return {
+            "kind": KIND,
+            "complete": complete,
+            "contract": contract.to_dict(),
+            "contract_sha256": contract.sha256,
+            "dataset": self.dataset,
+            "split": self.split,
+            "classes": list(source.classes),
+            **({"class_names": list(source.class_names)} if source.class_names else {}),
+            "total": sum(head.count for head in heads),
+            "quarantined": sum(head.items - head.count for head in heads),
+            "shard_size": self.shard_size,
+            "shards": [
+                {"path": head.shard, "count": head.count, "bytes": head.bytes, "sha256": head.sha256}
+                for head in heads
+                if head.shard is not None
+            ],
+            "versions": versions(),
+        }
 
     def counts(self, encoder: str) -> Counts:
         paths = sidecars(Path(self.root), encoder)
@@ -158,8 +180,8 @@ class ShardStore(Store):
         """The source indices of a shard."""
         return range(k * self.shard_size, min((k + 1) * self.shard_size, len(source)))
 
-    def repair(self) -> None:
-        self._repair(self.folder(encoder) for encoder in self.encoders_begun())
+    def array_folders(self) -> list[Path]:
+        return sorted({self.folder(encoder) for encoder in {*self.encoders_begun(), *self._contracts}})
 
     def encoders_begun(self) -> list[str]:
         """Of which there is a contract or a sidecar, sorted by name."""
@@ -172,31 +194,20 @@ class ShardStore(Store):
         return dataclasses.replace(self, shard_size=self.place(encoder)["shard_size"])
 
     def _is_done(
-        self,
-        encoder: str,
-        contract: Contract,
-        k: int,
-        source: Source,
-        unchanged: Callable[[int, Fingerprint], bool],
-        held: Callable[[int], bool],
+        self, encoder: str, contract: Contract, k: int, source: Source, unchanged: Unchanged, held: IsHeld
     ) -> bool:
         path, items = self.sidecar(encoder, k), self.span(k, source)
         head, entries = read_head(path), read_entries(path)
         if head is None or entries is None or head.contract != contract.sha256:
             return False
-        keys = [source[i].key for i in items]
-        if [key for key, _ in entries] != keys or not self._is_there(encoder, head):
+        there = head.count == 0
+        if head.shard is not None:
+            file = self.folder(encoder) / head.shard
+            there = file.is_file() and file.stat().st_size == head.bytes
+        if not there or [key for key, _ in entries] != [source[i].key for i in items]:
             return False
         pairs = zip(items, (made_from for _, made_from in entries), strict=True)
         return all(held(i) if made_from is None else unchanged(i, made_from) for i, made_from in pairs)
-
-    def _is_there(self, encoder: str, head: Head) -> bool:
-        if head.shard is None:
-            return head.count == 0
-        try:
-            return (self.folder(encoder) / head.shard).stat().st_size == head.bytes
-        except OSError:
-            return False
 
     def _buffer(self, encoder: str, k: int) -> ShardBuffer:
         if (encoder, k) not in self._buffers:
@@ -225,11 +236,6 @@ class ShardStore(Store):
         publish_sidecar(self.sidecar(encoder, k), head, entries)
         del self._buffers[encoder, k], self._units[encoder][k]
 
-    def _remove_stale(self, encoder: str, listed: set[str], source: Source) -> None:
-        remove_many(path for path in self.arrays(self.folder(encoder)) if path.name not in listed)
-        known = {self.sidecar(encoder, k) for k in range(self.shard_count(source))}
-        remove_many(path for path in sidecars(Path(self.root), encoder) if path not in known)
-
     def check_layout(self, contracts: Mapping[str, Contract]) -> None:
         """As `Store.check_layout`; and shards can hold these outputs."""
         super().check_layout(contracts)
@@ -240,6 +246,17 @@ class ShardStore(Store):
 
     def contract_files(self, encoder: str) -> list[Path]:
         return [Path(self.root, LEDGERS, "contracts", f"{encoder}.json"), self.manifest_path(encoder)]
+
+    def _differences(self, encoder: str, there: Contract, asked: Contract) -> list[tuple[str, Any, Any]]:
+        ours, theirs = self.place(encoder), self.fixed()
+        differing = [(name, ours[name], theirs[name]) for name in theirs if ours[name] != theirs[name]]
+        return super()._differences(encoder, there, asked) + differing
+
+    def place(self, encoder: str) -> dict[str, Any]:
+        """What of `fixed` the contract file there says. The contract must be readable."""
+        path = next(filter(Path.exists, self.contract_files(encoder)))
+        there = json.loads(path.read_bytes())
+        return {name: there.get(name) for name in self.fixed()}
 
     def fixed(self) -> dict[str, Any]:
         return {"shard_size": self.shard_size, "dataset": self.dataset, "split": self.split}

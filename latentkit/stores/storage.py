@@ -43,6 +43,9 @@ _ADVICE = {
 }
 
 
+_OnFile = Callable[[BinaryIO], object]
+
+
 @dataclass(frozen=True, slots=True)
 class Publication:
     """One file to publish.
@@ -54,8 +57,8 @@ class Publication:
     """
 
     path: Path
-    write: Callable[[BinaryIO], object]
-    validate: Callable[[BinaryIO], object] | None = None
+    write: _OnFile
+    validate: _OnFile | None = None
 
 
 class LocalStorage:
@@ -88,11 +91,7 @@ def using(storage: LocalStorage) -> Iterator[None]:
         _local = before
 
 
-def publish(
-    path: Path,
-    write: Callable[[BinaryIO], object],
-    validate: Callable[[BinaryIO], object] | None = None,
-) -> None:
+def publish(path: Path, write: _OnFile, validate: _OnFile | None = None) -> None:
     """Publish one file; see `publish_many`."""
     publish_many([Publication(path, write, validate)])
 
@@ -278,7 +277,7 @@ def remove_temporaries(folder: Path, *, below: bool) -> int:
 
 def find_temporaries(folder: Path, *, below: bool) -> list[Path]:
     """What `remove_temporaries` would remove."""
-    found = folder.rglob("*") if below else folder.glob("*")
+    found = (folder.rglob if below else folder.glob)(".latentkit-*.tmp")
     return [path for path in found if _TEMPORARY.fullmatch(path.name)]
 
 

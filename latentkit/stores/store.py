@@ -1,15 +1,11 @@
 """What a store promises: outputs under a contract, planned from what is there, published, never lost."""
 
-from __future__ import annotations
-
 import contextlib
-import itertools
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from latentkit.encoders.contract import Contract, ContractError
 from latentkit.errors import LatentkitError, UsageError
@@ -21,11 +17,13 @@ from latentkit.stores.ledger import fold_done
 from latentkit.stores.quarantine import Quarantine, quarantine, quarantine_ledger, release
 from latentkit.stores.storage import publish_json, remove_many, remove_temporaries
 
-if TYPE_CHECKING:
-    from latentkit.stores.npy import NpyStore
-    from latentkit.stores.shards import ShardStore
-
 LEDGERS = ".latentkit"
+
+Unchanged = Callable[[int, Fingerprint], bool]
+"""(index, what its output was made from) -> whether the picture or caption is still that."""
+
+IsHeld = Callable[[int], bool]
+"""Index -> whether the picture is quarantined and not to be tried again."""
 
 
 class Counts(NamedTuple):
@@ -60,14 +58,6 @@ class Store(ABC):
     _contracts: dict[str, Contract] = field(default_factory=dict, init=False, repr=False)
     _held: dict[str, set[str]] = field(default_factory=dict, init=False, repr=False)
 
-    def npy(self) -> NpyStore:
-        """This store, for what works on a .npy a picture. Raises UsageError where it is of another kind."""
-        raise UsageError("this works on a .npy a picture: give store=npy, or the dataset that has it")
-
-    def shards(self) -> ShardStore:
-        """This store, for what works on shards. Raises UsageError where it is of another kind."""
-        raise UsageError("this works on shards: give store=shards, or the dataset that has it")
-
     def contract(self, encoder: str) -> Contract | None:
         """The contract of what is there; None when nothing is. Changes nothing.
 
@@ -82,7 +72,7 @@ class Store(ABC):
 
         Args:
             contracts: encoder -> what its numbers will mean.
-            adopt: let arrays pass of which nobody recorded what made them, where they fit.
+            adopt: accept arrays of unrecorded origin, where they fit.
 
         Raises:
             UsageError: this store cannot hold such outputs, or two of them would lie in one folder.
@@ -92,42 +82,32 @@ class Store(ABC):
         self.check_layout(contracts)
         lines: list[str] = []
         for encoder, asked in contracts.items():
-            there = self.contract(encoder)
-            place = self.folder(encoder)
-            arrays = self._has_arrays(encoder)
-            differences = self._differences(encoder, there, asked) if there and arrays else []
-            if there and arrays and not there.recorded and there.fits(asked):
+            there, place = self.contract(encoder), self.folder(encoder)
+            if not self._has_arrays(encoder):
+                continue
+            if there is None:
+                lines.append(f"{place} holds arrays without a contract, their meaning is unknown: {_CHOICE}")
+            elif not there.recorded and there.fits(asked):
                 if not adopt:
                     lines.append(
-                        f"{place} holds {self.counts(encoder).items:,} arrays of which nobody recorded what "
-                        f"made them: adopt=true takes them for {encoder}'s own, encoder=[others] leaves "
-                        "them, overwrite=true encodes them again"
+                        f"{place} holds {self.counts(encoder).items:,} arrays of unrecorded origin: "
+                        f"adopt=true takes them for {encoder}'s own, encoder=[others] leaves them, "
+                        "overwrite=true encodes them again"
                     )
-            elif differences and there:
+            elif differences := self._differences(encoder, there, asked):
                 lines.append(f"{place} holds other numbers than {encoder} would write: {_CHOICE}")
                 lines += [f"  {name}: there {ours}, asked {theirs}" for name, ours, theirs in differences]
-            elif there is None and arrays:
-                lines.append(
-                    f"{place} holds arrays without a contract, nobody knows what they mean: {_CHOICE}"
-                )
         if lines:
             raise ContractError("\n".join(lines))
 
     @abstractmethod
-    def missing(
-        self,
-        encoder: str,
-        source: Source,
-        unchanged: Callable[[int, Fingerprint], bool],
-        held: Callable[[int], bool],
-    ) -> list[Unit]:
+    def missing(self, encoder: str, source: Source, unchanged: Unchanged, held: IsHeld) -> list[Unit]:
         """What is still to be encoded. Changes nothing, and works with nothing on the disk.
 
         Args:
             encoder: its name.
             source: the collection.
-            unchanged: (index, what its output was made from) -> whether the picture or caption is still that.
-            held: index -> whether the picture is quarantined and not to be tried again.
+            unchanged, held: tell which outputs and which failures are still of the collection as it is now.
 
         Returns:
             Units in source order. Output under another contract counts as there: `check` first.
@@ -151,8 +131,7 @@ class Store(ABC):
             self.check_layout(contracts)
         else:
             self.check(contracts)
-        folders = [self.output_folders(encoder, contract).values() for encoder, contract in contracts.items()]
-        self._repair(itertools.chain.from_iterable(folders))
+        self.repair()
         for encoder, contract in contracts.items():
             if overwrite or not self._has_arrays(encoder):
                 self._make_room(encoder, contract)
@@ -195,15 +174,15 @@ class Store(ABC):
         """How much is there of one encoder's output."""
 
     @abstractmethod
+    def array_folders(self) -> list[Path]:
+        """Every folder that holds arrays or is about to, sorted; also where a contract is damaged."""
+
     def repair(self) -> None:
         """Remove the temporaries of killed processes and fold the ledgers; for the lock's holder."""
-
-    def _repair(self, folders: Iterable[Path]) -> None:
-        """Remove the temporaries of killed processes and fold the ledgers."""
         root = Path(self.root)
         remove_temporaries(root, below=False)
         remove_temporaries(root / LEDGERS, below=True)
-        for folder in folders:
+        for folder in self.array_folders():
             remove_temporaries(folder, below=folder != root)
         self._fold()
 
@@ -257,24 +236,15 @@ class Store(ABC):
             return
         remove_many(self.ledgers(encoder))
         for folder in self.output_folders(encoder, there or asked).values():
-            remove_temporaries(folder, below=folder != Path(self.root))
             remove_many(self.arrays(folder))
         remove_many(files)
 
     def _differences(self, encoder: str, there: Contract, asked: Contract) -> list[tuple[str, Any, Any]]:
         """(field, there, asked) for all that keeps old and new outputs from lying together."""
-        ours, theirs = self.place(encoder), self.fixed()
-        differing = [(name, ours[name], theirs[name]) for name in theirs if ours[name] != theirs[name]]
-        return there.difference(asked) + differing
+        return there.difference(asked)
 
     def _has_arrays(self, encoder: str) -> bool:
         return next(self.arrays(self.folder(encoder)), None) is not None
-
-    def place(self, encoder: str) -> dict[str, Any]:
-        """What of `fixed` the contract file there says. The contract must be readable."""
-        path = next(filter(Path.exists, self.contract_files(encoder)))
-        there = json.loads(path.read_bytes()) if self.fixed() else {}
-        return {name: there.get(name) for name in self.fixed()}
 
     def fixed(self) -> dict[str, Any]:
         """Settings that outputs in one folder must share; they lie beside the contract."""

@@ -22,7 +22,7 @@ from latentkit.runtime.provenance import utc_now
 from latentkit.sources.source import Fingerprint, Source, SourceError
 from latentkit.stores.arrays import read_npy
 from latentkit.stores.contract_file import contract_record
-from latentkit.stores.ledger import done_line, done_path, publish_lines, read_facts
+from latentkit.stores.ledger import done_ledger, done_line, publish_lines, read_facts
 from latentkit.stores.npy import NpyStore, array_path
 from latentkit.stores.storage import publish_json
 from latentkit.upkeep.verification import in_threads
@@ -88,7 +88,7 @@ def adopt(
         for _, adopted in in_threads(line, candidates):
             lines += [adopted] if adopted else []
             progress.advance()
-    publish_lines(done_path(root, encoder.name), lines)
+    publish_lines(done_ledger(root, encoder.name).path, lines)
     note = {"arrays": len(lines), "time": utc_now()}
     publish_json(store.contract_files(encoder.name)[0], contract_record(asked) | {"adopted": note})
     console.print(f"{encoder.name}: {len(lines):,} of {len(known):,} arrays adopted")

@@ -2,8 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Set
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 from rich.console import Console
@@ -11,15 +10,13 @@ from rich.console import Console
 from latentkit.encoders.contract import Contract, resolve_shape
 from latentkit.errors import LatentkitError
 from latentkit.runtime.progress import ProgressReport
-from latentkit.sources.files import printable
 from latentkit.stores.arrays import inspect_npy
-from latentkit.stores.contract_file import read_contract
-from latentkit.stores.ledger import Damage, done_ledger, done_path, encoders_begun, read_lines
+from latentkit.stores.contract_file import CONTRACT, read_contract
+from latentkit.stores.ledger import done_ledger, encoders_begun
 from latentkit.stores.npy import NpyStore, array_path, arrays_below
 from latentkit.stores.quarantine import Quarantine
 from latentkit.stores.records import numbered_records, stale_outputs
 from latentkit.stores.storage import move_many
-from latentkit.upkeep.findings import ARRAYS, Finding
 from latentkit.upkeep.record_checks import Listed, check_record, parse_listed
 from latentkit.upkeep.verification import FULL, EncoderState, Verification, in_threads
 
@@ -34,7 +31,7 @@ _Chunk = tuple[str, str, list[str]]
 class NpyVerification(Verification[NpyStore]):
     """What is not encoded yet is counted, not wrong."""
 
-    things, costly = "array", ARRAYS
+    things = "array"
 
     def _require(self) -> None:
         root = self.root
@@ -46,12 +43,9 @@ class NpyVerification(Verification[NpyStore]):
             except LatentkitError:
                 continue  # there is none, or one of tars
             raise LatentkitError(f"{path.parent} holds {encoder} in shards: give store=shards")
-        contracts = any((folder / "contract.json").exists() for folder in self._folders())
+        contracts = any((folder / CONTRACT).exists() for folder in self.store.array_folders())
         if not (contracts or encoders_begun(root) or (root / self.store.records).exists()):
             raise LatentkitError(f"{root} holds no encoder's contract.json: {_HINT}")
-
-    def _folders(self) -> Iterable[Path]:
-        return self.store.array_folders().values()
 
     def _check(self, console: Console) -> list[EncoderState]:
         self._keys: Set[str] = set(self.source.keys())
@@ -62,72 +56,64 @@ class NpyVerification(Verification[NpyStore]):
                 self.find("link", self.library.root / name, "its file is gone")
         self.pictures = len(self._keys)
         self._contracts = self._read_contracts()
-        self._listed = {name: self._read_ledger(name) for name in encoders_begun(self.root)}
+        encoders = sorted({*self._contracts, *encoders_begun(self.root)})
+        self._listed = {encoder: self._read_ledger(encoder) for encoder in encoders}
         self._sizes: Counter[tuple[str, str]] = Counter()
-        encoders = sorted({*self._contracts, *self._listed})
         chunks = [chunk for encoder in encoders for chunk in self._compare(encoder)]
         if self.mode == FULL:
             self.arrays = sum(len(keys) for _, _, keys in chunks)
             with ProgressReport("verify", self.arrays, console, "arrays") as report:
-                for (_, _, keys), found in in_threads(self._inspect, chunks):
-                    self.findings += found
+                for (_, _, keys), _ in in_threads(self._inspect, chunks):
                     report.advance(len(keys))
-        bad = self._bad()
+        bad = self.bad()
         for encoder in self._contracts:
             first = self.store.folder(encoder)
-            for key, entry in self._listed.get(encoder, {}).items():
-                size = self._sizes[encoder, key]
-                if key in self._keys and (encoder, key) not in bad and size != entry.bytes:
-                    detail = f"{size} bytes, the ledger says {entry.bytes}"
+            for key in self._listed[encoder].keys() & (self._keys - bad.get(encoder, set())):
+                size, listed = self._sizes[encoder, key], self._listed[encoder][key].bytes
+                if size != listed:
+                    detail = f"{size} bytes, the ledger says {listed}"
                     self.find("changed", array_path(first, key), detail, encoder, key)
         stale = self._check_records()
         quarantine = Quarantine.read(self.root)
-        for key in sorted(quarantine.keys() - self._keys):
+        for key in quarantine.keys() - self._keys:
             self.find("orphan", self.root / "quarantine.jsonl", "in quarantine", key=key)
         return [self._state(encoder, stale, quarantine) for encoder in encoders]
 
     def _read_contracts(self) -> dict[str, Contract]:
         """Encoder -> contract, of folders that are their encoders'."""
         contracts: dict[str, Contract] = {}
-        known: set[Path] = set()
-        without: list[Path] = []
-        for name, folder in self.store.array_folders().items():
-            path = folder / "contract.json"
-            if not path.exists():
-                without.append(folder)
-                continue
+        without = set(self.store.array_folders())
+        for path in [folder / CONTRACT for folder in sorted(without) if (folder / CONTRACT).exists()]:
+            without.remove(path.parent)
             try:
                 contract = read_contract(path)
             except LatentkitError as error:
                 self.find("contract", path, str(error))
                 continue
-            if (there := self.store.folders.get(contract.encoder, contract.encoder)) != name:
-                self.find(
-                    "contract", path, f"is {contract.encoder}'s, whose folder is {there}", contract.encoder
-                )
+            encoder = contract.encoder
+            if (there := self.store.folder(encoder)) != path.parent:
+                detail = f"is {encoder}'s, whose folder is {there.relative_to(self.root)}"
+                self.find("contract", path, detail, encoder)
             else:
-                contracts[contract.encoder] = contract
-                known.update(self.store.output_folders(contract.encoder, contract).values())
+                contracts[encoder] = contract
+        for encoder, contract in contracts.items():
+            without.difference_update(self.store.output_folders(encoder, contract).values())
         for folder in without:
-            if folder not in known and (count := sum(1 for _ in arrays_below(folder))):
-                self.find("contract", folder / "contract.json", f"missing, beside {count:,} arrays")
+            if count := sum(1 for _ in arrays_below(folder)):
+                self.find("contract", folder / CONTRACT, f"missing, beside {count:,} arrays")
         return contracts
 
     def _read_ledger(self, encoder: str) -> dict[str, Listed]:
-        listed: dict[str, Listed] = {}
-        for path in (done_path(self.root, encoder), *done_ledger(self.root, encoder).segments()):
-            damage = Damage(path)
-            listed.update(entry for entry, _ in read_lines(path, parse_listed, damage))
-            for number, _, cut in damage.lines:
-                self.find("line", path, f"line {number} is {'cut' if cut else 'bad'}", encoder)
-        for key in sorted(listed.keys() - self._keys):
-            self.find("orphan", done_path(self.root, encoder), "in the ledger", encoder, key)
+        ledger = done_ledger(self.root, encoder)
+        listed = dict(self.read_ledger(ledger, parse_listed, encoder))
+        for key in listed.keys() - self._keys:
+            self.find("orphan", ledger.path, "in the ledger", encoder, key)
         return listed
 
     def _compare(self, encoder: str) -> Iterator[_Chunk]:
         """Names in the folders of arrays against the ledger's and the pictures'; what is left to read."""
         contract, wanted = self._contracts.get(encoder), self._keys
-        ledger = self._listed.get(encoder, {}).keys()
+        ledger = self._listed[encoder].keys()
         folders = {"": self.store.folder(encoder)}
         if contract is not None:
             folders = self.store.output_folders(encoder, contract)
@@ -150,16 +136,15 @@ class NpyVerification(Verification[NpyStore]):
             whole.sort()
             yield from ((encoder, output, whole[at : at + _CHUNK]) for at in range(0, len(whole), _CHUNK))
 
-    def _inspect(self, chunk: _Chunk) -> list[Finding]:
+    def _inspect(self, chunk: _Chunk) -> None:
+        """In a thread: read some arrays."""
         encoder, output, keys = chunk
         contract = self._contracts[encoder]
         folder = self.store.output_folders(encoder, contract)[output]
-        found: list[Finding] = []
         for key in keys:
             path = array_path(folder, key)
             if problem := inspect_npy(path, _declared(contract, output, self._listed[encoder][key])):
-                found.append(Finding(problem[0], printable(path), problem[1], encoder, key))
-        return found
+                self.find(problem[0], path, problem[1], encoder, key)
 
     def _check_records(self) -> set[tuple[str, str]]:
         """Every record. Which encoders' outputs of which pictures are stale."""
@@ -189,14 +174,11 @@ class NpyVerification(Verification[NpyStore]):
             self.find("unrecorded", path, "done, without a record", key=key)
         return stale
 
-    def _bad(self) -> set[tuple[str | None, str | None]]:
-        return {(found.encoder, found.key) for found in self.findings if found.kind in ARRAYS}
-
     def _state(self, encoder: str, stale: Set[tuple[str, str]], quarantine: Quarantine) -> EncoderState:
-        bad = {key for name, key in self._bad() if name == encoder}
+        bad = self.bad().get(encoder, set())
         held = quarantine.held(encoder).keys() & self._keys
-        listed = (self._listed.get(encoder, {}).keys() & self._keys) - bad
-        done = {key for key in listed if (encoder, key) not in stale}
+        listed = self._listed[encoder].keys() & self._keys
+        done = {key for key in listed - bad if (encoder, key) not in stale}
         whole, unchecked = (len(done), 0) if encoder in self._contracts else (0, len(done))
         left = len(self._keys - done - bad - held)
         return EncoderState(encoder, whole, len(bad), len(held - done), unchecked, left)

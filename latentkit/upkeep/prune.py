@@ -128,8 +128,8 @@ def plan_prune(store: NpyStore, pictures: Library | Source, withdrawn: Set[str] 
     for encoder in encoders_begun(root):
         things["done", encoder] = sorted(read_done(root, encoder).keys() - found.keys)
     things["quarantine", ""] = sorted(Quarantine.read(root).keys() - found.keys)
-    for name, folder in store.array_folders().items():
-        there = {key for key, _ in arrays_below(folder)}
+    for folder in store.array_folders():
+        name, there = str(folder.relative_to(root)), {key for key, _ in arrays_below(folder)}
         things["array", name] = [f"{key}.npy" for key in sorted(there - found.keys)]
         shares[f"arrays in {folder}"] = len(things["array", name]), len(there)
     return PrunePlan({what: names for what, names in things.items() if names}, shares, folders)

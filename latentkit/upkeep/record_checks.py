@@ -1,12 +1,10 @@
 """What a record may say: the types of its fields, and what the ledgers know of its picture."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from latentkit.stores.records import FORMAT_VERSION, INLINE, MASK, mask_of
+from latentkit.stores.records import BUCKET, FORMAT_VERSION, INLINE, MASK, mask_of
 
-_BUCKET = re.compile(r"[1-9]\d*x[1-9]\d*")
 _TOKENS = ("attention_mask_length", "max_length")
 
 
@@ -50,8 +48,8 @@ def check_record(
         copies: field of a record -> the encoder whose fact it is.
 
     Yields:
-        Kind and detail, as in `latentkit.upkeep.findings`: ``stage1``, ``record``, ``unencoded``, ``mask``,
-        ``claim``. A null size or bucket that no ledger knows is one that is not known yet.
+        Kind and detail, as in `latentkit.upkeep.verification.KINDS`: ``stage1``, ``record``, ``unencoded``,
+        ``mask``, ``claim``. A null size or bucket that no ledger knows is one that is not known yet.
     """
     if INLINE in record:
         yield "stage1", "its embedding is inline"
@@ -94,7 +92,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _is_bucket(value: Any) -> bool:
-    return isinstance(value, str) and _BUCKET.fullmatch(value) is not None
+    return isinstance(value, str) and BUCKET.fullmatch(value) is not None
 
 
 def _is_mask(value: Any) -> bool:

@@ -25,7 +25,7 @@ from latentkit.sources.library import Library
 from latentkit.stores.ledger import Ledger, done_ledger, dump, encoders_done, publish_lines
 from latentkit.stores.npy import NpyStore
 from latentkit.stores.quarantine import quarantine_ledger
-from latentkit.stores.records import drop_records, insert_records, numbered_records
+from latentkit.stores.records import Records
 from latentkit.stores.storage import move_many, remove_many, remove_tree
 from latentkit.stores.store import LEDGERS, hidden_folder
 
@@ -45,7 +45,6 @@ class Trash:
     def __init__(self, store: NpyStore, library: Library | None) -> None:
         self._store, self._library = store, library
         self._root = Path(store.root)
-        self._records = self._root / store.records
         self._folder = self._root / LEDGERS / "pruned"
         self._plan = self._folder / "plan.jsonl"
         self._begun = self._folder / "plan.begun.jsonl"
@@ -77,10 +76,8 @@ class Trash:
         head = {"prune": identity, "replaces": before}
         publish_lines(self._begun, map(dump, itertools.chain([head], self._entries(things))))
         for (kind, place), names in things.items():
-            if kind == "record":
-                drop_records(self._records, set(names))
-            elif kind not in _FILES:
-                self._ledger(kind, place).forget(set(names))
+            if kind not in _FILES:
+                self._file(kind, place).forget(set(names))
         move_many((place, trash) for _, place, trash in self._moves(*_read(self._begun)))
         move_many([(self._begun, self._plan)])
         self._remove(before)
@@ -102,23 +99,24 @@ class Trash:
                 yield from ({"kind": kind, "folder": place, "name": name} for name in names)
                 continue
             going = set(names)
-            for number, key, raw in self._lines(kind, place):
+            for number, key, raw in self._file(kind, place).lines():
                 if key in going:
                     line = raw.decode("utf-8", "surrogateescape")
                     yield {"kind": kind, "encoder": place, "key": key, "number": number, "line": line}
 
-    def _ledger(self, kind: str, encoder: str) -> Ledger[Any]:
+    def _file(self, kind: str, encoder: str) -> Ledger[Any] | Records:
+        """The file whose lines are things of a kind."""
+        if kind == "record":
+            return Records(self._root / self._store.records)
         return done_ledger(self._root, encoder) if kind == "done" else quarantine_ledger(self._root)
 
-    def _lines(self, kind: str, encoder: str) -> Iterator[tuple[int, str | None, bytes]]:
-        """(number, key, raw line) of the records, or of a folded ledger."""
-        if kind == "record":
-            yield from numbered_records(self._records)
-        else:
-            yield from ((0, *line) for line in self._ledger(kind, encoder).lines())
-
     def _keys(self, kind: str, encoder: str) -> set[str | None]:
-        return {key for _, key, _ in self._lines(kind, encoder)}
+        return {key for _, key, _ in self._file(kind, encoder).lines()}
+
+    def _there(self, entries: Sequence[dict[str, Any]]) -> dict[tuple[str, str], set[str | None]]:
+        """File of lines -> the keys that are in it, of those that a plan took lines from."""
+        files = {file for file in map(_file_of, entries) if file[0] not in _FILES}
+        return {file: self._keys(*file) for file in files}
 
     def _put_back(self, plan: Path, *, undo: bool = False) -> int:
         """Put back what nothing newer is in the place of; how many things the plan has.
@@ -129,8 +127,7 @@ class Trash:
         head, entries = _read(plan)
         moves = list(self._moves(head, entries))
         move_many((trash, place) for _, place, trash in reversed(moves) if not os.path.lexists(place))
-        files = {file for file in map(_file_of, entries) if file[0] not in _FILES}
-        there = {file: self._keys(*file) for file in files}
+        there = self._there(entries)
         # What is in a ledger now was encoded since: it is no longer quarantined.
         done = {key for encoder in encoders_done(self._root) for key in self._keys("done", encoder)}
         for file in sorted(there, key=lambda file: ("quarantine", "done", "record").index(file[0])):
@@ -140,10 +137,8 @@ class Trash:
                 for entry in entries
                 if _file_of(entry) == file and entry["key"] not in stays
             ]
-            if file[0] == "record":
-                insert_records(self._records, back)
-            elif back:
-                self._ledger(*file).remember([raw for _, raw in back])
+            if back:
+                self._file(*file).remember(back)
         left = [(entry, place) for entry, place, trash in moves if os.path.lexists(trash)]
         if left:
             publish_lines(self._plan, map(dump, [head, *(entry for entry, _ in left)]))
@@ -164,13 +159,11 @@ class Trash:
             for _, place, trash in self._moves(head, entries)
             if os.path.lexists(place) and os.path.lexists(trash)
         ]
-        files = {file for file in map(_file_of, entries) if file[0] in ("record", "done")}
-        there = {file: self._keys(*file) for file in files}
-        found += [
-            " ".join(filter(None, (*_file_of(entry), entry["key"])))
-            for entry in entries
-            if _file_of(entry) in there and entry["key"] in there[_file_of(entry)]
-        ]
+        there = self._there(entries)
+        for entry in entries:
+            file = _file_of(entry)
+            if file[0] in ("record", "done") and entry["key"] in there[file]:
+                found.append(" ".join(filter(None, (*file, entry["key"]))))
         if found:
             raise LatentkitError(
                 f"nothing was restored: {_shown(found)} came since the prune; keep what came, or take it "
@@ -197,7 +190,7 @@ class Trash:
 
     def _sites(self) -> dict[Path, Path]:
         """Folder whose things may be moved -> where to: its home, when that is on the same file system."""
-        homes = dict.fromkeys(self._store.array_folders().values(), self._root)
+        homes = dict.fromkeys(self._store.array_folders(), self._root)
         if self._library is not None:
             homes |= dict.fromkeys((self._library.root, self._library.raw), self._library.home)
         return {folder: hidden_folder(folder, home) / "pruned" for folder, home in homes.items()}

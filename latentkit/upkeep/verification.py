@@ -1,11 +1,12 @@
-"""Verifying and mending: what is the same for every kind of store."""
+"""What can be wrong with an output and what mends it; verifying and mending, whatever the store."""
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from rich.console import Console
 
@@ -13,10 +14,81 @@ from latentkit.errors import UsageError
 from latentkit.sources.files import printable
 from latentkit.sources.library import Library
 from latentkit.sources.source import Source
-from latentkit.stores.quarantine import bad_lines
+from latentkit.stores.ledger import Damage, Ledger
+from latentkit.stores.quarantine import quarantine_ledger
 from latentkit.stores.storage import find_temporaries
 from latentkit.stores.store import LEDGERS, Store, hidden_folder
-from latentkit.upkeep.findings import ENCODE, KINDS, Finding
+
+
+class Kind(NamedTuple):
+    """A kind of finding: what it means, and what mends it."""
+
+    meaning: str
+    remedy: str
+
+
+FIX, PRUNE, ENCODE = "fix=true", "latentkit.prune", "latentkit.encode"
+AGAIN = "encode again; fix=true forgets it"
+MIGRATE = "latentkit.migrate; what it cannot move: encode encoder=dinov3, then migrate again"
+
+KINDS: dict[str, Kind] = {
+    "contract": Kind(
+        "none that can be read, or another encoder's: not checked", "restore it, or overwrite=true"
+    ),
+    "index": Kind("the collection has other counts than it should", "latentkit.prepare"),
+    "manifest": Kind("missing, damaged, or not what the ledgers say", FIX),
+    "ledger": Kind("a shard's ledger is damaged, or of another contract", FIX),
+    "missing": Kind("a ledger lists it, but it is not there", AGAIN),
+    "unreadable": Kind("not a .npy file or a shard, or with Python objects in it", FIX),
+    "shape": Kind("not the shape or dtype that its contract declares for its picture", FIX),
+    "size": Kind("shorter or longer than its header says", FIX),
+    "changed": Kind("not the size or sha256 that the ledger lists", FIX),
+    "zeros": Kind("ends in zeros, as after a power cut", FIX),
+    "non-finite": Kind("NaN or infinity among its numbers", FIX),
+    "keys": Kind("a shard's pictures are not those of its ledger", FIX),
+    "labels": Kind("a label is not its picture's class", FIX),
+    "unlisted": Kind("a file that no ledger lists", FIX),
+    "line": Kind("a line that cannot be read", FIX),
+    "duplicate": Kind("a second record of a picture", FIX),
+    "record": Kind("a record's field is wrong", FIX),
+    "unencoded": Kind("a wrong field that no ledger knows yet", "the next encode of its picture"),
+    "mask": Kind("a record's attention mask is wrong", FIX),
+    "claim": Kind("a record lists an output that is not there", FIX),
+    "unrecorded": Kind("outputs without a record", FIX),
+    "temporary": Kind("left behind by a killed process", FIX),
+    "stage1": Kind("a Stage 1 record, with its embedding inline", MIGRATE),
+    "orphan": Kind("belongs to no picture", PRUNE),
+    "link": Kind("a link that leads to nothing", PRUNE),
+    "outdated": Kind("the collection has other pictures there now", ENCODE),
+    "incomplete": Kind("pictures are still to be encoded", ENCODE),
+    "classes": Kind("a class without a picture", "encode retry_quarantined=true"),
+}
+"""In the order in which they are shown."""
+
+COSTLY = frozenset(
+    {"ledger", "missing", "unreadable", "shape", "size", "changed", "zeros", "non-finite"}
+    | {"keys", "labels", "unlisted"}
+)
+"""Kinds that cost a picture its output of one encoder, or all that is in a shard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        kind: one of `KINDS`.
+        path: the file that it is about.
+        detail: what is wrong, in a few words.
+        encoder, key: whose output of which picture, or which shard's file; None where that means nothing.
+    """
+
+    kind: str
+    path: str
+    detail: str
+    encoder: str | None = None
+    key: str | None = None
+
 
 FULL, QUICK, NAMES = "full", "quick", "names"
 """How far to look: at every byte; at names and sizes, and of shards at some whole; at names and sizes alone.
@@ -68,11 +140,9 @@ class Verification(ABC, Generic[_AnyStore]):
         records: lines of the records file; None where a store has none.
         arrays, bytes: that were read.
         things: what was read, in one word.
-        costly: kinds of findings that cost an array or a shard: it is set aside and encoded again.
     """
 
     things: ClassVar[str]
-    costly: ClassVar[Set[str]]
 
     def __init__(
         self, store: _AnyStore, source: Source, library: Library | None, mode: str = FULL, seed: int = 0
@@ -93,12 +163,12 @@ class Verification(ABC, Generic[_AnyStore]):
             UsageError: it is of another dataset or split.
         """
         self._require()
-        folders = [(folder, True) for folder in self._folders() if folder != self.root]
+        folders = [(folder, True) for folder in self.store.array_folders() if folder != self.root]
         for folder, below in [(self.root, False), (self.root / LEDGERS, True), *folders]:
             for path in find_temporaries(folder, below=below):
                 self.find("temporary", path, "a killed process left it")
-        for number in bad_lines(self.root):
-            self.find("line", self.root / "quarantine.jsonl", f"line {number} is bad")
+        quarantine = quarantine_ledger(self.root)
+        self.read_ledger(quarantine, quarantine.parse)
         for place, detail in self.source.shortfalls():
             self.find("index", place, detail)
         self.encoders = self._check(console)
@@ -113,10 +183,7 @@ class Verification(ABC, Generic[_AnyStore]):
         Returns:
             How many outputs the next encode will redo; what is still wrong, as far as names and sizes tell.
         """
-        bad: dict[str, set[str]] = {}
-        for found in self.findings:
-            if found.kind in self.costly and found.encoder is not None and found.key is not None:
-                bad.setdefault(found.encoder, set()).add(found.key)
+        bad = self.bad()
         self.store.repair()
         self._set_aside(bad)
         now = type(self)(self.store, self.source, self.library, NAMES)
@@ -130,6 +197,25 @@ class Verification(ABC, Generic[_AnyStore]):
     ) -> None:
         self.findings.append(Finding(kind, printable(path), detail, encoder, key))
 
+    def read_ledger(
+        self, ledger: Ledger[Any], parse: Callable[[dict[str, Any]], _Result], encoder: str | None = None
+    ) -> list[_Result]:
+        """Entries, those of the journal last; a line that cannot be read is a finding."""
+        damages: list[Damage] = []
+        entries = [entry for entry, _ in ledger.read_as(parse, damages)]
+        for damage in damages:
+            for number, _, cut in damage.lines:
+                self.find("line", damage.path, f"line {number} is {'cut' if cut else 'bad'}", encoder)
+        return entries
+
+    def bad(self) -> dict[str, set[str]]:
+        """Encoder -> pictures, or shards, whose outputs are set aside and encoded again."""
+        bad: dict[str, set[str]] = {}
+        for found in self.findings:
+            if found.kind in COSTLY and found.encoder is not None and found.key is not None:
+                bad.setdefault(found.encoder, set()).add(found.key)
+        return bad
+
     def aside(self, folder: Path) -> Path:
         """Where what is bad in a folder of arrays is set aside."""
         return hidden_folder(folder, self.root) / "set-aside" / folder.relative_to(self.root)
@@ -137,10 +223,6 @@ class Verification(ABC, Generic[_AnyStore]):
     @abstractmethod
     def _require(self) -> None:
         """Raise LatentkitError where nothing can be verified."""
-
-    @abstractmethod
-    def _folders(self) -> Iterable[Path]:
-        """That hold arrays."""
 
     @abstractmethod
     def _check(self, console: Console) -> list[EncoderState]:

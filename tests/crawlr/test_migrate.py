@@ -13,7 +13,7 @@ from latentkit.encoders import Contract
 from latentkit.prediction.results import Encoded
 from latentkit.sources.source import Fingerprint
 from latentkit.stores import NpyStore, OutputLock
-from latentkit.stores.output import npy_outputs
+from latentkit.stores.open import npy_outputs
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from latentkit.reading.draws import mixed, normal
+from latentkit.reading.shards import mixed, normal
 
 WORD = 2**64 - 1
 GAMMA = 0x9E3779B97F4A7C15

@@ -26,7 +26,7 @@ from latentkit.encoders import ContractError
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.exports.webdataset import TarJob
 from latentkit.stores import BucketBatchSampler, LatentFiles, LatentTars, NpyStore
-from latentkit.stores.records import drop_records
+from latentkit.stores.records import Records
 
 SHIFT, SCALE = np.float32(0.1159), np.float32(0.3611)
 
@@ -337,7 +337,7 @@ def test_records_that_were_published_again_are_noticed(derived: Path, tmp_path: 
     copy = Path(shutil.copytree(derived, tmp_path / "derived"))
     dataset = LatentFiles(copy)
     first = dataset[0]["image_id"]
-    drop_records(copy / RECORDS, {first})
+    Records(copy / RECORDS).forget({first})
     for index in range(len(dataset)):
         with pytest.raises(LatentkitError, match="the records have changed since: open the dataset again"):
             dataset[index]

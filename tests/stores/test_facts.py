@@ -17,7 +17,7 @@ from latentkit.prediction.plan import caption_fingerprint
 from latentkit.prediction.results import Encoded
 from latentkit.sources.source import Fingerprint
 from latentkit.stores import LatentFiles, LatentTars, NpyStore, OutputLock
-from latentkit.stores.output import open_output
+from latentkit.stores.open import open_output
 
 TOKENS = {"clip": 7, "t5": 12}
 SEEN = {"clip": [2, 7, 1], "t5": [3, 9, 12]}

@@ -46,11 +46,11 @@ def test_folding_removes_only_what_it_read(tmp_path: Path, monkeypatch: pytest.M
     with monkeypatch.context() as patched:
         patched.setattr(Ledger, "read", read_while_another_writes)
         ledger.fold()
-    assert [key for key, _ in ledger.lines()] == ["a"]
+    assert [key for _, key, _ in ledger.lines()] == ["a"]
     assert len(ledger.segments()) == 1
     assert read_done(tmp_path, "vae").keys() == {"a", "b"}
     ledger.fold()
-    assert [key for key, _ in ledger.lines()] == ["a", "b"]
+    assert [key for _, key, _ in ledger.lines()] == ["a", "b"]
     assert ledger.segments() == []
 
 

@@ -17,7 +17,7 @@ from latentkit.encoders.contract import ContractError
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.sources import Item
 from latentkit.stores import NpyStore, Quarantine
-from latentkit.stores.output import open_output
+from latentkit.stores.open import open_output
 
 GOOD = [i for i in range(60) if i not in (7, 33)]
 

@@ -15,7 +15,7 @@ from store_run import Pictures, batches, contract, make, missing, numbers, plan,
 from latentkit.encoders.contract import ContractError
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.stores import ShardStore
-from latentkit.stores.output import open_output
+from latentkit.stores.open import open_output
 
 
 def manifest(root: Path) -> dict:

@@ -70,8 +70,8 @@ def test_what_a_user_does_with_a_migrated_library(work: Path) -> None:
     refused = encode(*LIBRARY, cwd=work)
     assert refused.returncode == 1, refused.stderr
     assert (
-        "data/derived/dinov3 holds 4 arrays of which nobody recorded what made them: adopt=true takes "
-        "them for dinov3's own, encoder=[others] leaves them, overwrite=true encodes them again"
+        "data/derived/dinov3 holds 4 arrays of unrecorded origin: adopt=true takes them for dinov3's own, "
+        "encoder=[others] leaves them, overwrite=true encodes them again"
     ) in refused.stderr
     other = encode(*LIBRARY, "adopt=true", "encoder=dinov3", "encoders.dinov3.patches=true", cwd=work)
     assert other.returncode == 1, other.stderr

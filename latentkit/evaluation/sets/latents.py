@@ -13,7 +13,7 @@ from latentkit.evaluation.picture_set import PictureSet, named, ordered
 from latentkit.evaluation.sets.pictures import SourcePictures
 from latentkit.prediction.plan import Comparison
 from latentkit.runtime.readable import readable_count
-from latentkit.stores.output import open_output
+from latentkit.stores.open import open_output
 
 _ROWS = 64
 

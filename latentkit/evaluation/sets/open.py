@@ -13,7 +13,7 @@ from latentkit.evaluation.sets.tensors import TensorRows
 from latentkit.pixels.geometry import Geometry
 from latentkit.sources import FolderSource, Source
 from latentkit.stores.contract_file import CONTRACT
-from latentkit.stores.output import find_outputs
+from latentkit.stores.open import find_outputs
 from latentkit.stores.shard_manifest import MANIFEST
 
 FEWEST = 2
