@@ -25,11 +25,6 @@ TarSample = tuple[str, bytes, dict[str, np.ndarray]]
 """A sample as it goes into a tar: key, record as a line of JSON, member name -> array."""
 
 
-def member_name(key: str) -> str:
-    """A key as the first part of a member's name: ASCII without dots and slashes."""
-    return quote(key, safe="", errors="surrogatepass").replace(".", "%2E")
-
-
 def publish_tar(path: Path, samples: Iterable[TarSample]) -> tuple[int, int, str]:
     """Publish a tar; a sample at a time is in memory.
 
@@ -49,7 +44,7 @@ def publish_tar(path: Path, samples: Iterable[TarSample]) -> tuple[int, int, str
     def write(file: BinaryIO) -> None:
         nonlocal count, size
         for key, line, arrays in samples:
-            name = member_name(key)
+            name = quote(key, safe="", errors="surrogatepass").replace(".", "%2E")
             members: dict[str, list[bytes | memoryview]] = {f"{name}.{RECORD}": [line]}
             for member, array in arrays.items():
                 numbers = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

@@ -186,12 +186,10 @@ class TarJob:
 
     def _is_current(self, tar: PlannedTar, entry: TarEntry | None) -> bool:
         """Whether the tar is there as it would be made now; what was left out must still be damaged."""
-        if entry is None or entry.inputs != tar.inputs:
-            return False
-        if size_of(self._folder / tar.path) != entry.bytes:
+        if entry is None or entry.inputs != tar.inputs or size_of(self._folder / tar.path) != entry.bytes:
             return False
         again = [sample for sample in tar.samples if sample.key in entry.left_out]
-        return not again or not any(True for _ in self._load(again, {}))
+        return not again or not any(self._load(again, {}))
 
     def _stale(self, wanted: Set[str], chosen: Sequence[str]) -> list[Path]:
         names = ["*"] if self.buckets is None else chosen

@@ -70,14 +70,14 @@ def declared_fields(contracts: Mapping[str, Contract]) -> dict[str, Mapping[str,
         first, *further = [name for name in contract.outputs if name != IN_RECORD]
         declared[encoder] = contract.outputs[first]
         declared |= {f"{encoder}_{name}": contract.outputs[name] for name in further}
-        if reads_captions(contract):
-            declared[f"{encoder}_mask"] = {"shape": [_tokens(contract)], "dtype": "uint8"}
+        if tokens := _tokens(contract):
+            declared[f"{encoder}_mask"] = {"shape": [tokens], "dtype": "uint8"}
     return declared
 
 
-def reads_captions(contract: Contract) -> bool:
-    """Whether the numbers are a caption's hidden states, [tokens, D], which have a mask."""
-    return contract.stored == "hidden"
+def _tokens(contract: Contract) -> int:
+    """Of a caption encoder: how many hidden states it stores, [tokens, D], with a mask. Of others: 0."""
+    return int(next(iter(contract.outputs.values()))["shape"][0]) if contract.stored == "hidden" else 0
 
 
 def find_samples(outputs: Mapping[str, NpyOutput], records: Path) -> Samples:
@@ -139,8 +139,8 @@ def read_sample(
     arrays: list[np.ndarray] = []
     for encoder, output in outputs.items():
         arrays += output.read(sample.key).values()
-        if reads_captions(output.contract):
-            arrays.append((np.arange(_tokens(output.contract)) < seen[encoder]).astype(np.uint8))
+        if tokens := _tokens(output.contract):
+            arrays.append((np.arange(tokens) < seen[encoder]).astype(np.uint8))
     names = declared_fields({name: output.contract for name, output in outputs.items()})
     return line, record, dict(zip(names, arrays, strict=True))
 
@@ -162,11 +162,8 @@ class _Ledgers:
             for name, output in outputs.items()
         }
         self._inputs = {name: _inputs(output) for name, output in outputs.items()}
-        self._tokens = {
-            name: _tokens(output.contract)
-            for name, output in outputs.items()
-            if reads_captions(output.contract)
-        }
+        tokens = {name: _tokens(output.contract) for name, output in outputs.items()}
+        self._tokens = {name: count for name, count in tokens.items() if count}
 
     def sample(self, key: str, record: Mapping[str, Any], raw: bytes, offset: int) -> Sample | list[str]:
         """The sample of a record, or what it lacks. Raises TypeError for a record that is none."""
@@ -200,11 +197,6 @@ def _inputs(output: NpyOutput) -> dict[str, _Input]:
     names = ("aspect_bucket", "attention_mask_length", "max_length")
     facts = read_facts(output.root, output.contract.encoder, folded=False)
     return {key: _Input(*map(known.get, names)) for key, _, known in facts}
-
-
-def _tokens(contract: Contract) -> int:
-    """How many hidden states a caption encoder stores."""
-    return int(next(iter(contract.outputs.values()))["shape"][0])
 
 
 def _digest(line: bytes) -> bytes:
