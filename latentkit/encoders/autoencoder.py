@@ -13,15 +13,8 @@ from latentkit.encoders.contract import Contract, Vector, normalisation
 from latentkit.encoders.encoder import PretrainedEncoder
 from latentkit.encoders.weights import Layout
 from latentkit.errors import UsageError
-from latentkit.pixels import (
-    ASPECT_BUCKETS,
-    AdmCrop,
-    BucketCrop,
-    CropToMultiple,
-    Geometry,
-    Pillow,
-    ResizeSquare,
-)
+from latentkit.pixels import AdmCrop, BucketCrop, CropToMultiple, Geometry, Pillow, ResizeSquare
+from latentkit.pixels.geometry import ASPECT_BUCKETS
 
 if TYPE_CHECKING:
     import torch

@@ -1,25 +1,7 @@
 """Bytes to arrays: decoding, orientation, crops and aspect buckets. Importing it loads no torch."""
 
-from latentkit.pixels.decode import DecodeError, Picture, Pillow
-from latentkit.pixels.geometry import (
-    ASPECT_BUCKETS,
-    AdmCrop,
-    AntialiasedResize,
-    BucketCrop,
-    CropToMultiple,
-    Geometry,
-    ResizeSquare,
-)
+from latentkit.pixels.decode import Pillow
+from latentkit.pixels.geometry import AdmCrop, BucketCrop, CropToMultiple, Geometry, ResizeSquare
+from latentkit.pixels.header import DecodeError
 
-__all__ = [
-    "ASPECT_BUCKETS",
-    "AdmCrop",
-    "AntialiasedResize",
-    "BucketCrop",
-    "CropToMultiple",
-    "DecodeError",
-    "Geometry",
-    "Picture",
-    "Pillow",
-    "ResizeSquare",
-]
+__all__ = ["AdmCrop", "BucketCrop", "CropToMultiple", "DecodeError", "Geometry", "Pillow", "ResizeSquare"]

@@ -11,23 +11,8 @@ from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugi
 from latentkit.errors import one_line
 from latentkit.pixels.header import DecodeError, Header, read_header, without_exif
 
-__all__ = ["MAX_PIXELS", "NOTES", "DecodeError", "Picture", "Pillow"]
-
 MAX_PIXELS = 89_478_485
 """Largest width * height that is decoded (256 MiB of RGB); below it Pillow's own bomb check is silent."""
-
-NOTES = (
-    "16-bit",
-    "alpha",
-    "animated",
-    "cmyk",
-    "greyscale",
-    "jpeg unchecked",
-    "jpeg warnings",
-    "palette",
-    "rotated",
-)
-"""Every word that `Picture.notes` may hold."""
 
 _OPENERS: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
@@ -43,7 +28,8 @@ class Picture:
 
     Attributes:
         pixels: RGB, uint8 [H, W, 3], upright when orientation was asked for.
-        notes: what had to be converted, sorted words from `NOTES`; empty for a plain RGB picture.
+        notes: what had to be converted, in the words of the table at `Pillow`, sorted; empty for a plain RGB
+            picture.
         format: what the bytes are: ``JPEG``, ``PNG``, ``WEBP`` or ``GIF``.
     """
 

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from latentkit.errors import UsageError
-from latentkit.pixels.decode import MAX_PIXELS, DecodeError
+from latentkit.pixels.decode import MAX_PIXELS
+from latentkit.pixels.header import DecodeError
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +81,11 @@ class Geometry(ABC):
 
 @dataclass(frozen=True)
 class _Square(Geometry):
-    """To ``size`` x ``size`` pixels."""
+    """To a square.
+
+    Attributes:
+        size: side of the square in pixels.
+    """
 
     size: int
 
@@ -101,9 +106,6 @@ class AdmCrop(_Square):
 
     ``center_crop_arr`` of guided-diffusion (Dhariwal and Nichol, 2021), ``image_datasets.py``, to which the
     published ImageNet results of ADM, DiT, SiT and EDM2 refer.
-
-    Attributes:
-        size: side of the square in pixels.
     """
 
     size: int = 256
@@ -118,21 +120,12 @@ class AdmCrop(_Square):
         return _centre(scaled, self.size, self.size)
 
     def describe(self) -> dict[str, Any]:
-        return {
-            "size": self.size,
-            "resize": "shorter side",
-            "crop": "adm",
-            "interpolation": "box halving, then bicubic (Pillow)",
-        }
+        return _described(self.size, "shorter side", "adm", "box halving, then bicubic (Pillow)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResizeSquare(_Square):
-    """To a square without regard to the aspect ratio, BICUBIC with antialiasing (Pillow). uint8.
-
-    Attributes:
-        size: side of the square in pixels.
-    """
+    """To a square without regard to the aspect ratio, BICUBIC with antialiasing (Pillow). uint8."""
 
     size: int = 256
 
@@ -140,7 +133,7 @@ class ResizeSquare(_Square):
         return np.array(Image.fromarray(pixels).resize((self.size, self.size), Image.Resampling.BICUBIC))
 
     def describe(self) -> dict[str, Any]:
-        return {"size": self.size, "resize": "squash", "crop": "none", "interpolation": "bicubic (Pillow)"}
+        return _described(self.size, "squash", "none", "bicubic (Pillow)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,9 +143,6 @@ class AntialiasedResize(_Square):
     The resize of ``DINOv3ViTImageProcessor`` (transformers), which rescales to floats first and so never
     rounds between resize and normalisation. Pillow's 32-bit float mode computes it to 0.002 of a level
     (2.4e-5 after ImageNet's normalisation), on the host and faster than torch's antialiased interpolate.
-
-    Attributes:
-        size: side of the square in pixels.
     """
 
     dtype: ClassVar[str] = "float32"
@@ -172,12 +162,7 @@ class AntialiasedResize(_Square):
         return interpolate(planes, square, mode="bilinear", antialias=True).permute(0, 2, 3, 1)
 
     def describe(self) -> dict[str, Any]:
-        return {
-            "size": self.size,
-            "resize": "squash",
-            "crop": "none",
-            "interpolation": "bilinear, antialiased, unrounded floats",
-        }
+        return _described(self.size, "squash", "none", "bilinear, antialiased, unrounded floats")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,11 +233,7 @@ class BucketCrop(Geometry):
 
 @dataclass(frozen=True, kw_only=True)
 class CropToMultiple(Geometry):
-    """The picture as it is, its centre cropped to whole multiples. uint8.
-
-    Attributes:
-        multiple: both sides of the array are multiples of it, in pixels.
-    """
+    """The picture as it is, its centre cropped so that both sides are multiples of ``multiple``. uint8."""
 
     on_tensors: ClassVar[bool] = True
     multiple: int = 8
@@ -277,15 +258,14 @@ class CropToMultiple(Geometry):
         return height - height % self.multiple, width - width % self.multiple
 
     def describe(self) -> dict[str, Any]:
-        return {
-            "size": "original",
-            "resize": "none",
-            "crop": f"centre, to multiples of {self.multiple}",
-            "interpolation": "none",
-        }
+        return _described("original", "none", f"centre, to multiples of {self.multiple}", "none")
 
     def largest(self) -> None:
         return None
+
+
+def _described(size: int | str, resize: str, crop: str, interpolation: str) -> dict[str, Any]:
+    return {"size": size, "resize": resize, "crop": crop, "interpolation": interpolation}
 
 
 def _sides(bucket: str) -> tuple[int, int]:

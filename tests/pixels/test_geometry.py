@@ -11,16 +11,8 @@ import torch
 from recipes import photo
 
 from latentkit.errors import UsageError
-from latentkit.pixels import (
-    ASPECT_BUCKETS,
-    AdmCrop,
-    AntialiasedResize,
-    BucketCrop,
-    CropToMultiple,
-    DecodeError,
-    Geometry,
-    ResizeSquare,
-)
+from latentkit.pixels import AdmCrop, BucketCrop, CropToMultiple, DecodeError, Geometry, ResizeSquare
+from latentkit.pixels.geometry import ASPECT_BUCKETS, AntialiasedResize
 
 GOLDEN = Path(__file__).parent / "golden"
 ADM_SIZES = ["375x500", "500x333", "256x256", "1024x768", "200x150", "1300x431", "257x513"]

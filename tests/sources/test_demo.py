@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from latentkit.errors import UsageError
-from latentkit.pixels import ASPECT_BUCKETS, BucketCrop, Pillow
+from latentkit.pixels import BucketCrop, Pillow
+from latentkit.pixels.geometry import ASPECT_BUCKETS
 from latentkit.sources import DemoSource
 
 
