@@ -5,29 +5,19 @@ Every verb is a command, ``python -m latentkit.encode dataset=folder``, and a fu
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from latentkit.jobs.command import Verb
-
-    caption: Verb
-    encode: Verb
-    evaluate: Verb
-    migrate: Verb
-    prepare: Verb
-    prune: Verb
-    shard: Verb
-    sync: Verb
-    verify: Verb
 
 __version__ = "0.1.0"
 
 VERBS = ("encode", "evaluate", "sync", "caption", "migrate", "prepare", "verify", "prune", "shard")
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Verb":
     if name in VERBS:
-        return importlib.import_module(f"latentkit.{name}")
+        return cast("Verb", importlib.import_module(f"latentkit.{name}"))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -12,7 +12,22 @@ Exit status: 0 done; 1 failed; 2 wrong usage; 130 interrupted.
 """
 
 from latentkit.jobs.command import command
-from latentkit.jobs.evaluate import with_weights
+
+_NOTHING = ("", "null", "''", '""')
+
+
+def with_weights(arguments: list[str]) -> list[str]:
+    """Add ``weights=pretrained`` to ``generated=PATH``, unless a word that decides on weights was typed too.
+
+    The demo is the dataset then only because none was named, and its random weights were not meant.
+    """
+    words = [word.partition("=")[::2] for word in arguments if "=" in word]
+    typed = {key.lstrip("+"): value for key, value in words}
+    if typed.get("generated", "").lower() in _NOTHING or typed.keys() & {"weights", "dataset", "experiment"}:
+        return arguments
+    place = [word.lstrip("+").startswith("generated=") for word in arguments].index(True)
+    return [*arguments[:place], "weights=pretrained", *arguments[place:]]
+
 
 main = command("evaluate", "latentkit.jobs.evaluate.evaluate", with_weights)
 

@@ -12,7 +12,7 @@ puts back what this one took, and plans anew.
 
 from latentkit.jobs.command import command
 
-main = command("prune", "latentkit.jobs.pruning.prune")
+main = command("prune", "latentkit.jobs.upkeep.prune")
 
 if __name__ == "__main__":
     main()

@@ -11,7 +11,7 @@ Exit status: 0 done; 1 failed; 2 wrong usage; 3 done, with damaged pictures left
 
 from latentkit.jobs.command import command
 
-main = command("shard", "latentkit.jobs.sharding.shard")
+main = command("shard", "latentkit.jobs.upkeep.shard")
 
 if __name__ == "__main__":
     main()

@@ -14,7 +14,7 @@ what the next encode does); 1 something is; 2 wrong usage; 130 interrupted.
 
 from latentkit.jobs.command import command
 
-main = command("verify", "latentkit.jobs.verification.verify")
+main = command("verify", "latentkit.jobs.upkeep.verify")
 
 if __name__ == "__main__":
     main()

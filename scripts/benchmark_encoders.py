@@ -23,8 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from latentkit.encoders import T5, Autoencoder, DINOv3, Encoder, Random
-from latentkit.runtime.forward import Forward
-from latentkit.runtime.precision import precision_context
+from latentkit.runtime.forward import Forward, precision_context
 
 PRECISIONS = ("32-true", "tf32", "16-mixed", "bf16-mixed")
 WORDS = ("a", "the", "red", "green", "house", "tree", "over", "under", "bright", "small", "with", "and")

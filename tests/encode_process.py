@@ -27,7 +27,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
         "latentkit.encode",
-        "latentkit.prediction.run",
+        "latentkit.prediction.encoding",
         "transformers.models.dinov3_vit.modeling_dinov3_vit",
         "transformers.models.t5.modeling_t5",
         "diffusers.models.autoencoders.autoencoder_kl",

@@ -88,6 +88,7 @@ def test_the_readme_s_code_runs(place: Path, capsys: pytest.CaptureFixture[str])
     [
         (["limt=3"], ["limt", "did you mean limit?"]),
         (["encoder=clip"], ["clip", "sd_vae"]),
+        (["encoder=null"], ["encoder/null", "sd_vae"]),
         (["dataset=folder"], ["dataset.root is not set"]),
         (["limit=three"], ["limit", "three"]),
         (["limit=0"], ["limit=0"]),

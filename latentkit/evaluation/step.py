@@ -13,7 +13,7 @@ from latentkit.errors import LatentkitError
 from latentkit.evaluation.comparability import extractors_of
 from latentkit.evaluation.metrics.metric import ORIGINALS, PIXELS
 from latentkit.evaluation.picture_set import PictureSet, named
-from latentkit.prediction.batcher import Batcher, Filled
+from latentkit.prediction.batches import Batcher, Filled
 from latentkit.prediction.loop import Step
 from latentkit.runtime.forward import Forward
 

@@ -18,15 +18,13 @@ from latentkit.errors import UsageError
 from latentkit.jobs.collection import Collection
 from latentkit.jobs.config import build
 from latentkit.pixels import DecodeError, Pillow
-from latentkit.prediction.failures import FailureLimit
 from latentkit.prediction.plan import Comparison, still_fails
-from latentkit.prediction.results import Failure
+from latentkit.prediction.results import Failure, FailureLimit
 from latentkit.runtime.exit_status import DONE, INTERRUPTED, QUARANTINED, Outcome
 from latentkit.runtime.interrupt import Interrupts
 from latentkit.runtime.progress import ProgressReport
-from latentkit.runtime.quiet import quiet_libraries
 from latentkit.runtime.readable import readable_count
-from latentkit.runtime.terminal import open_console, print_table
+from latentkit.runtime.terminal import open_console, print_table, quiet_libraries
 from latentkit.sources import Fingerprint, SourceError, Written
 from latentkit.stores import OutputLock
 from latentkit.stores.captions import append_caption, fold_captions
@@ -54,7 +52,7 @@ def caption(cfg: DictConfig) -> Outcome:
         )
     quiet_libraries()
     console = open_console()
-    job = CaptionJob(cfg, Collection.from_config(cfg), console, overwrite=cfg.overwrite)
+    job = CaptionJob(cfg, Collection(cfg), console, overwrite=cfg.overwrite)
     with nullcontext() if cfg.dry_run else OutputLock(cfg.output_dir):
         plan = job.plan()
         if not cfg.dry_run:
@@ -117,8 +115,6 @@ class CaptionJob:
     def __init__(
         self, cfg: DictConfig, collection: Collection, console: Console, *, overwrite: bool = False
     ) -> None:
-        if not 0 <= cfg.max_failures <= 1:
-            raise UsageError(f"max_failures={cfg.max_failures}: a share, from 0 to 1")
         self._captioner: Captioner = build(cfg.caption, "caption")
         self._cfg, self._collection, self._console = cfg, collection, console
         self._source, self._root = collection.first(cfg.limit), Path(cfg.output_dir)

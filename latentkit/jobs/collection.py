@@ -1,8 +1,6 @@
 """What every command works on: a picture collection, and the store that holds its outputs."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -16,39 +14,26 @@ from latentkit.stores.captions import captions_path
 from latentkit.stores.npy import npy_store
 
 
-@dataclass(frozen=True)
 class Collection:
-    """A source and its store.
+    """A source and its store, as the configuration has them.
 
     Attributes:
         name: of the dataset, as it was chosen.
         source: the pictures, with the captions that a model wrote where they have none of their own.
         store: their outputs; nothing is opened.
+
+    Raises:
+        UsageError, LatentkitError: one line each.
     """
 
-    name: str
-    source: Captioned
-    store: Store
-
-    @classmethod
-    def from_config(cls, cfg: DictConfig) -> Self:
-        """Build both.
-
-        Raises:
-            UsageError, LatentkitError: one line each.
-        """
+    def __init__(self, cfg: DictConfig) -> None:
         source: Source = build(cfg.dataset, "dataset")
-        store = build_store(cfg)
-        return cls(dataset_name(), Captioned(source, captions_path(store.root)), store)
+        self.name, self.store = chosen("dataset"), build_store(cfg)
+        self.source = Captioned(source, captions_path(self.store.root))
 
     def first(self, limit: int | None) -> Source:
         """The source, or its first `limit` pictures. Raises UsageError when that is none."""
         return self.source if limit is None else First(self.source, limit)
-
-
-def dataset_name() -> str:
-    """The dataset that was chosen on the command line, or by default."""
-    return chosen("dataset")
 
 
 def chosen(group: str) -> str:
@@ -87,7 +72,7 @@ def build_store(cfg: DictConfig) -> Store:
     if there.exists() and not there.is_dir():
         raise UsageError(f"output_dir={cfg.output_dir}: {there} is a file: give a folder")
     if "split" in cfg.store:
-        cfg.store.dataset = cfg.store.dataset or dataset_name()
+        cfg.store.dataset = cfg.store.dataset or chosen("dataset")
         cfg.store.split = cfg.store.split or cfg.dataset.get("split")
     store: Store = build(cfg.store, "store")
     return store

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any, NoReturn
 
 from latentkit.runtime.exit_status import INTERRUPTED
@@ -49,7 +49,8 @@ class Verb(ModuleType):
         """
         from latentkit.jobs.composition import call
 
-        return call(self.main, [*overrides, *as_overrides(values)], config_dir)
+        words = self.main.complete([*overrides, *as_overrides(values)])
+        return call(self.main.name, self.main.job, words, config_dir)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Command:
             try:
                 from latentkit.jobs.composition import compose_and_run
 
-                return compose_and_run(self, list(arguments))
+                return compose_and_run(self.name, self.job, self.complete(list(arguments)))
             except KeyboardInterrupt:
                 print("latentkit: interrupted; what was published is whole", file=sys.stderr)
                 return INTERRUPTED
@@ -119,12 +120,8 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.utils import get_method
 from omegaconf import DictConfig, open_dict
@@ -25,37 +27,37 @@ from omegaconf.errors import (
 )
 
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.jobs.config import conf_dir, register
+from latentkit.jobs.config import check_ranges, conf_dir, register
 from latentkit.runtime.exit_status import DONE, FAILED, INTERRUPTED, WRONG_USAGE, Outcome
-
-if TYPE_CHECKING:
-    from latentkit.jobs.command import Command
 
 _QUOTE = "'"
 
 
-class _Ended(int):
-    """A job's exit status as the job returns it.
+class _Ended(Outcome):
+    """What came of a job, as the job returns it to Hydra.
 
     Launchers that run jobs in other processes bring back by pickle what those return, and Hydra drops it: so
-    unpickling notes it.
+    unpickling notes the exit status.
     """
 
     elsewhere: ClassVar[list[int]] = []
 
     @classmethod
-    def brought(cls, status: int) -> _Ended:
+    def brought(cls, status: int, result: dict[str, Any]) -> _Ended:
         cls.elsewhere.append(status)
-        return cls(status)
+        return cls(status, result)
 
-    def __reduce__(self) -> tuple[Callable[[int], _Ended], tuple[int]]:
-        return self.brought, (int(self),)
+    def __reduce__(self) -> tuple[Callable[..., _Ended], tuple[int, dict[str, Any]]]:
+        return self.brought, (self.status, self.result)
 
 
-def compose_and_run(command: Command, arguments: list[str]) -> int:
-    """Compose the command's YAML from its arguments and do its job, once for each run of a sweep.
+def compose_and_run(verb: str, job: str, arguments: list[str]) -> int:
+    """Compose the verb's YAML from arguments and do its job, once for each run of a sweep.
 
     Expected errors print one line and no traceback; ``HYDRA_FULL_ERROR=1`` shows the traceback.
+
+    Args:
+        job: dotted name of the function ``(cfg) -> Outcome`` that does the work.
 
     Returns:
         The worst exit status.
@@ -68,31 +70,32 @@ def compose_and_run(command: Command, arguments: list[str]) -> int:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them
     statuses: list[int] = []
 
-    def job(cfg: DictConfig) -> _Ended:
+    def run(cfg: DictConfig) -> _Ended:
         if not wants_traceback:
             del os.environ["HYDRA_FULL_ERROR"]  # nor do processes that the job starts inherit it
         try:
-            statuses.append(get_method(command.job)(cfg).status)
+            outcome = _do(job, cfg)
             sys.stdout.flush()
         except BrokenPipeError:
             raise
         except (LatentkitError, OmegaConfBaseException, OSError) as error:
             if wants_traceback:
                 raise
-            statuses.append(_report(error))  # a sweep goes on with its next job
+            outcome = Outcome(_report(error), {})  # a sweep goes on with its next job
         finally:
             os.environ["HYDRA_FULL_ERROR"] = "1"
-        if statuses[-1] == INTERRUPTED:
+        statuses.append(outcome.status)
+        if outcome.status == INTERRUPTED:
             raise KeyboardInterrupt
-        return _Ended(statuses[-1])
+        return _Ended(*outcome)
 
     _Ended.elsewhere.clear()
     typed = sys.argv[1:]
     try:
-        _check_order(arguments)
-        sys.argv[1:] = command.complete(arguments)
+        _check_arguments(arguments)
+        sys.argv[1:] = arguments
         with _own_hydra():
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command.name)(job)()
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(run)()
     except KeyboardInterrupt:
         if INTERRUPTED not in statuses:
             raise
@@ -113,8 +116,8 @@ def compose_and_run(command: Command, arguments: list[str]) -> int:
     return max([*statuses, *_Ended.elsewhere], default=DONE)
 
 
-def call(command: Command, overrides: list[str], config_dir: str | Path | None) -> dict[str, Any]:
-    """Compose the command's YAML from overrides and do its job once; what came of it.
+def call(verb: str, job: str, overrides: list[str], config_dir: str | Path | None) -> dict[str, Any]:
+    """Compose the verb's YAML from overrides and do its job once; what came of it.
 
     Hydra's state is afterwards what it was before: the caller may use Hydra as well.
 
@@ -124,17 +127,16 @@ def call(command: Command, overrides: list[str], config_dir: str | Path | None) 
     flags = [word for word in overrides if word.startswith("-")]
     if flags:
         raise UsageError(f"{flags[0]}: flags are for the command line; a sweep is a loop here")
-    overrides = command.complete(overrides)
     if config_dir is not None:
-        overrides.append(f"hydra.searchpath=['file://{Path(config_dir).resolve()}']")
+        overrides = [*overrides, f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"]
     try:
-        _check_order(overrides)
-        with _own_hydra(), hydra.initialize_config_dir(str(conf_dir()), command.name, "1.3"):
-            cfg = hydra.compose(command.name, overrides, return_hydra_config=True)
+        _check_arguments(overrides)
+        with _own_hydra(), hydra.initialize_config_dir(str(conf_dir()), verb, "1.3"):
+            cfg = hydra.compose(verb, overrides, return_hydra_config=True)
             HydraConfig.instance().set_config(cfg)
             with open_dict(cfg):
                 del cfg["hydra"]
-            outcome: Outcome = get_method(command.job)(cfg)
+            outcome = _do(job, cfg)
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_clear(error)) from error
     except OSError as error:
@@ -142,6 +144,12 @@ def call(command: Command, overrides: list[str], config_dir: str | Path | None) 
     if outcome.status == INTERRUPTED:
         raise KeyboardInterrupt
     return outcome.result
+
+
+def _do(job: str, cfg: DictConfig) -> Outcome:
+    check_ranges(cfg)
+    outcome: Outcome = get_method(job)(cfg)
+    return outcome
 
 
 @contextmanager
@@ -163,8 +171,11 @@ def _report(error: Exception) -> int:
     return WRONG_USAGE if usage else FAILED
 
 
-def _check_order(arguments: list[str]) -> None:
-    """What Hydra 1.3 would answer with a traceback or its usage: flags amid values, no key, other flags."""
+def _check_arguments(arguments: list[str]) -> None:
+    """What Hydra 1.3 would answer with a traceback or its usage.
+
+    Flags amid values, a value without a key, other flags, and an option of a group that is no name.
+    """
     for word in arguments:
         if word.startswith("="):
             raise UsageError(f"{word}: there is no key before the equals sign")
@@ -172,7 +183,8 @@ def _check_order(arguments: list[str]) -> None:
     for word in unknown:
         name = word.partition("=")[0]
         if name.startswith("-"):
-            raise UsageError(f"{name}: no such flag; a value is given as {_as_key(name)}=VALUE")
+            key = name.lstrip("-").replace("-", "_")
+            raise UsageError(f"{name}: no such flag; a value is given as {key}=VALUE")
         raise UsageError(
             f"{word} stands after a flag such as -m, and other arguments stand before it: "
             "put flags before all key=value arguments, or after all of them"
@@ -181,20 +193,23 @@ def _check_order(arguments: list[str]) -> None:
         raise UsageError("--resolve goes with --cfg job")
     if flags.multirun and flags.cfg:
         raise UsageError("--cfg prints one configuration: leave out -m, and of each sweep give one value")
-
-
-def _as_key(flag: str) -> str:
-    return flag.lstrip("-").replace("-", "_")
+    for override in OverridesParser.create().parse_overrides(flags.overrides):
+        group, value = override.key_or_group, override.value()
+        options = value.list if isinstance(value, ChoiceSweep) else [value]
+        if None in options and (conf_dir() / group).is_dir() and not override.is_delete():
+            raise UsageError(_no_such_option(f"{group}/null", None))
 
 
 def _clear(error: BaseException) -> str:
     """Our own errors as they are; Hydra's and OmegaConf's on one line, without their internals."""
-    for link in _chain(error):
+    link: BaseException | None = error
+    while link is not None:
         if isinstance(link, LatentkitError):
             return str(link)
         if isinstance(link, MissingMandatoryValue):
             name = str(link).split("\n")[0].rpartition(" ")[2]
             return f"{name} is not set: give {name}=VALUE"
+        link = link.__cause__ or link.__context__
     if isinstance(error, OSError) and _is_of_the_disk(error):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -219,13 +234,6 @@ def _clear(error: BaseException) -> str:
         where = f"{at_fault.full_key}={at_fault.value}: " if at_fault.full_key else ""
         text = where + text.partition("\n")[0]
     return " ".join(text.replace("str is not a ListConfig, list or tuple", "a list is written [a,b]").split())
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those behind it."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _is_of_the_disk(error: BaseException) -> bool:

@@ -17,7 +17,6 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from latentkit.errors import UsageError, one_line
 from latentkit.jobs import schemas
-from latentkit.jobs.hardware import by_vram
 
 _LONGEST_NAME = 200
 """Characters of an evaluation's name; what is longer ends in a hash."""
@@ -44,8 +43,32 @@ def register() -> None:
     """Make the schemas and resolvers known to Hydra. Safe to call again."""
     for verb, schema in schemas.ROOTS.items():
         ConfigStore.instance().store(name=f"{verb}_schema", node=schema)
-    for resolver in (_basename, _sweep_dir, _shards_dir, _evaluation_name, _given, by_vram):
+    for resolver in (_basename, _sweep_dir, _shards_dir, _evaluation_name, _given, _by_vram):
         OmegaConf.register_new_resolver(resolver.__name__.lstrip("_"), resolver, replace=True)
+
+
+def check_ranges(cfg: DictConfig) -> None:
+    """Raise UsageError for a number that no verb takes under that key."""
+    for key, least in schemas.LEAST.items():
+        value = cfg.get(key)
+        if value is not None and value < least:
+            raise UsageError(f"{key}={value}: must be at least {least}")
+    for key in schemas.SHARES:
+        if not 0 <= cfg.get(key, 0) <= 1:
+            raise UsageError(f"{key}={cfg[key]:g}: a share, from 0 to 1")
+
+
+def _by_vram(values: Mapping[str, Any], *, _root_: DictConfig) -> Any:
+    """The value for the profile that ``vram`` is on: ``${by_vram:{low:16,high:128}}``.
+
+    None while ``vram=auto`` has not picked one; what it picked stands behind a colon.
+    """
+    profile = _root_.vram.profile.rpartition(": ")[2]
+    if profile == "auto":
+        return None
+    if profile not in values:
+        raise UsageError(f"vram={profile}: there are values for {', '.join(values)} only; give them by hand")
+    return values[profile]
 
 
 def _basename(path: str) -> str:

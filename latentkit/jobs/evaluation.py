@@ -2,8 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,28 +27,22 @@ from latentkit.evaluation.sink import EvaluationResult
 from latentkit.evaluation.statistics import PICTURE_SIZE
 from latentkit.jobs.collection import chosen
 from latentkit.jobs.config import build
+from latentkit.jobs.hardware import Process
 from latentkit.jobs.inputs import open_generated, open_reference_side, reference_geometry
 from latentkit.report.evaluation import Compared, Report, print_report
 from latentkit.report.sheets import reconstruction_sheet
-from latentkit.runtime.device import (
-    Device,
-    decoding_workers,
-    find_device,
-    process_rank,
-)
 from latentkit.runtime.exit_status import DONE, FAILED, INTERRUPTED, Outcome
 from latentkit.runtime.provenance import provenance
-from latentkit.runtime.quiet import quiet_libraries
 from latentkit.runtime.readable import readable_count
-from latentkit.runtime.terminal import open_console
-from latentkit.stores import OutputLock
+from latentkit.runtime.terminal import quiet_libraries
 
 
 class EvaluationJob:
     """Everything that one evaluation needs, opened and checked; no network is loaded yet.
 
     Args:
-        cfg: with values that `validate` has passed.
+        cfg: of ``latentkit.evaluate``.
+        process: this one; of several, only process 0 speaks and writes.
 
     Attributes:
         generated, reference: the two sides; no reference where no metric asks for one.
@@ -60,31 +52,27 @@ class EvaluationJob:
         decoder: None where the generated side is pictures.
         by_originals: whether the reference is the pictures that the latents were made from.
         folder: of the results.
-        rank: this process's number among those of one run; only process 0 speaks and writes.
 
     Raises:
         UsageError, LatentkitError: one line each.
     """
 
-    def __init__(self, cfg: DictConfig) -> None:
-        self.cfg, self._began = cfg, time.monotonic()
+    def __init__(self, cfg: DictConfig, process: Process) -> None:
+        self.cfg, self.process, self._began = cfg, process, time.monotonic()
+        self.console = process.console
         quiet_libraries()
-        several = cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1
-        self.rank = process_rank(cfg.trainer.devices) if several else 0
-        self.console = open_console(quiet=self.rank > 0)
-        self.device = find_device(cfg.trainer.accelerator)
         self.folder = ReportFolder(Path(cfg.report_dir))
         metrics = {name: build(cfg.metrics[name], f"metrics.{name}") for name in map(str, cfg.metrics)}
         decoder: LatentDecoder = build(cfg.decoder, "decoder")
         opened = open_generated(cfg, decoder)
         self.generated, own = opened.pictures, opened.own
         self.by_originals = own is not None and cfg.reference is None
-        self.decoder = decoder.fitted(self.device.kind) if self.generated.latents else None
+        self.decoder = decoder.fitted(process.device.kind) if self.generated.latents else None
         self.folder.check(self.generated.keys if cfg.save_images else None)
         pictures = open_reference_side(cfg, opened)
         self.left_out = not_allowed(metrics, self.generated, referenced=pictures is not None)
         metrics = _without(self.left_out, metrics, cfg)
-        self.extractors = _build_extractors(cfg, metrics, self.device)
+        self.extractors = _build_extractors(cfg, metrics, process.device.kind)
         self.reference: Reference | None = None
         if pictures is not None and any(metric.compares for metric in metrics.values()):
             self.reference = open_reference(
@@ -104,10 +92,6 @@ class EvaluationJob:
                 raise UsageError("save_reference: no metric of this run compares with a reference")
             self.reference.check_saving(Path(cfg.save_reference))
 
-    def lock(self) -> AbstractContextManager[object]:
-        """One evaluation at a time writes into a folder; held by process 0."""
-        return nullcontext() if self.rank > 0 else OutputLock(self.folder.path)
-
     def announce(self) -> None:
         """Say what will be done, before anything is loaded."""
         say = self.console.print
@@ -116,30 +100,27 @@ class EvaluationJob:
         against = f" against {self.reference.name}" if self.reference else ""
         say(
             f"{self.generated.name}: {readable_count(len(self.generated), 'picture')}{against}, "
-            f"{', '.join(self.metrics)}, on {self.device.kind}, vram={self.cfg.vram.profile}"
+            f"{', '.join(self.metrics)}, on {self.process.device.kind}, vram={self.cfg.vram.profile}"
         )
         for metric, reason in self.left_out.items():
             say(f"  without {metric}: {reason}")
 
     def run(self) -> EvaluationResult:
         """Decode, extract and compare. What becomes known of the reference is kept on the way."""
-        if self.rank == 0:
+        if self.process.rank == 0:
             saved = self.generated.keys if self.cfg.save_images else None
             self.folder.begin(OmegaConf.to_yaml(self.cfg, resolve=True), saved)
-        make_trainer = partial(
-            build, self.cfg.trainer, "trainer", accelerator="gpu" if self.device.kind == "cuda" else "cpu"
-        )
         return evaluate_sets(
             self.generated,
             self.metrics,
             self.extractors,
             self.decoder,
-            make_trainer,
+            self.process.make_trainer,
             reference=self.reference,
             by_originals=self.by_originals,
             images=self.folder.images if self.cfg.save_images else None,
             batch_size=self.decoder.batch_size if self.decoder else self.cfg.batch_size,
-            workers=decoding_workers(self.cfg.workers),
+            workers=self.process.workers,
             console=self.console,
         )
 
@@ -148,7 +129,7 @@ class EvaluationJob:
 
         The exit status is 0 in all processes but the first, as when encoding.
         """
-        if self.rank > 0:
+        if self.process.rank > 0:
             return Outcome(DONE, {})
         if result.interrupted:
             self.console.print("interrupted: no number came of it")
@@ -248,9 +229,7 @@ def _without(
     return {name: metric for name, metric in metrics.items() if name not in left_out}
 
 
-def _build_extractors(
-    cfg: DictConfig, metrics: Mapping[str, EvaluationMetric], device: Device
-) -> list[Encoder]:
+def _build_extractors(cfg: DictConfig, metrics: Mapping[str, EvaluationMetric], device: str) -> list[Encoder]:
     """The encoders whose outputs the metrics read."""
     built: list[Encoder] = [
         build(cfg.extractors[name], f"extractors.{name}", name=str(name), group="extractors")
@@ -258,7 +237,7 @@ def _build_extractors(
     ]
     needed = extractors_of({read for metric in metrics.values() for read in metric.features}, built)
     check_extractors(metrics, needed)
-    return [encoder.fitted(device.kind) for encoder in needed]
+    return [encoder.fitted(device) for encoder in needed]
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:

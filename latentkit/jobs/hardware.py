@@ -1,29 +1,53 @@
-"""What a configuration says of devices: the VRAM profile that fits, and who may start processes."""
+"""What a configuration says of devices: the VRAM profile that fits, and this process of the run."""
 
-from collections.abc import Mapping
-from typing import Any
+from functools import partial
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from latentkit.errors import UsageError
-from latentkit.runtime.device import Device, launched_externally
+from latentkit.jobs.config import build
+from latentkit.runtime.device import (
+    Device,
+    decoding_workers,
+    find_device,
+    launched_externally,
+    process_rank,
+)
+from latentkit.runtime.terminal import open_console, quiet_libraries
 
 HIGH_FROM_BYTES = 40 * 2**30
 
 
-def by_vram(values: Mapping[str, Any], *, _root_: DictConfig) -> Any:
-    """The value for the profile that ``vram`` is on: ``${by_vram:{low:16,high:128}}``.
+class Process:
+    """This process of a run of ``latentkit.encode`` or ``latentkit.evaluate``, and the device that it has.
 
-    None while ``vram=auto`` has not picked one; what it picked stands behind a colon.
+    Args:
+        cfg: ``vram=auto`` gets the values of the profile that fits.
+
+    Attributes:
+        several: whether the run has other processes.
+        rank: this one's number among them; only process 0 speaks and writes.
+        console: for people.
+        make_trainer: Lightning's ``Trainer`` with the given callbacks.
+        workers: processes that decode pictures for this one.
+
+    Raises:
+        UsageError: there is no such device, or this process may not start others.
     """
-    profile = _root_.vram.profile.rpartition(": ")[2]
-    if profile == "auto":
-        return None
-    if profile not in values:
-        raise UsageError(f"vram={profile}: there are values for {', '.join(values)} only; give them by hand")
-    return values[profile]
+
+    def __init__(self, cfg: DictConfig) -> None:
+        quiet_libraries()
+        self.several = cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1
+        self.rank = process_rank(cfg.trainer.devices) if self.several else 0
+        self.console = open_console(quiet=self.rank > 0)
+        self.device = find_device(cfg.trainer.accelerator)
+        fill_vram(cfg.vram, self.device)
+        check_launch(cfg.trainer)
+        accelerator = "gpu" if self.device.kind == "cuda" else "cpu"
+        self.make_trainer = partial(build, cfg.trainer, "trainer", accelerator=accelerator)
+        self.workers = decoding_workers(cfg.workers)
 
 
 def fill_vram(vram: DictConfig, device: Device) -> None:

@@ -1,11 +1,9 @@
-"""Both sides of an evaluation: what was chosen is checked, then opened."""
+"""Both sides of an evaluation, opened as the configuration asks."""
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from latentkit.encoders import LatentDecoder
@@ -16,49 +14,16 @@ from latentkit.evaluation.picture_set import FirstOf, PictureSet
 from latentkit.evaluation.sets.latents import Reconstructions
 from latentkit.evaluation.sets.open import existing, open_own, open_set
 from latentkit.evaluation.sets.pictures import SourcePictures
-from latentkit.evaluation.statistics import is_own, is_statistics
+from latentkit.evaluation.statistics import is_statistics
 from latentkit.jobs.collection import chosen
 from latentkit.jobs.config import build
-from latentkit.jobs.hardware import check_launch, fill_vram
 from latentkit.pixels import AdmCrop, Geometry
-from latentkit.runtime.device import find_device
 
 DEMO = "demo"
 """The dataset that nobody had to choose."""
 
 USUAL_SIZE = 256
 """Of a crop whose size was not given."""
-
-
-def validate(cfg: DictConfig) -> None:
-    """Fill in what a VRAM profile decides, before anything is opened or encoded.
-
-    Raises:
-        UsageError: a value cannot be meant.
-    """
-    if not cfg.metrics:
-        raise UsageError("no metric: give metric=NAME")
-    if cfg.crop not in (None, "none", *CROPS):
-        raise UsageError(f"crop={cfg.crop}: choose one of {', '.join(CROPS)}, none")
-    if cfg.limit is not None and cfg.limit < 2:
-        raise UsageError(f"limit={cfg.limit}: at least 2")
-    if cfg.workers is not None and cfg.workers < 0:
-        raise UsageError(f"workers={cfg.workers}: must be at least 0")
-    if not cfg.report_dir or (Path(cfg.report_dir).exists() and not Path(cfg.report_dir).is_dir()):
-        raise UsageError(f"report_dir={cfg.report_dir}: give a folder")
-    if cfg.generated is None and cfg.reference is not None and _is_demo_by_default():
-        raise UsageError("reference without generated: give generated=PATH, or dataset=NAME for its latents")
-    for key in ("generated", "reference"):
-        if cfg[key] is not None:
-            existing(cfg[key], or_statistics=key == "reference")
-    if cfg.save_reference is not None:
-        cfg.save_reference = str(Path(cfg.save_reference).expanduser())
-        _check_save_reference(Path(cfg.save_reference))
-    fill_vram(cfg.vram, find_device(cfg.trainer.accelerator))
-    build(cfg.decoder, "decoder")
-    for name in cfg.metrics:
-        build(cfg.metrics[name], f"metrics.{name}")
-    check_launch(cfg.trainer)
 
 
 @dataclass(frozen=True)
@@ -151,18 +116,3 @@ def _dataset_title(cfg: DictConfig) -> str:
 
 def _limited(cfg: DictConfig, pictures: PictureSet) -> PictureSet:
     return pictures if cfg.limit is None else FirstOf(pictures, cfg.limit)
-
-
-def _is_demo_by_default() -> bool:
-    typed = HydraConfig.get().overrides.task
-    return chosen("dataset") == DEMO and not any(word.startswith("dataset=") for word in typed)
-
-
-def _check_save_reference(path: Path) -> None:
-    if path.suffix != ".npz":
-        raise UsageError(f"save_reference={path}: give FILE.npz")
-    if path.exists() and not is_own(path):
-        raise UsageError(f"save_reference={path} exists, and it is not latentkit's: give another file")
-    there = next(folder for folder in path.resolve().parents if folder.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UsageError(f"save_reference={path}: {there} is no folder that can be written to")

@@ -200,3 +200,9 @@ ROOTS: dict[str, type] = {
     "evaluate": EvaluateConfig,
 }
 """Verb -> schema; ``conf/<verb>.yaml`` begins its defaults with ``<verb>_schema``."""
+
+LEAST = {"limit": 1, "workers": 0, "progress_every": 1, "connections": 1, "retries": 0}
+"""Key -> the least that it may be, in any verb."""
+
+SHARES = ("max_failures", "max_share")
+"""Keys of shares, from 0 to 1."""

@@ -5,16 +5,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from latentkit.report.evaluation import REPORT
 from latentkit.report.sweep import SweepTable
 from latentkit.runtime.device import process_rank
 from latentkit.runtime.terminal import open_console
-from latentkit.stores.storage import publish, publish_json, remove_many
+from latentkit.stores.storage import publish_bytes, publish_json, remove_many
 
 
 class SweepReport(Callback):
@@ -24,9 +22,6 @@ class SweepReport(Callback):
     failed has a row without values. Of a run's processes the first alone writes.
     """
 
-    def __init__(self) -> None:
-        self._before: tuple[int, int] | None = None
-
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Forget the sweep before; ``sweep_dir`` holds one. What others put there stays."""
         if process_rank():
@@ -34,17 +29,12 @@ class SweepReport(Callback):
         folder = Path(config.sweep_dir)
         remove_many([*_kept(folder), *(folder / f"sweep.{suffix}" for suffix in ("csv", "md", "png"))])
 
-    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Remember the report that lies there already: it is not this run's."""
-        self._before = _version(config)
-
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Keep the report before another run of the sweep takes its place."""
+        """Keep the run's report; a run that failed has none."""
         how = job_return.hydra_cfg
         if how is None or how.hydra.mode.name != "MULTIRUN" or process_rank():
             return
-        changed = _version(config) != self._before
-        report = json.loads(Path(config.report_dir, REPORT).read_bytes()) if changed else {}
+        report = job_return.return_value.result if job_return.status == JobStatus.COMPLETED else {}
         kept = {"overrides": list(job_return.overrides or ()), "report": report}
         publish_json(Path(config.sweep_dir, f"{how.hydra.job.num}.json"), kept)
         _publish_table(Path(config.sweep_dir))  # there also when the sweep is stopped before its end
@@ -57,7 +47,7 @@ class SweepReport(Callback):
         table = _publish_table(folder)
         if not table.values:
             return
-        publish(folder / "sweep.png", lambda file: file.write(table.plot()))
+        publish_bytes(folder / "sweep.png", table.plot())
         console = open_console()
         table.print(console)
         console.print(f"in {folder}: sweep.csv, sweep.md, sweep.png")
@@ -78,15 +68,6 @@ def _kept(folder: Path) -> dict[Path, dict[str, Any]]:
 def _publish_table(folder: Path) -> SweepTable:
     """The table of the runs that have ended so far, as CSV and Markdown."""
     table = SweepTable([*_kept(folder).values()])
-    publish(folder / "sweep.csv", lambda file: file.write(table.as_csv().encode()))
-    publish(folder / "sweep.md", lambda file: file.write(table.as_markdown().encode()))
+    publish_bytes(folder / "sweep.csv", table.as_csv().encode())
+    publish_bytes(folder / "sweep.md", table.as_markdown().encode())
     return table
-
-
-def _version(config: DictConfig) -> tuple[int, int] | None:
-    """What tells a run's report from the one before it; None: there is none, or no place for one."""
-    try:
-        now = Path(config.report_dir, REPORT).stat()
-    except (OSError, OmegaConfBaseException):
-        return None
-    return now.st_ino, now.st_mtime_ns

@@ -24,7 +24,7 @@ from latentkit.sources.files import printable
 from latentkit.sources.library import Library
 from latentkit.stores import NpyStore, OutputLock
 from latentkit.stores.storage import publish_json
-from latentkit.upkeep.prune import check_max_share, prune
+from latentkit.upkeep.prune import prune
 
 _WAITING = 4
 """Threads for each connection: photos that wait for their next attempt hold up no other."""
@@ -49,12 +49,8 @@ def _check(cfg: DictConfig) -> tuple[Library, NpyStore]:
     """The library's folders, and the store whose outputs pruning cleans; touches nothing."""
     if not is_http(cfg.base_url):
         raise UsageError(f"base_url={cfg.base_url}: give an http or https URL")
-    for key, least in (("connections", 1), ("retries", 0), ("limit", 1)):
-        if cfg[key] is not None and cfg[key] < least:
-            raise UsageError(f"{key}={cfg[key]}: must be at least {least}")
     if not cfg.deadline > 0:
         raise UsageError(f"deadline={cfg.deadline:g}: must be over 0 seconds")
-    check_max_share(cfg.max_share)
     library, store = build_library(cfg), build_npy_store(cfg)
     if library is None:
         raise UsageError("this dataset is no photo library with a list: give dataset=crawlr")

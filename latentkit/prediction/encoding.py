@@ -1,7 +1,9 @@
-"""A pass of encoders: one batch of one encoder a step, nothing lost, into a store."""
+"""Works a plan off, pass by pass: one batch of one encoder a step, nothing lost, into a store."""
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,11 +11,12 @@ from torch import nn
 
 from latentkit.encoders.encoder import Encoder
 from latentkit.prediction.background import BackgroundThread
-from latentkit.prediction.batches import Batch
-from latentkit.prediction.loop import Sink, Step
-from latentkit.prediction.plan import Outputs
-from latentkit.prediction.results import Encoded, Failure
+from latentkit.prediction.batches import Batch, BatchStream
+from latentkit.prediction.loop import DIFFERENT_FILES, Loop, Pass, PassResult, Sink, Step
+from latentkit.prediction.plan import Outputs, Plan, Unit
+from latentkit.prediction.results import Encoded, Failure, FailureLimit
 from latentkit.runtime.forward import Forward, Launched
+from latentkit.sources.source import Source
 
 
 class EncodingStep(Step[Batch, Encoded]):
@@ -108,3 +111,111 @@ class StoreSink(BackgroundThread[Encoded | Failure], Sink[Encoded]):
                     self._store.fail(failure)
             else:
                 self._store.write(*run)
+
+
+@dataclass
+class RunResult:
+    """What happened in this process.
+
+    Attributes:
+        interrupted: whether some process of the run was asked to stop before its end.
+        notes: conversions -> pictures (``cmyk``, ``greyscale`` ...), over all processes.
+        batch_sizes: encoder -> the batch size that fits in memory.
+        encoded: encoder -> pictures, over all processes.
+        seconds: over all passes, loading and compiling the networks included.
+        rates: encoder -> pictures a second of its pass, all processes together.
+        device: the device's name.
+        peak_bytes: encoder -> device memory at its fullest during its pass; None on a CPU.
+    """
+
+    interrupted: bool = False
+    notes: Counter[str] = field(default_factory=Counter)
+    batch_sizes: dict[str, int] = field(default_factory=dict)
+    encoded: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    rates: dict[str, float] = field(default_factory=dict)
+    device: str = "cpu"
+    peak_bytes: dict[str, int | None] = field(default_factory=dict)
+
+    def add(self, ended: PassResult, batch_sizes: Mapping[str, int]) -> None:
+        """Take in a pass that has ended."""
+        self.interrupted = ended.interrupted
+        self.notes |= ended.notes  # passes see the same pictures
+        self.batch_sizes |= batch_sizes
+        self.encoded += ended.pictures
+        self.seconds += ended.seconds
+        self.rates |= {name: round(ended.pictures[name] / ended.seconds, 3) for name in batch_sizes}
+        self.device = ended.device
+        self.peak_bytes |= dict.fromkeys(batch_sizes, ended.peak_bytes)
+
+
+def run_plan(
+    plan: Plan,
+    source: Source,
+    encoders: Sequence[Encoder],
+    store: Outputs,
+    loop: Loop,
+    *,
+    resident: str,
+    max_failures: float,
+) -> RunResult:
+    """Encode what the plan says is left.
+
+    Args:
+        plan: the same on every process of the run.
+        store: takes results and failures, in plan order.
+        loop: runs the passes.
+        resident: ``one`` encoder in device memory at a time, each with a pass of its own, or ``all`` in one
+            pass that decodes every picture once.
+        max_failures: share of the collection that may fail.
+
+    Raises:
+        TooManyFailuresError, LatentkitError: what is published stays published.
+    """
+    work = {part.encoder: part for part in plan.encoders}
+    busy = [encoder for encoder in encoders if work[encoder.name].todo]
+    passes = [busy] if resident == "all" and busy else [[encoder] for encoder in busy]
+    result = RunResult()
+    with StoreSink(store) as sink:
+        already = {key for part in plan.encoders for key in part.quarantined}
+        limit = FailureLimit(sink.put, len(source), max_failures, already)
+        shares = {name: _share(part.units, loop.rank, loop.processes) for name, part in work.items()}
+        for name, share in shares.items():
+            store.begin(name, share, source)
+        for together in passes:
+            units = {encoder.name: shares[encoder.name] for encoder in together}
+            notes: Counter[str] = Counter()
+            step = EncodingStep(together, limit)
+            ended = loop.run(
+                Pass(
+                    title=" + ".join(units),
+                    total=sum(len(unit.indices) for of_encoder in units.values() for unit in of_encoder),
+                    batches=BatchStream(
+                        source,
+                        together,
+                        units,
+                        fail=limit,
+                        notice=notes.update,
+                        workers=loop.workers,
+                        pin=loop.pin,
+                    ),
+                    step=step,
+                    sink=sink,
+                    agreed={DIFFERENT_FILES: plan.digest()},
+                    repeats=len(together),
+                    notes=notes,
+                )
+            )
+            result.add(ended, step.batch_sizes)
+            if result.interrupted:
+                break
+    return result
+
+
+def _share(units: Sequence[Unit], rank: int, processes: int) -> list[Unit]:
+    """This process's part: whole units where they are atomic, else every `processes`-th picture of each."""
+    return [
+        unit if unit.atomic else Unit(unit.id, unit.indices[rank::processes], atomic=False)
+        for unit in units
+        if not unit.atomic or unit.id % processes == rank
+    ]

@@ -41,10 +41,6 @@ class Step(pl.LightningModule, ABC, Generic[_Batch, _Result]):
         """The results that are still to come when all batches have been seen."""
         return None
 
-    def predict_step(self, batch: _Batch, batch_idx: int) -> _Result | None:
-        """As `forward`."""
-        return self.forward(batch)
-
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """A `Forward` does that."""
         return batch
@@ -90,7 +86,7 @@ class Sink(ABC, Generic[_Result]):
 
 @dataclass
 class Pass(Generic[_Batch, _Result]):
-    """One way through a collection.
+    """One way through a collection. Iterating gives its batches, until `stopped` is set.
 
     Attributes:
         title: what runs, e.g. ``dinov3 + flux_vae``.
@@ -100,6 +96,7 @@ class Pass(Generic[_Batch, _Result]):
         agreed: message -> what the processes must agree on, or the run ends with that message.
         repeats: how often the step is given each picture, for the progress report.
         notes: taken from the batches as they come.
+        stopped: whether the pass was asked to end after the batch in hand.
     """
 
     title: str
@@ -110,25 +107,10 @@ class Pass(Generic[_Batch, _Result]):
     agreed: Mapping[str, object]
     repeats: int = 1
     notes: Counter[str] = field(default_factory=Counter)
+    stopped: bool = False
 
-
-class Stoppable(Generic[_T]):
-    """Batches that end early when asked to.
-
-    Attributes:
-        stopped: whether `stop` was called.
-    """
-
-    def __init__(self, batches: Iterable[_T]) -> None:
-        self._batches = batches
-        self.stopped = False
-
-    def stop(self) -> None:
-        """End after the batch in hand."""
-        self.stopped = True
-
-    def __iter__(self) -> Iterator[_T]:
-        return itertools.takewhile(lambda _: not self.stopped, self._batches)
+    def __iter__(self) -> Iterator[_Batch]:
+        return itertools.takewhile(lambda _: not self.stopped, self.batches)
 
 
 class Loop(pl.Callback):
@@ -151,7 +133,7 @@ class Loop(pl.Callback):
         console: Console,
         progress_every: int | None,
     ) -> None:
-        self._advice, self._workers = advice, workers
+        self._advice, self.workers = advice, workers
         self._console, self._progress_every = console, progress_every
         self._trainer = make_trainer(
             callbacks=[self],
@@ -175,16 +157,15 @@ class Loop(pl.Callback):
         title = work.title
         if self.processes > 1:
             title += f" (process {self.rank + 1} of {self.processes})"
-        self._work, self._batches = work, Stoppable(work.batches)
-        self._pictures: Counter[str] = Counter()
+        self._work, self._pictures = work, Counter[str]()
         with (
             ProgressReport(
                 title, work.total // work.repeats, self._console, every=self._progress_every
             ) as self._progress,
             Interrupts(self._stop, patient=self.rank > 0) as self._interrupts,
-            worker_deaths_told(self._workers),
+            worker_deaths_told(self.workers),
         ):
-            self._predict(work.step)
+            self._predict()
         self._result.seconds = self._progress.seconds
         gc.collect()
         if self.pin:
@@ -202,13 +183,7 @@ class Loop(pl.Callback):
             torch.cuda.reset_peak_memory_stats(pl_module.device)
 
     def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Hand on what a step returned."""
         self._take(outputs)
@@ -217,7 +192,7 @@ class Loop(pl.Callback):
         """Hand on the rest, and wait until all is safe: on every process before any goes on."""
         self._take(self._work.step.drain())
         self._work.sink.flush()
-        everyone = all_gather((self._pictures, self._work.notes, self._batches.stopped))
+        everyone = all_gather((self._pictures, self._work.notes, self._work.stopped))
         pictures, notes, stopped = zip(*everyone, strict=True)
         self._result = PassResult(sum(pictures, Counter()), sum(notes, Counter()), any(stopped))
         self._work.sink.finish(self._result)
@@ -233,9 +208,9 @@ class Loop(pl.Callback):
             self._pictures.update(self._work.sink.take(result))
             self._progress.show(self._pictures.total() // self._work.repeats)
 
-    def _predict(self, step: pl.LightningModule) -> None:
+    def _predict(self) -> None:
         try:
-            self._trainer.predict(step, dataloaders=self._batches, return_predictions=False)
+            self._trainer.predict(self._work.step, dataloaders=self._work, return_predictions=False)
         except SystemExit:  # how Lightning passes on a second Ctrl-C
             raise KeyboardInterrupt from None
         except BaseException as error:
@@ -248,7 +223,7 @@ class Loop(pl.Callback):
 
     def _stop(self) -> None:
         """End the pass after the batch in hand, here and in the processes that this one started."""
-        self._batches.stop()
+        self._work.stopped = True
         self._signal_processes(signal.SIGTERM)
 
     def _signal_processes(self, number: signal.Signals) -> None:

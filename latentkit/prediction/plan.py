@@ -64,7 +64,7 @@ class EncoderPlan:
         units: the work, without pictures that are done, held or have no caption.
         quarantined: keys of the pictures that are held.
         uncaptioned: keys of those that it cannot read, for want of a caption.
-        todo, done, held, captionless: pictures; they sum to the source's length.
+        todo, done: pictures; with those of the two sets they sum to the source's length.
         bytes: upper bound of what will be written.
     """
 
@@ -76,22 +76,14 @@ class EncoderPlan:
     done: int
     bytes: int
 
-    @property
-    def held(self) -> int:
-        return len(self.quarantined)
-
-    @property
-    def captionless(self) -> int:
-        return len(self.uncaptioned)
-
     def counts(self) -> dict[str, Any]:
         """JSON values, named as in summary.json."""
         return {
             "encoder": self.encoder,
             "todo": self.todo,
             "skipped": self.done,
-            "quarantined": self.held,
-            "captionless": self.captionless,
+            "quarantined": len(self.quarantined),
+            "captionless": len(self.uncaptioned),
             "bytes": self.bytes,
         }
 
@@ -147,7 +139,8 @@ def make_plan(
     for encoder in encoders:
         unchanged = compare.caption if encoder.geometry is None else compare.picture
         held = _Held(source, encoder.geometry is None, quarantined.get(encoder.name, {}), unchanged)
-        units = outputs.missing(encoder.name, source, _never if overwrite else unchanged, held)
+        done = (lambda index, before: False) if overwrite else unchanged
+        units = outputs.missing(encoder.name, source, done, held)
         todo = sum(len(unit.indices) for unit in units)
         plans.append(
             EncoderPlan(
@@ -194,10 +187,6 @@ def still_fails(
 ) -> bool:
     """Whether a picture is what it was when it failed; `failed` is None when it could not be read."""
     return source.stat(index) is None if failed is None else unchanged(index, failed)
-
-
-def _never(index: int, before: Fingerprint) -> bool:
-    return False
 
 
 class Comparison:

@@ -21,7 +21,7 @@ from latentkit.stores.ledger import read_facts
 from latentkit.stores.storage import publish_json
 
 if TYPE_CHECKING:
-    from latentkit.prediction.run import RunResult
+    from latentkit.prediction.encoding import RunResult
 
 CUT = "caption cut"
 
@@ -136,7 +136,7 @@ def run_summary(
         name, contract = encoder.name, contracts[encoder.name]
         held = ledger.held(name).keys() & keys
         lacking |= held | {*part.uncaptioned}
-        done, others = encoded[name], part.done + len(held) + part.captionless
+        done, others = encoded[name], part.done + len(held) + len(part.uncaptioned)
         if left:  # what is published counts: a shard that is not whole yet is left, all of it
             done = max(0, len(source) - others - todo[name])
         parts.append(
@@ -145,7 +145,7 @@ def run_summary(
                 done=done,
                 skipped=part.done,
                 quarantined=len(held),
-                captionless=part.captionless,
+                captionless=len(part.uncaptioned),
                 left=len(source) - done - others,
                 bytes=store.counts(name).bytes,
                 folder=str(Path(store.root, store.folders.get(name, name))),

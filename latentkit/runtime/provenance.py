@@ -12,18 +12,8 @@ from typing import Any
 from latentkit import __version__
 
 _LIBRARIES = (
-    "torch",
-    "lightning",
-    "transformers",
-    "diffusers",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-    "pillow",
-    "simplejpeg",
-    "torchmetrics",
-    "scipy",
-    "hydra-core",
+    *("torch", "lightning", "transformers", "diffusers", "tokenizers", "safetensors"),
+    *("numpy", "pillow", "simplejpeg", "torchmetrics", "scipy", "hydra-core"),
 )
 
 

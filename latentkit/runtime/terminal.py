@@ -1,5 +1,8 @@
-"""What a command says on stderr: lines exactly as they are, and tables."""
+"""What a command says on stderr: lines exactly as they are, and tables; nothing of the libraries' own."""
 
+import logging
+import os
+import warnings
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
@@ -43,3 +46,16 @@ def first_lines(lines: Sequence[str], more: str = "more") -> list[str]:
     """The first `LINES_SHOWN` lines, indented, and how many `more` there are."""
     left = len(lines) - LINES_SHOWN
     return [f"  {line}" for line in lines[:LINES_SHOWN]] + [f"  and {left:,} {more}"] * (left > 0)
+
+
+def quiet_libraries() -> None:
+    """Silence progress bars, tips and warnings that a user of latentkit cannot act on.
+
+    To be called once more after Lightning was imported, which sets its loggers' levels itself.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    lightning = ("lightning", "lightning.pytorch", "lightning.fabric")
+    for name in (*lightning, "torch", "transformers", "diffusers", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for module in ("lightning", "torch", "transformers", "diffusers", "huggingface_hub"):
+        warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")

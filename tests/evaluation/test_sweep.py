@@ -17,6 +17,7 @@ from rich.console import Console
 
 from latentkit.jobs.sweep import SweepReport
 from latentkit.report.sweep import SweepTable, swept_numbers
+from latentkit.runtime.exit_status import DONE, FAILED, Outcome
 
 RESULTS = {"fid": 3.943, "kid": 0.00123, "kid_std": 0.0001, "my|own": 1.0}
 
@@ -116,13 +117,9 @@ def test_a_report_that_lay_there_before_is_not_the_runs(tmp_path: Path, again: b
     older.write_text(json.dumps({"results": {"fid": 1.0}}))
     config = OmegaConf.create({"report_dir": str(folder), "sweep_dir": str(tmp_path / "sweep")})
     hydra = OmegaConf.create({"hydra": {"mode": RunMode.MULTIRUN, "job": {"num": 0}}})
-    ended = JobReturn(overrides=["seed=1"], hydra_cfg=hydra, status=JobStatus.COMPLETED)
-    callback = SweepReport()
-    callback.on_job_start(config)
-    if again:
-        (folder / "new").write_text(json.dumps({"results": {"fid": 2.0}}))
-        (folder / "new").replace(older)
-    callback.on_job_end(config, ended)
+    outcome = Outcome(DONE, {"results": {"fid": 2.0}}) if again else Outcome(FAILED, {})
+    ended = JobReturn(["seed=1"], hydra_cfg=hydra, status=JobStatus.COMPLETED, _return_value=outcome)
+    SweepReport().on_job_end(config, ended)
     kept = json.loads((tmp_path / "sweep" / "0.json").read_text())
     assert kept == {"overrides": ["seed=1"], "report": {"results": {"fid": 2.0}} if again else {}}
 
@@ -132,14 +129,14 @@ def test_of_the_processes_that_torchrun_starts_the_first_alone_writes(
 ) -> None:
     config = OmegaConf.create({"report_dir": str(tmp_path / "run"), "sweep_dir": str(tmp_path)})
     hydra = OmegaConf.create({"hydra": {"mode": RunMode.MULTIRUN, "job": {"num": 1}}})
-    ended = JobReturn(overrides=["seed=1"], hydra_cfg=hydra, status=JobStatus.COMPLETED)
+    outcome = Outcome(FAILED, {})
+    ended = JobReturn(["seed=1"], hydra_cfg=hydra, status=JobStatus.COMPLETED, _return_value=outcome)
     first = tmp_path / "0.json"
     first.write_text(json.dumps(run("seed=0", fid=1.0)))
     found = {}
     for rank in ("1", "0"):
         monkeypatch.setenv("RANK", rank)
         callback = SweepReport()
-        callback.on_job_start(config)
         callback.on_job_end(config, ended)
         callback.on_multirun_end(config)
         found[rank] = {path.name for path in tmp_path.iterdir()}

@@ -22,10 +22,10 @@ import latentkit
 from latentkit.encoders import Encoder
 from latentkit.pixels import Pillow
 from latentkit.prediction.batches import Batch, BatchStream
-from latentkit.prediction.encoding import EncodingStep
+from latentkit.prediction.encoding import EncodingStep, RunResult, run_plan
+from latentkit.prediction.loop import Loop
 from latentkit.prediction.plan import Outputs, Plan, Unit, make_plan
 from latentkit.prediction.results import Encoded, Failure
-from latentkit.prediction.run import RunResult, run_plan
 from latentkit.sources.source import Source
 from latentkit.stores import NpyStore, Quarantine, Store
 
@@ -118,8 +118,11 @@ def run_into(
     sink: Outputs, source: Source, encoders: Sequence[Encoder], plan: Plan, **options: object
 ) -> RunResult:
     """`run_plan` on a CPU, one process."""
-    settings: dict[str, object] = {"resident": "all", "max_failures": 0.5, "workers": 0}
-    return run_plan(plan, source, encoders, sink, CPU, console=QUIET, **(settings | options))  # type: ignore[arg-type]
+    of_loop: dict[str, object] = {"workers": 0, "console": QUIET, "progress_every": None}
+    of_loop |= {name: options.pop(name) for name in of_loop.keys() & options}
+    loop = Loop(CPU, advice="the same command goes on from here", **of_loop)  # type: ignore[arg-type]
+    settings: dict[str, object] = {"resident": "all", "max_failures": 0.5}
+    return run_plan(plan, source, encoders, sink, loop, **(settings | options))  # type: ignore[arg-type]
 
 
 def whole_plan(source: Source, encoders: Sequence[Encoder], root: Path) -> Plan:

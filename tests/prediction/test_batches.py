@@ -16,8 +16,8 @@ from toy_encoders import CaptionBytes, CountedFolder, MeanColour, WorkerKiller, 
 
 from latentkit.errors import LatentkitError
 from latentkit.pixels import BucketCrop
-from latentkit.prediction.encoding import EncodingStep
-from latentkit.prediction.loop import Stoppable
+from latentkit.prediction.encoding import EncodingStep, StoreSink
+from latentkit.prediction.loop import Pass
 from latentkit.prediction.results import Failure
 from latentkit.sources import FolderSource
 
@@ -225,14 +225,16 @@ def test_conversions_and_cut_captions_are_noticed_once_a_picture(tmp_path: Path)
 
 def test_stop_ends_the_stream_and_its_workers(folder: Path, tmp_path: Path) -> None:
     source = counted(folder, tmp_path, seconds=0.02)
-    batches = Stoppable(stream(source, [(MeanColour(batch_size=2), units(range(40)))], workers=2))
+    encoder = MeanColour(batch_size=2)
+    batches = stream(source, [(encoder, units(range(40)))], workers=2)
+    work = Pass("toy", 40, batches, EncodingStep([encoder], pytest.fail), StoreSink(Collected()), {})
     seen = []
-    for batch in batches:
+    for batch in work:
         seen.append(batch.indices)
         if len(seen) == 2:
-            assert not batches.stopped
-            batches.stop()
-    assert batches.stopped
+            assert not work.stopped
+            work.stopped = True
+    assert work.stopped
     assert seen == [[0, 1], [2, 3]]
     assert multiprocessing.active_children() == []
 

@@ -8,8 +8,7 @@ import pytest
 from small_runs import encode, todo
 from toy_encoders import LogColour, MeanColour, paint, paint_plain
 
-from latentkit.prediction.failures import FailureLimit, TooManyFailuresError
-from latentkit.prediction.results import Failure
+from latentkit.prediction.results import Failure, FailureLimit, TooManyFailuresError
 from latentkit.sources import FolderSource
 from latentkit.stores import Quarantine
 

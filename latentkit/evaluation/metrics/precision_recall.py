@@ -6,7 +6,7 @@ import torch
 
 from latentkit.errors import UsageError
 from latentkit.evaluation.metrics.feature_bank import POOLED, FeatureBank
-from latentkit.runtime.precision import precision_context
+from latentkit.runtime.forward import precision_context
 
 BLOCK = 1 << 24
 """Distances held at a time: 64 MiB of float32."""
