@@ -5,13 +5,9 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from checkpoints import save_perturbed, tiny_autoencoder
-
-if TYPE_CHECKING:
-    pass
 
 SENTENCES = [
     "a photo of a cat on a chair",
@@ -27,6 +23,7 @@ def pytest_configure() -> None:
     And no test waits for the hub, which none of them needs.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the tests' processes: threads decide the last bit
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from latentkit.jobs.command import run
@@ -26,7 +27,7 @@ from latentkit.jobs.command import run
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
-        "latentkit.encode",
+        "warm",
         "latentkit.prediction.encoding",
         "transformers.models.dinov3_vit.modeling_dinov3_vit",
         "transformers.models.t5.modeling_t5",
@@ -81,25 +82,47 @@ def run_verb(
             rename or unlink.
         interrupt_at: SIGINT at its n-th call.
     """
-    stdout, stderr, changes = (cwd.parent / f"{cwd.name}.{name}" for name in ("stdout", "stderr", "changes"))
+    with started(verb, *arguments, cwd=cwd, kill_at=kill_at, interrupt_at=interrupt_at) as child:
+        return child.wait(timeout)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A process that `started` has started, the first of a process group of its own."""
+
+    pid: int
+    _process: BaseProcess
+    _files: tuple[Path, Path, Path]
+
+    def wait(self, timeout: float = 180) -> Ended:
+        """How it ended. Raises TimeoutError when it does not in so many seconds."""
+        self._process.join(timeout)
+        stdout, stderr, changes = self._files
+        if self._process.exitcode is None:
+            raise TimeoutError(f"it ran for over {timeout} s:\n{stderr.read_text()}")
+        counted = int(changes.read_text()) if changes.exists() else None
+        return Ended(self._process.exitcode, stdout.read_text(), stderr.read_text(), counted)
+
+
+@contextlib.contextmanager
+def started(
+    verb: str, *arguments: str, cwd: Path, kill_at: int | None = None, interrupt_at: int | None = None
+) -> Iterator[Running]:
+    """As `run_verb`, but goes on while it runs; what is left of its process group at the end is killed."""
+    out, err, changes = (cwd.parent / f"{cwd.name}.{name}" for name in ("stdout", "stderr", "changes"))
     changes.unlink(missing_ok=True)
     process = _CONTEXT.Process(
         target=_main,
-        args=(verb, arguments, str(cwd), str(stdout), str(stderr), str(changes), kill_at, interrupt_at),
+        args=(verb, arguments, str(cwd), str(out), str(err), str(changes), kill_at, interrupt_at),
     )
     process.start()
-    process.join(timeout)
-    if process.is_alive():
-        process.kill()
+    assert process.pid is not None
+    try:
+        yield Running(process.pid, process, (out, err, changes))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.join()
-        raise TimeoutError(f"{verb} {arguments} ran for over {timeout} s:\n{stderr.read_text()}")
-    assert process.exitcode is not None
-    return Ended(
-        process.exitcode,
-        stdout.read_text(),
-        stderr.read_text(),
-        int(changes.read_text()) if changes.exists() else None,
-    )
 
 
 def run_here(verb: str, *arguments: str, cwd: Path) -> Ended:
@@ -145,18 +168,23 @@ def _main(
     kill_at: int | None,
     interrupt_at: int | None,
 ) -> None:
+    os.setsid()
     os.chdir(cwd)
-    sys.path.insert(0, cwd)  # as ``python -m`` has it
+    script = verb.endswith(".py")
+    sys.path.insert(0, str(Path(verb).parent) if script else cwd)  # as ``python`` has it
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     for path, number in ((stdout, 1), (stderr, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     sys.argv = [verb, *arguments]
     calls = _count_and_signal({kill_at: signal.SIGKILL, interrupt_at: signal.SIGINT})
     try:
-        if verb.endswith(".py"):
+        if script:
             runpy.run_path(verb, run_name="__main__")
         else:
-            importlib.import_module(f"latentkit.{verb}").main()
+            module = importlib.import_module(f"latentkit.{verb}")
+            sys.modules["__main__"].__spec__ = module.__spec__  # Lightning starts other processes by it
+            module.main()
     finally:
         Path(changes).write_text(str(next(calls)))
 

@@ -5,48 +5,28 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-
-import latentkit
+from encode_process import Running, started
 
 HERE = Path(__file__).parent
 
 
-@contextmanager
-def started(out: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """An evaluation in a process group of its own; whatever is left of the group at the end is killed."""
+def evaluation(out: Path, *arguments: str) -> AbstractContextManager[Running]:
+    """The evaluation of `evaluation_process.py`, running."""
     out.mkdir()
-    paths = (Path(latentkit.__file__).parent.parent, HERE, HERE.parent)
-    child = subprocess.Popen(
-        [sys.executable, str(HERE / "evaluation_process.py"), str(out), *arguments],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
-    try:
-        yield child
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-        assert child.stderr is not None
-        child.stderr.close()
+    return started(str(HERE / "evaluation_process.py"), str(out), *arguments, cwd=out)
 
 
 def evaluated(out: Path, *arguments: str) -> dict[str, Any]:
-    with started(out, *arguments) as child:
-        _, err = child.communicate()
-        assert child.returncode == 0, err
+    with evaluation(out, *arguments) as child:
+        ended = child.wait()
+    assert ended.returncode == 0, ended.stderr
     return json.loads((out / "result.json").read_text())
 
 
@@ -95,25 +75,25 @@ def wait_for_pictures(out: Path, count: int) -> None:
 
 @pytest.mark.slow
 def test_when_one_process_is_killed_the_other_does_not_hang(tmp_path: Path) -> None:
-    with started(tmp_path / "out", "400", "2", "0.2") as first:
+    with evaluation(tmp_path / "out", "400", "2", "0.2") as first:
         wait_for_pictures(tmp_path / "out", 4)
         (second,) = (
             child for child in psutil.Process(first.pid).children() if "LOCAL_RANK" in child.environ()
         )
         second.kill()
-        _, err = first.communicate(timeout=60)
-    assert first.returncode != 0
-    assert "Traceback" not in err
+        ended = first.wait(60)
+    assert ended.returncode != 0
+    assert "Traceback" not in ended.stderr
     assert not (tmp_path / "out" / "result.json").exists()
 
 
 @pytest.mark.slow
 def test_ctrl_c_ends_both_processes_after_the_batch_in_hand(tmp_path: Path) -> None:
-    with started(tmp_path / "out", "400", "2", "0.2") as first:
+    with evaluation(tmp_path / "out", "400", "2", "0.2") as first:
         wait_for_pictures(tmp_path / "out", 4)
         os.killpg(first.pid, signal.SIGINT)  # as a terminal does
-        _, err = first.communicate(timeout=60)
-    assert first.returncode == 130, err
+        ended = first.wait(60)
+    assert ended.returncode == 130, ended.stderr
     found = json.loads((tmp_path / "out" / "result.json").read_text())
     assert found["values"] == {}
     assert found["pictures"]["generated"] < 400

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from encode_process import encode, files, kill_points, run_verb, was_killed
+from encode_process import encode, files, kill_points, run_verb, started, was_killed
 from miniature_imagenet import WNIDS, Miniature, tar_bytes
 
 POINTS = 2
@@ -52,26 +50,18 @@ def test_killed_anywhere_others_go_on_to_the_same_bytes(work: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_that_were_killed_are_finished_by_one(work: Path) -> None:
-    def started(*arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "latentkit.encode", *ARGUMENTS, "shard_size=2", *arguments],
-            cwd=work,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},  # how many threads add up decides the last bit
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    two = started("trainer.devices=2", "trainer.strategy=ddp", "workers=1", "output_dir=out")
-    while not list((work / "out").glob("shard_*.safetensors")):
-        assert two.poll() is None
-        time.sleep(0.005)
-    os.killpg(two.pid, signal.SIGKILL)
-    two.communicate(timeout=60)
+    job = ("encode", *ARGUMENTS, "shard_size=2")
+    two = ("trainer.devices=2", "trainer.strategy=ddp", "workers=1", "output_dir=out")
+    with started(*job, *two, cwd=work) as first:
+        end = time.monotonic() + 60
+        while not list((work / "out").glob("shard_*.safetensors")):
+            assert time.monotonic() < end, "it did not come to that"
+            time.sleep(0.005)
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
     assert not (work / "out" / "manifest.json").exists()
     for out in ("out", "clean"):
-        one = started("workers=2", f"output_dir={out}")
-        _, err = one.communicate(timeout=180)
-        assert one.returncode == 0, err
+        one = run_verb(*job, "workers=2", f"output_dir={out}", cwd=work)
+        assert one.returncode == 0, one.stderr
     assert files(work / "out", RUNS_OWN) == files(work / "clean", RUNS_OWN)
     assert len(list((work / "out").glob("shard_*.safetensors"))) == 8

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from encode_process import Ended, Running, run_verb, started
 from rich.console import Console
 
-import latentkit
 from latentkit.encoders import Encoder
 from latentkit.pixels import Pillow
 from latentkit.prediction.batches import Batch, BatchStream
@@ -149,47 +145,19 @@ def todo(plan: Plan) -> dict[str, list[int]]:
     }
 
 
-def command(root: Path, *overrides: str) -> list[str]:
-    """The command that encodes the demo into `root` on the CPU."""
-    return [
-        *(sys.executable, "-m", "latentkit.encode", "--config-dir", str(HERE / "conf")),
-        *("trainer=cpu", "vram=low", f"output_dir={root}", *overrides),
-    ]
+def run_command(root: Path, *overrides: str) -> Ended:
+    """The command that encodes the demo into `root` on the CPU, to its end."""
+    return run_verb(*_command(root, *overrides), cwd=root.parent)
 
 
-def _environment() -> dict[str, str]:
-    paths = (Path(latentkit.__file__).parent.parent, HERE, HERE.parent)
-    return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"}
+def start_command(root: Path, *overrides: str) -> AbstractContextManager[Running]:
+    """The same, which goes on while it runs."""
+    return started(*_command(root, *overrides), cwd=root.parent)
 
 
-def run_command(root: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """The command, to its end."""
-    return subprocess.run(
-        command(root, *overrides), capture_output=True, text=True, env=_environment(), cwd=root.parent
-    )
-
-
-@contextmanager
-def started(root: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]:
-    """The command in a process group of its own; whatever is left of the group at the end is killed."""
-    child = subprocess.Popen(
-        command(root, *overrides),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=_environment(),
-        cwd=root.parent,
-        start_new_session=True,
-    )
-    try:
-        yield child
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-        for pipe in (child.stdout, child.stderr):
-            if pipe is not None:
-                pipe.close()
+def _command(root: Path, *overrides: str) -> tuple[str, ...]:
+    conf = ("--config-dir", str(HERE / "conf"))
+    return ("encode", *conf, "trainer=cpu", "vram=low", f"output_dir={root}", *overrides)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:

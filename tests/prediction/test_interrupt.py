@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
-from small_runs import published, run_command, started, wait_for
+from small_runs import published, run_command, start_command, wait_for
 
 from latentkit.runtime.interrupt import Interrupts
 
@@ -39,14 +39,14 @@ def test_an_interrupted_run_says_so_and_goes_on_later(
     processes: tuple[str, ...],
 ) -> None:
     root = tmp_path / "out"
-    with started(root, *job, *processes) as child:
+    with start_command(root, *job, *processes) as child:
         wait_for(lambda: encoded(root) >= 10)
         (os.killpg if to_group else os.kill)(child.pid, number)
-        out, err = child.communicate(timeout=60)
-        assert child.returncode == 130, err
-    assert "Traceback" not in out + err
-    assert "interrupted with" in err
-    assert "goes on from here" in err
+        ended = child.wait(60)
+        assert ended.returncode == 130, ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert "interrupted with" in ended.stderr
+    assert "goes on from here" in ended.stderr
     assert 10 <= encoded(root) < 80
     assert not [path for path in root.rglob("*") if path.name.endswith(".tmp")]
     assert not (root / ".latentkit" / "holder.json").exists()
@@ -60,18 +60,18 @@ def test_an_interrupted_run_says_so_and_goes_on_later(
 def test_a_shard_that_an_interruption_kept_from_being_whole_is_left(tmp_path: Path) -> None:
     root = tmp_path / "out"
     shards = ("encoder=mean", "workers=1", "dataset.pictures=80", "store=shards", "shard_size=30")
-    with started(root, *shards) as child:
+    with start_command(root, *shards) as child:
         wait_for(lambda: (root / "mean" / "shard_00000000.safetensors").exists())
         os.kill(child.pid, signal.SIGINT)
-        _, err = child.communicate(timeout=60)
-        assert child.returncode == 130, err
+        ended = child.wait(60)
+        assert ended.returncode == 130, ended.stderr
     there = sum(
         len(load_file(path)["labels"]) for path in sorted((root / "mean").glob("shard_*.safetensors"))
     )
     (told,) = json.loads((root / "summary.json").read_text())["encoders"]
     assert there in (30, 60)
     assert (told["done"], told["left"]) == (there, 80 - there)
-    assert f"interrupted with {80 - there} left" in err
+    assert f"interrupted with {80 - there} left" in ended.stderr
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 from safetensors import safe_open
-from small_runs import published, run_command, started, wait_for
+from small_runs import published, run_command, start_command, wait_for
 
 TWO = ("trainer.devices=2", "trainer.strategy=ddp")
 
@@ -53,7 +53,7 @@ def test_when_one_process_is_killed_the_other_does_not_hang(
     tmp_path: Path, job: tuple[str, ...], clean: dict[str, bytes]
 ) -> None:
     root = tmp_path / "out"
-    with started(root, *job, *TWO) as first:
+    with start_command(root, *job, *TWO) as first:
         journal = root / ".latentkit" / "journal"
         # The name of a segment ends in its writer's pid, a random number and the segment's number.
         wait_for(lambda: len({path.name.split("-")[-3] for path in journal.glob("mean.*.jsonl")}) == 2)
@@ -61,9 +61,9 @@ def test_when_one_process_is_killed_the_other_does_not_hang(
             child for child in psutil.Process(first.pid).children() if "LOCAL_RANK" in child.environ()
         )
         second.kill()
-        _, err = first.communicate(timeout=60)
-        assert first.returncode != 0
-        assert "Traceback" not in err
+        ended = first.wait(60)
+        assert ended.returncode != 0
+        assert "Traceback" not in ended.stderr
     done = run_command(root, *job)
     assert done.returncode == 0, done.stderr
     assert published(root) == clean
