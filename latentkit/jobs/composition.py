@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 import sys
@@ -92,10 +93,15 @@ def compose_and_run(verb: str, job: str, arguments: list[str]) -> int:
     _Ended.elsewhere.clear()
     typed = sys.argv[1:]
     try:
-        _check_arguments(arguments)
-        sys.argv[1:] = arguments
-        with _own_hydra():
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(run)()
+        flags = _check_arguments(arguments)
+        others = {name for name, value in vars(flags).items() if value} - {"overrides", "config_dir"}
+        if not others and not any("hydra" in word.partition("=")[0] for word in flags.overrides):
+            with _composed(verb, flags.overrides, flags.config_dir) as cfg:  # hydra.main would do it twice
+                run(cfg)
+        else:
+            sys.argv[1:] = arguments
+            with _own_hydra():
+                hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(run)()
     except KeyboardInterrupt:
         if INTERRUPTED not in statuses:
             raise
@@ -127,15 +133,9 @@ def call(verb: str, job: str, overrides: list[str], config_dir: str | Path | Non
     flags = [word for word in overrides if word.startswith("-")]
     if flags:
         raise UsageError(f"{flags[0]}: flags are for the command line; a sweep is a loop here")
-    if config_dir is not None:
-        overrides = [*overrides, f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"]
     try:
         _check_arguments(overrides)
-        with _own_hydra(), hydra.initialize_config_dir(str(conf_dir()), verb, "1.3"):
-            cfg = hydra.compose(verb, overrides, return_hydra_config=True)
-            HydraConfig.instance().set_config(cfg)
-            with open_dict(cfg):
-                del cfg["hydra"]
+        with _composed(verb, overrides, config_dir) as cfg:
             outcome = _do(job, cfg)
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_clear(error)) from error
@@ -150,6 +150,19 @@ def _do(job: str, cfg: DictConfig) -> Outcome:
     check_ranges(cfg)
     outcome: Outcome = get_method(job)(cfg)
     return outcome
+
+
+@contextmanager
+def _composed(verb: str, overrides: list[str], config_dir: str | Path | None) -> Iterator[DictConfig]:
+    """The verb's configuration; Hydra knows it as the one that is run."""
+    if config_dir is not None:
+        overrides = [*overrides, f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"]
+    with _own_hydra(), hydra.initialize_config_dir(str(conf_dir()), verb, "1.3"):
+        cfg = hydra.compose(verb, overrides, return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        yield cfg
 
 
 @contextmanager
@@ -171,8 +184,8 @@ def _report(error: Exception) -> int:
     return WRONG_USAGE if usage else FAILED
 
 
-def _check_arguments(arguments: list[str]) -> None:
-    """What Hydra 1.3 would answer with a traceback or its usage.
+def _check_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Hydra's flags and the overrides; refused is what Hydra 1.3 would answer with a traceback or its usage.
 
     Flags amid values, a value without a key, other flags, and an option of a group that is no name.
     """
@@ -198,6 +211,7 @@ def _check_arguments(arguments: list[str]) -> None:
         options = value.list if isinstance(value, ChoiceSweep) else [value]
         if None in options and (conf_dir() / group).is_dir() and not override.is_delete():
             raise UsageError(_no_such_option(f"{group}/null", None))
+    return flags
 
 
 def _clear(error: BaseException) -> str:
