@@ -124,9 +124,8 @@ class BucketBatchSampler(Sampler[list[int]]):
     def __len__(self) -> int:
         """Batches of this rank, the same for all."""
         step = self._batch_size * self._world_size
-        return sum(
-            len(group) // step if self._drop_last else -(-len(group) // step) for group in self._groups
-        )
+        added = 0 if self._drop_last else step - 1
+        return sum((len(group) + added) // step for group in self._groups)
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng([self._seed, self._epoch])

@@ -62,8 +62,7 @@ class Tensors:
     ) -> dict[str, Any]:
         """One picture's; the tensors share the arrays' memory where nothing was converted."""
         sample: dict[str, Any] = {"image_id": image_id(record), "caption": record.get("caption") or ""}
-        sample["aspect_bucket"] = bucket
-        sample |= {name: record.get(name) or 0 for name in ("width", "height")}
+        sample |= {"aspect_bucket": bucket} | {name: record.get(name) or 0 for name in ("width", "height")}
         if "label" in record:
             sample["label"] = record["label"]
         for name, array in arrays.items():

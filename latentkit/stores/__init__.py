@@ -15,10 +15,8 @@ from latentkit.stores.store import Counts, Store
 
 __all__ = ["Counts", "Held", "NpyStore", "OutputLock", "PictureStore", "Quarantine", "ShardStore", "Store"]
 
-_READERS = ("BucketBatchSampler", "LatentFiles", "LatentShards", "LatentTars")
-
 
 def __getattr__(name: str) -> Any:
-    if name in _READERS:
+    if name in {"BucketBatchSampler", "LatentFiles", "LatentShards", "LatentTars"}:
         return getattr(import_module("latentkit.reading"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

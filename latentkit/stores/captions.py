@@ -22,15 +22,8 @@ def append_caption(path: Path, key: str, written: Written) -> None:
     Raises:
         LatentkitError: one line with the path and the cause.
     """
-    line = {
-        "key": key,
-        "caption": written.caption,
-        "model": written.model,
-        "prompt_sha256": written.prompt_sha256,
-        **source_fields(written.picture),
-        "time": utc_now(),
-    }
-    append_lines(path, [dump(line)])
+    said = {"caption": written.caption, "model": written.model, "prompt_sha256": written.prompt_sha256}
+    append_lines(path, [dump({"key": key, **said, **source_fields(written.picture), "time": utc_now()})])
 
 
 def fold_captions(path: Path) -> None:

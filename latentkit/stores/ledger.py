@@ -28,7 +28,6 @@ from latentkit.stores.storage import Publication, append, publish, publish_many,
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_U = TypeVar("_U")
 _JOURNAL = re.compile(r"(?P<name>.+)\.(?P<start>\d+)(?P<rest>(-\w+)*)\.jsonl")
 _number = itertools.count()
 
@@ -174,17 +173,11 @@ class Ledger(Generic[_T]):
 
     def read(self, damages: list[Damage] | None = None) -> Iterator[tuple[_T, bytes]]:
         """Entries and lines of the file and the segments, changing nothing."""
-        return self.read_as(self.parse, damages)
-
-    def read_as(
-        self, parse: Callable[[dict[str, Any]], _U], damages: list[Damage] | None = None
-    ) -> Iterator[tuple[_U, bytes]]:
-        """As `read`, with entries of another kind."""
         for path in (self.path, *self.segments()):
             damage = Damage(path)
             if damages is not None:
                 damages.append(damage)
-            yield from read_lines(path, parse, damage)
+            yield from read_lines(path, self.parse, damage)
 
     def segments(self) -> list[Path]:
         """Those that were not folded yet."""
@@ -239,9 +232,8 @@ class Ledger(Generic[_T]):
 def done_ledger(root: Path, encoder: str) -> Ledger[tuple[str, Done]]:
     """What was encoded from what."""
 
-    def merge(entries: Iterable[tuple[tuple[str, Done], bytes]]) -> Iterator[bytes]:
-        lines = {key: raw for (key, _), raw in entries}
-        return (lines[key] for key in sorted(lines))
+    def merge(entries: Iterable[tuple[tuple[str, Done], bytes]]) -> Iterable[bytes]:
+        return dict(sorted({key: raw for (key, _), raw in entries}.items())).values()
 
     return Ledger(root, encoder, root / ".latentkit" / "done" / f"{encoder}.jsonl", _parse_done, merge)
 

@@ -68,11 +68,7 @@ def release(root: Path, encoder: str, keys: Iterable[str]) -> None:
 
 def quarantine_ledger(root: Path) -> Ledger[_Entry]:
     """The ledger; entries of one picture that say the same become one line."""
-
-    def merge(entries: Iterable[tuple[_Entry, bytes]]) -> Iterator[bytes]:
-        return _lines(_merged(entries))
-
-    return Ledger(root, "quarantine", root / "quarantine.jsonl", _parse, merge, keep_empty=False)
+    return Ledger(root, "quarantine", root / "quarantine.jsonl", _parse, _lines, keep_empty=False)
 
 
 def _merged(entries: Iterable[tuple[_Entry, bytes]]) -> dict[str, dict[str, Held]]:
@@ -87,10 +83,10 @@ def _merged(entries: Iterable[tuple[_Entry, bytes]]) -> dict[str, dict[str, Held
     return merged
 
 
-def _lines(entries: Mapping[str, Mapping[str, Held]]) -> Iterator[bytes]:
+def _lines(entries: Iterable[tuple[_Entry, bytes]]) -> Iterator[bytes]:
     grouped: dict[tuple[str, ...], tuple[Held, list[str]]] = {}
-    for encoder in sorted(entries):
-        for key, held in entries[encoder].items():
+    for encoder, of_encoder in sorted(_merged(entries).items()):
+        for key, held in of_encoder.items():
             name = (key, held.stage, held.reason, str(held.source or ""))
             latest, encoders = grouped.get(name, (held, []))
             grouped[name] = (max(latest, held, key=lambda each: each.time), [*encoders, encoder])

@@ -77,25 +77,18 @@ def publish_records(path: Path, root: Path, source: Source, copies: Mapping[str,
         damage.report(keep_cut=True)
 
         def lines() -> Iterator[bytes]:
-            ledgers = _facts_by_key(root)
-            ahead = next(ledgers, None)
-            for key in sorted({*items, *old}):
-                facts: dict[str, tuple[str, dict[str, Any]]] = {}
-                while ahead is not None and ahead[0] <= key:
-                    facts = ahead[1] if ahead[0] == key else {}
-                    ahead = next(ledgers, None)
+            for key, facts in _facts_by_key(root, sorted({*items, *old})):
                 raw = _line_at(file, old[key]) if key in old else None
                 fields = json.loads(raw) if raw else {}
                 if key in items and (facts or fields.get("encoders")):
-                    index = items[key]
-                    item, place = _as_edited(source[index], _place_of(source, index), fields)
+                    item, place = _as_edited(source, items[key], fields)
                     encoders = [
                         name
                         for name, fact in facts.items()
                         if key not in quarantined.get(name, {}) and _is_of(item, *fact)
                     ]
                     known = {name: fact for name, (_, fact) in facts.items()}
-                    fields |= source.metadata(index)
+                    fields |= source.metadata(items[key])
                     yield dump(_record(item, place, fields, known, encoders, copies))
                 elif raw is not None:
                     yield raw
@@ -207,25 +200,28 @@ def _line_at(file: BinaryIO, offset: int) -> bytes:
     return file.readline().rstrip(b"\r\n")
 
 
-def _facts_by_key(root: Path) -> Iterator[tuple[str, dict[str, tuple[str, dict[str, Any]]]]]:
-    """Key -> encoder -> (sha256 of what its output was made from, facts), of all folded ledgers, by key."""
+def _facts_by_key(root: Path, keys: list[str]) -> Iterator[tuple[str, dict[str, tuple[str, dict[str, Any]]]]]:
+    """Key -> encoder -> (sha256 of what its output was made from, facts), of all folded ledgers, by key.
+
+    ``keys``, which are sorted, are there too where no ledger has them.
+    """
 
     def rows(encoder: str) -> Iterator[tuple[str, str, tuple[str, dict[str, Any]]]]:
         return ((key, encoder, (sha256, facts)) for key, sha256, facts in read_facts(root, encoder))
 
-    merged = heapq.merge(*map(rows, encoders_done(root)), key=lambda row: row[:2])
+    asked = ((key, "", ("", dict[str, Any]())) for key in keys)
+    merged = heapq.merge(asked, *map(rows, encoders_done(root)), key=lambda row: row[:2])
     for key, group in itertools.groupby(merged, key=lambda row: row[0]):
-        yield key, {encoder: fact for _, encoder, fact in group}
+        yield key, {encoder: fact for _, encoder, fact in group if encoder}
 
 
-def _place_of(source: Source, index: int) -> str | None:
-    """Where an item's caption is from; None where nobody knows."""
-    caption = source[index].caption
-    return next((place for place, text in source.caption_choices(index) if text == caption), None)
+def _as_edited(source: Source, index: int, old: dict[str, Any]) -> tuple[Item, str | None]:
+    """An item with the caption that its record has now, if that was edited since the source read it.
 
-
-def _as_edited(item: Item, place: str | None, old: dict[str, Any]) -> tuple[Item, str | None]:
-    """The item with the caption that its record has now, if that was edited since the source read it."""
+    And where the caption is from; None where nobody knows.
+    """
+    item, choices = source[index], source.caption_choices(index)
+    place = next((place for place, text in choices if text == item.caption), None)
     now = old.get("caption", item.caption)
     if now == item.caption or not isinstance(now, str | None):
         return item, place
@@ -273,10 +269,8 @@ def _record(
     if item.label is not None:
         known["label"] = item.label
     merged = {name: value for name, value in old.items() if name not in (MASK, "caption_source")} | known
-    record = {name: merged[name] for name in FIELDS if name in merged}
-    return (
-        record | {"encoders": encoders} | {k: v for k, v in merged.items() if k not in {*record, "encoders"}}
-    )
+    record = {name: merged[name] for name in FIELDS if name in merged} | {"encoders": encoders}
+    return record | {name: value for name, value in merged.items() if name not in record}
 
 
 def mask_of(facts: Mapping[str, Any]) -> list[int]:

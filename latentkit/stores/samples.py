@@ -109,10 +109,7 @@ def find_samples(outputs: Mapping[str, NpyOutput], records: Path) -> Samples:
             except (KeyError, TypeError, ValueError, RecursionError):
                 unreadable += 1
             offset += len(raw)
-    lacking: Counter[str] = Counter()
-    for entry in found.values():
-        if isinstance(entry, list):
-            lacking.update(entry)
+    lacking = Counter(name for entry in found.values() if isinstance(entry, list) for name in entry)
     if unreadable:
         lacking["readable record"] = unreadable
     complete = sorted(entry for entry in found.values() if isinstance(entry, Sample))

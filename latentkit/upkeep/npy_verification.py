@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from latentkit.errors import LatentkitError
 from latentkit.runtime.progress import ProgressReport
 from latentkit.stores.arrays import inspect_npy
 from latentkit.stores.contract_file import CONTRACT, read_contract
-from latentkit.stores.ledger import done_ledger, encoders_begun
+from latentkit.stores.ledger import Ledger, done_ledger, encoders_begun
 from latentkit.stores.npy import NpyStore, array_path, arrays_below
 from latentkit.stores.quarantine import Quarantine
 from latentkit.stores.records import numbered_records, stale_outputs
@@ -104,8 +105,8 @@ class NpyVerification(Verification[NpyStore]):
         return contracts
 
     def _read_ledger(self, encoder: str) -> dict[str, Listed]:
-        ledger = done_ledger(self.root, encoder)
-        listed = dict(self.read_ledger(ledger, parse_listed, encoder))
+        ledger: Ledger[Any] = done_ledger(self.root, encoder)
+        listed = dict(self.read_ledger(replace(ledger, parse=parse_listed), encoder))
         for key in listed.keys() - self._keys:
             self.find("orphan", ledger.path, "in the ledger", encoder, key)
         return listed

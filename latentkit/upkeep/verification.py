@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 from rich.console import Console
 
@@ -167,8 +167,7 @@ class Verification(ABC, Generic[_AnyStore]):
         for folder, below in [(self.root, False), (self.root / LEDGERS, True), *folders]:
             for path in find_temporaries(folder, below=below):
                 self.find("temporary", path, "a killed process left it")
-        quarantine = quarantine_ledger(self.root)
-        self.read_ledger(quarantine, quarantine.parse)
+        self.read_ledger(quarantine_ledger(self.root))
         for place, detail in self.source.shortfalls():
             self.find("index", place, detail)
         self.encoders = self._check(console)
@@ -197,12 +196,10 @@ class Verification(ABC, Generic[_AnyStore]):
     ) -> None:
         self.findings.append(Finding(kind, printable(path), detail, encoder, key))
 
-    def read_ledger(
-        self, ledger: Ledger[Any], parse: Callable[[dict[str, Any]], _Result], encoder: str | None = None
-    ) -> list[_Result]:
+    def read_ledger(self, ledger: Ledger[_Result], encoder: str | None = None) -> list[_Result]:
         """Entries, those of the journal last; a line that cannot be read is a finding."""
         damages: list[Damage] = []
-        entries = [entry for entry, _ in ledger.read_as(parse, damages)]
+        entries = [entry for entry, _ in ledger.read(damages)]
         for damage in damages:
             for number, _, cut in damage.lines:
                 self.find("line", damage.path, f"line {number} is {'cut' if cut else 'bad'}", encoder)
