@@ -4,7 +4,6 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 BATCHES_IN_FLIGHT = 8
@@ -34,9 +33,7 @@ class BackgroundThread(Generic[_T]):
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._queue.put(None)
         self._thread.join()
         if error is None:

@@ -139,9 +139,8 @@ class BatchStream:
         rows = decoded_rows(ChunkDecoder(self.source, indices, wanted, geometries), self.workers)
         unit_ends = np.append(units[1:] != units[:-1], True)
         batchers = [Batcher[Row](encoder.batch_size, pin=self.pin) for encoder in encoders]
-        for (row, pixels), mask, unit_ends_here in zip(
-            rows, takers.tolist(), unit_ends.tolist(), strict=True
-        ):
+        schedule = zip(rows, takers.tolist(), unit_ends.tolist(), strict=True)
+        for (row, pixels), mask, unit_ends_here in schedule:
             bits = [bit for bit in range(len(encoders)) if mask >> bit & 1]
             if row.stage:
                 key, names = self.source[row.index].key, tuple(encoders[bit].name for bit in bits)
@@ -161,11 +160,9 @@ class BatchStream:
         tensors, facts = encoder.batch(keys, inputs)
         if self.pin:
             tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
-        if encoder.geometry is not None:
+        if (geometry := encoder.geometry) is not None:
             facts = [
-                {"width": row.width, "height": row.height}
-                | encoder.geometry.facts(row.width, row.height)
-                | fact
+                {"width": row.width, "height": row.height, **geometry.facts(row.width, row.height), **fact}
                 for row, fact in zip(rows, facts, strict=True)
             ]
         for fact in facts:

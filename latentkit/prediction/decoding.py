@@ -39,15 +39,9 @@ class Row:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """What crosses the process boundary: rows without pixels, and the pixels of equal shape stacked.
-
-    One tensor a shape, not one a picture, because each tensor costs a file descriptor.
-    """
-
-    rows: list[Row]
-    stacks: list[tuple[int, list[int], torch.Tensor]]
+Chunk = tuple[list[Row], list[tuple[int, list[int], torch.Tensor]]]
+"""What crosses the process boundary: rows without pixels; and geometry's position, rows and pixels of equal
+shape, stacked. One tensor a shape, not one a picture, because each tensor costs a file descriptor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +78,7 @@ class ChunkDecoder(Dataset[Chunk]):
             (position, members, torch.from_numpy(np.stack(arrays)))
             for (position, _), (members, arrays) in groups.items()
         ]
-        return Chunk(rows, stacks)
+        return rows, stacks
 
     def _decode(self, index: int, mask: int) -> tuple[Row, dict[int, np.ndarray]]:
         fingerprint = None
@@ -132,12 +126,12 @@ def decoded_rows(
         multiprocessing_context="fork" if workers else None,  # whatever a sweep's launcher made the default
         worker_init_fn=_leave_signals_to_the_parent,
     )
-    for chunk in loader:
-        pixels: list[dict[int, np.ndarray]] = [{} for _ in chunk.rows]
-        for position, members, stack in chunk.stacks:
+    for rows, stacks in loader:
+        pixels: list[dict[int, np.ndarray]] = [{} for _ in rows]
+        for position, members, stack in stacks:
             for member, picture in zip(members, stack.numpy(), strict=True):
                 pixels[member][position] = picture
-        yield from zip(chunk.rows, pixels, strict=True)
+        yield from zip(rows, pixels, strict=True)
 
 
 @contextmanager

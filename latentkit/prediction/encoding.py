@@ -4,7 +4,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import nn
@@ -38,23 +38,16 @@ class EncodingStep(Step[Batch, Encoded]):
         self.networks = nn.ModuleDict()
 
     def setup(self, stage: str) -> None:
-        for name, encoder in self._encoders.items():
+        for name, each in self._encoders.items():
             self.networks[name] = Forward(
-                encoder.load(),
-                encoder.precision,
-                compiled=encoder.compile,
-                shapes_vary=encoder.shapes_vary,
-                to_host=True,
+                each.load(), each.precision, compiled=each.compile, shapes_vary=each.shapes_vary, to_host=True
             )
 
     @property
     def batch_sizes(self) -> dict[str, int]:
         """Encoder -> the largest batch that has not run out of memory so far."""
-        sizes = {}
-        for name, network in self.networks.items():
-            assert isinstance(network, Forward)
-            sizes[name] = min(self._encoders[name].batch_size, network.fits)
-        return sizes
+        fits = {name: cast(Forward, network).fits for name, network in self.networks.items()}
+        return {name: min(self._encoders[name].batch_size, fit) for name, fit in fits.items()}
 
     def forward(self, batch: Batch) -> Encoded | None:
         size = self._encoders[batch.encoder].batch_size
@@ -185,27 +178,11 @@ def run_plan(
         for together in passes:
             units = {encoder.name: shares[encoder.name] for encoder in together}
             notes: Counter[str] = Counter()
-            step = EncodingStep(together, limit)
-            ended = loop.run(
-                Pass(
-                    title=" + ".join(units),
-                    total=sum(len(unit.indices) for of_encoder in units.values() for unit in of_encoder),
-                    batches=BatchStream(
-                        source,
-                        together,
-                        units,
-                        fail=limit,
-                        notice=notes.update,
-                        workers=loop.workers,
-                        pin=loop.pin,
-                    ),
-                    step=step,
-                    sink=sink,
-                    agreed={DIFFERENT_FILES: plan.digest()},
-                    repeats=len(together),
-                    notes=notes,
-                )
-            )
+            title = " + ".join(units)
+            total = sum(len(unit.indices) for share in units.values() for unit in share)
+            batches = BatchStream(source, together, units, limit, notes.update, loop.workers, loop.pin)
+            step, agreed = EncodingStep(together, limit), {DIFFERENT_FILES: plan.digest()}
+            ended = loop.run(Pass(title, total, batches, step, sink, agreed, len(together), notes))
             result.add(ended, step.batch_sizes)
             if result.interrupted:
                 break

@@ -154,14 +154,12 @@ class Loop(pl.Callback):
                 sink raised.
             KeyboardInterrupt: on a second Ctrl-C.
         """
-        title = work.title
+        title, pictures = work.title, work.total // work.repeats
         if self.processes > 1:
             title += f" (process {self.rank + 1} of {self.processes})"
         self._work, self._pictures = work, Counter[str]()
         with (
-            ProgressReport(
-                title, work.total // work.repeats, self._console, every=self._progress_every
-            ) as self._progress,
+            ProgressReport(title, pictures, self._console, every=self._progress_every) as self._progress,
             Interrupts(self._stop, patient=self.rank > 0) as self._interrupts,
             worker_deaths_told(self.workers),
         ):
@@ -183,7 +181,7 @@ class Loop(pl.Callback):
             torch.cuda.reset_peak_memory_stats(pl_module.device)
 
     def on_predict_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any, **kwargs: Any
+        self, trainer: Any, pl_module: Any, outputs: Any, *_: Any, **kwargs: Any
     ) -> None:
         """Hand on what a step returned."""
         self._take(outputs)

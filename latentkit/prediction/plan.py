@@ -3,7 +3,8 @@
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +16,13 @@ from latentkit.encoders.encoder import Encoder
 from latentkit.errors import LatentkitError
 from latentkit.prediction.results import Encoded, Failure
 from latentkit.runtime.readable import readable_bytes
-from latentkit.sources.source import Fingerprint, Source, SourceError, Stat
+from latentkit.sources.source import Fingerprint, Source, SourceError
+
+Unchanged = Callable[[int, Fingerprint], bool]
+"""(index, what its output was made from) -> whether the picture or caption is still that."""
+
+IsHeld = Callable[[int], bool]
+"""Index -> whether the picture is quarantined and not to be tried again."""
 
 
 @dataclass(frozen=True)
@@ -37,23 +44,38 @@ class Unit:
 class Outputs(Protocol):
     """What prediction asks of a store."""
 
-    def missing(
-        self,
-        encoder: str,
-        source: Source,
-        unchanged: Callable[[int, Fingerprint], bool],
-        held: Callable[[int], bool],
-    ) -> list[Unit]:
-        """The units that are not done; pictures that are held are not asked for again."""
+    @abstractmethod
+    def missing(self, encoder: str, source: Source, unchanged: Unchanged, held: IsHeld) -> list[Unit]:
+        """What is still to be encoded. Changes nothing, and works with nothing on the disk.
+
+        Args:
+            encoder: its name.
+            source: the collection.
+            unchanged, held: tell which outputs and which failures are still of the collection as it is now.
+
+        Returns:
+            Units in source order. Output under another contract counts as there.
+        """
 
     def begin(self, encoder: str, units: Sequence[Unit], source: Source) -> None:
-        """Hear what this process will write."""
+        """Hear what this process will write.
 
+        Args:
+            encoder: one of those of the plan.
+            units: this process's share of the plan.
+            source: the collection; gives keys and labels.
+        """
+
+    @abstractmethod
     def write(self, *batches: Encoded) -> int:
-        """Publish batches, together where that is quicker; the bytes written."""
+        """Take batches. Returns the bytes of their arrays: on the disk when this returns, or with the shard.
+
+        Raises:
+            LatentkitError: one line: the disk is full, ... What was published before stays.
+        """
 
     def fail(self, failure: Failure) -> None:
-        """Put a picture into the quarantine ledger."""
+        """Quarantine a picture; on the disk when this returns."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +92,8 @@ class EncoderPlan:
 
     encoder: str
     units: list[Unit]
-    quarantined: frozenset[str]
-    uncaptioned: frozenset[str]
+    quarantined: Set[str]
+    uncaptioned: Set[str]
     todo: int
     done: int
     bytes: int
@@ -139,20 +161,12 @@ def make_plan(
     for encoder in encoders:
         unchanged = compare.caption if encoder.geometry is None else compare.picture
         held = _Held(source, encoder.geometry is None, quarantined.get(encoder.name, {}), unchanged)
-        done = (lambda index, before: False) if overwrite else unchanged
-        units = outputs.missing(encoder.name, source, done, held)
+        is_done = (lambda index, before: False) if overwrite else unchanged
+        units = outputs.missing(encoder.name, source, is_done, held)
         todo = sum(len(unit.indices) for unit in units)
-        plans.append(
-            EncoderPlan(
-                encoder=encoder.name,
-                units=units,
-                quarantined=frozenset(held.quarantined),
-                uncaptioned=frozenset(held.uncaptioned),
-                todo=todo,
-                done=len(source) - todo - len(held.quarantined) - len(held.uncaptioned),
-                bytes=todo * bytes_per_item(encoder, contracts[encoder.name]),
-            )
-        )
+        done = len(source) - todo - len(held.quarantined) - len(held.uncaptioned)
+        size = todo * bytes_per_item(encoder, contracts[encoder.name])
+        plans.append(EncoderPlan(encoder.name, units, held.quarantined, held.uncaptioned, todo, done, size))
     return Plan(plans)
 
 
@@ -163,7 +177,7 @@ class _Held:
     source: Source
     reads_caption: bool
     ledger: Mapping[str, Fingerprint | None]
-    unchanged: Callable[[int, Fingerprint], bool]
+    unchanged: Unchanged
     quarantined: set[str] = field(default_factory=set)
     uncaptioned: set[str] = field(default_factory=set)
 
@@ -174,17 +188,13 @@ class _Held:
         if self.reads_caption and item.caption is None:
             self.uncaptioned.add(item.key)
             return True
-        if item.key not in self.ledger:
-            return False
-        same = still_fails(self.source, index, self.ledger[item.key], self.unchanged)
-        if same:
+        if item.key in self.ledger and still_fails(self.source, index, self.ledger[item.key], self.unchanged):
             self.quarantined.add(item.key)
-        return same
+            return True
+        return False
 
 
-def still_fails(
-    source: Source, index: int, failed: Fingerprint | None, unchanged: Callable[[int, Fingerprint], bool]
-) -> bool:
+def still_fails(source: Source, index: int, failed: Fingerprint | None, unchanged: Unchanged) -> bool:
     """Whether a picture is what it was when it failed; `failed` is None when it could not be read."""
     return source.stat(index) is None if failed is None else unchanged(index, failed)
 
@@ -198,11 +208,9 @@ class Comparison:
 
     def picture(self, index: int, before: Fingerprint) -> bool:
         """Equal size and mtime, or else equal sha256."""
-        now: Stat | None = self._source.stat(index)
-        if now is not None and now == before.stat:
-            return True
-        if now is not None and before.stat is not None and now.size != before.stat.size:
-            return False
+        now, then = self._source.stat(index), before.stat
+        if now and then and (now == then or now.size != then.size):
+            return now == then
         if index not in self._hashed:
             try:
                 self._hashed[index] = hashlib.sha256(self._source.read(index)[0]).hexdigest()

@@ -70,9 +70,7 @@ class FailureLimit:
     def __init__(
         self, record: Callable[[Failure], None], collection: int, share: float, already: Iterable[str] = ()
     ) -> None:
-        self._record = record
-        self._collection = collection
-        self._share = share
+        self._record, self._collection, self._share = record, collection, share
         self._keys = set(already)
 
     def __call__(self, failure: Failure) -> None:

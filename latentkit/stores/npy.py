@@ -20,7 +20,7 @@ import numpy as np
 
 from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.prediction.plan import Unit
+from latentkit.prediction.plan import IsHeld, Unchanged, Unit
 from latentkit.prediction.results import Encoded
 from latentkit.sources.source import Source, Stat
 from latentkit.stores.arrays import match, npy_publication, read_npy
@@ -31,7 +31,7 @@ from latentkit.stores.quarantine import Quarantine
 from latentkit.stores.records import RECORDS, numbered_records, publish_records
 from latentkit.stores.shard_manifest import MANIFEST
 from latentkit.stores.storage import Publication, publish_many
-from latentkit.stores.store import LEDGERS, Counts, IsHeld, Store, Unchanged
+from latentkit.stores.store import LEDGERS, Counts, Store
 
 IN_RECORD = "attention_mask"
 
@@ -74,10 +74,9 @@ class PictureStore(Store):
         done = self.whole(encoder, contract) if contract and contract.recorded else {}
 
         def is_done(index: int, key: str) -> bool:
-            entry = done.get(key)
-            return entry is not None and unchanged(index, entry.source)
+            return key in done and unchanged(index, done[key].source)
 
-        left = [i for i in range(len(source)) if not is_done(i, source[i].key) and not held(i)]
+        left = [i for i, key in enumerate(source.keys()) if not is_done(i, key) and not held(i)]
         return [Unit(0, np.array(left, np.int64), False)] if left else []
 
     def write(self, *batches: Encoded) -> int:
@@ -86,7 +85,7 @@ class PictureStore(Store):
         Raises:
             LatentkitError: one line: the disk is full, ... What was published before stays.
         """
-        files: list[Publication] = []
+        files, segments = list[Publication](), list[Publication]()
         done: dict[str, dict[str, bytes]] = {}  # encoder -> key -> line
         total = 0
         for encoded in batches:
@@ -103,10 +102,8 @@ class PictureStore(Store):
                 total += size
         for name, lines in done.items():
             self._release(name, list(lines))
-        root = Path(self.root)
-        publish_many(
-            files, then=[done_ledger(root, name).segment(lines.values()) for name, lines in done.items()]
-        )
+            segments.append(done_ledger(Path(self.root), name).segment(lines.values()))
+        publish_many(files, then=segments)
         return total
 
     def finish(self, source: Source, *, complete: bool) -> None:
@@ -274,8 +271,7 @@ def arrays_below(
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                if entry.name == LEDGERS:
-                    continue
-                yield from arrays_below(Path(entry.path), suffix, f"{prefix}{entry.name}/")
+                if entry.name != LEDGERS:
+                    yield from arrays_below(Path(entry.path), suffix, f"{prefix}{entry.name}/")
             elif entry.name.endswith(suffix):
                 yield f"{prefix}{entry.name.removesuffix(suffix)}", entry

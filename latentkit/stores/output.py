@@ -16,7 +16,7 @@ from latentkit.encoders.contract import Contract
 from latentkit.errors import LatentkitError
 from latentkit.sources.source import Fingerprint, Stat
 from latentkit.stores.ledger import read_done, read_facts
-from latentkit.stores.shard_manifest import read_entries, sidecars
+from latentkit.stores.shard_manifest import sidecars
 from latentkit.stores.store import LEDGERS
 
 
@@ -104,8 +104,8 @@ def read_source_fingerprints(root: Path, encoder: str) -> Iterator[tuple[str, Fi
         root: the output folder, whose ``.latentkit`` holds the ledgers; there may be none.
         encoder: its public name.
     """
-    for path in sidecars(root, encoder):
-        yield from ((key, made_from) for key, made_from in read_entries(path) or () if made_from is not None)
+    for sidecar in sidecars(root, encoder):
+        yield from ((key, made_from) for key, made_from in sidecar.entries() or () if made_from is not None)
     yield from ((key, done.source) for key, done in read_done(root, encoder).items())
 
 

@@ -9,9 +9,8 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -25,17 +24,9 @@ FORMAT = "latentkit.latents/1"
 MAX_BYTES = 4 << 30
 """Of the rows of a shard, which are in memory until all have come."""
 
-_DTYPES: dict[np.dtype[Any], str] = {
-    np.dtype(np.float64): "F64",
-    np.dtype(np.float32): "F32",
-    np.dtype(np.float16): "F16",
-    np.dtype(np.int64): "I64",
-    np.dtype(np.int32): "I32",
-    np.dtype(np.uint8): "U8",
-    np.dtype(np.bool_): "BOOL",
-}
-_NAMES = {name: dtype for dtype, name in _DTYPES.items()}
-_CHUNK = 1 << 22
+_NUMPY = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "U8": "u1", "BOOL": "?"}
+_DTYPES = {name: np.dtype(numpy) for name, numpy in _NUMPY.items()}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 class Tensor(NamedTuple):
@@ -89,7 +80,7 @@ def read_header(file: BinaryIO) -> Header:
         header = Header(raw, {}, metadata["contract"], metadata["keys"])
         for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
             offset = len(raw) + entry["data_offsets"][0]
-            header.tensors[name] = Tensor(_NAMES[entry["dtype"]], tuple(entry["shape"]), offset)
+            header.tensors[name] = Tensor(_DTYPES[entry["dtype"]], tuple(entry["shape"]), offset)
     except SafetensorError as error:
         raise ValueError(f"it has no safetensors header: {one_line(error)}") from None
     except KeyError as error:
@@ -117,75 +108,64 @@ def publish_shard(
     entries: dict[str, object] = {"__metadata__": metadata}
     offset = 0
     for name, array in ordered:
-        entries[name] = {
-            "dtype": _DTYPES[array.dtype],
-            "shape": list(array.shape),
-            "data_offsets": [offset, offset + array.nbytes],
-        }
-        offset += array.nbytes
+        end = offset + array.nbytes
+        entries[name] = {"dtype": _NAMES[array.dtype], "shape": array.shape, "data_offsets": [offset, end]}
+        offset = end
     header = json.dumps(entries, separators=(",", ":")).encode("ascii")
     header += b" " * (-len(header) % 8)
     parts: list[bytes | memoryview] = [len(header).to_bytes(8, "little"), header]
     parts += [array.reshape(-1).view(np.uint8).data for _, array in ordered]
-    meant, found = hashlib.sha256(), hashlib.sha256()
+    digest = hashlib.sha256()
 
     def write(file: BinaryIO) -> None:
         for part in parts:
             file.write(part)
-            meant.update(part)
+            digest.update(part)
 
     def validate(file: BinaryIO) -> None:
-        while chunk := file.read(_CHUNK):
-            found.update(chunk)
-        if found.digest() != meant.digest():
+        if hashlib.file_digest(file, "sha256").digest() != digest.digest():  # type: ignore[arg-type]
             raise ValueError("its sha256 is wrong")
 
     publish(path, write, validate)
-    return 8 + len(header) + offset, found.hexdigest()
+    return 8 + len(header) + offset, digest.hexdigest()
 
 
-@dataclass(slots=True)
 class ShardBuffer:
     """One array for each output with a row for each index; rows come in any order, or never.
 
-    Attributes:
+    Args:
         indices: int64 [N], ascending source indices.
-        arrays: output name -> [N, ...].
+        outputs: a contract's; shapes must be numbers.
+
+    Attributes:
         sources: index -> what its row was made from.
         waiting: the indices that neither came nor failed yet.
     """
 
-    indices: np.ndarray
-    arrays: dict[str, np.ndarray]
-    waiting: set[int]
-    sources: dict[int, Fingerprint] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, indices: np.ndarray, outputs: Mapping[str, Mapping[str, Any]]) -> Self:
-        """An empty buffer for the outputs of a contract; shapes must be numbers."""
-        arrays = {
+    def __init__(self, indices: np.ndarray, outputs: Mapping[str, Mapping[str, Any]]) -> None:
+        self._rows = {index: row for row, index in enumerate(indices.tolist())}
+        self._outputs, self.waiting, self.sources = outputs, {*self._rows}, dict[int, Fingerprint]()
+        self._arrays = {
             name: np.empty((len(indices), *output["shape"]), output["dtype"])
             for name, output in outputs.items()
         }
-        return cls(indices, arrays, {int(index) for index in indices})
 
     def put(self, index: int, arrays: Mapping[str, np.ndarray], source: Fingerprint) -> None:
         """Take a row: output name -> array. Raises ValueError when shape or dtype is not as declared."""
-        row = int(np.searchsorted(self.indices, index))
-        for name, buffer in self.arrays.items():
-            match(arrays[name].shape, arrays[name].dtype, {"shape": buffer.shape[1:], "dtype": buffer.dtype})
-            buffer[row] = arrays[name]
+        for name, output in self._outputs.items():
+            match(arrays[name].shape, arrays[name].dtype, output)
+            self._arrays[name][self._rows[index]] = arrays[name]
         self.waiting.remove(index)
         self.sources[index] = source
 
     def compact(self) -> tuple[list[int], dict[str, np.ndarray]]:
         """The indices that came, ascending, and their rows, moved together in place."""
-        rows = [row for row, index in enumerate(self.indices) if int(index) in self.sources]
-        for array in self.arrays.values():
-            for to, row in enumerate(rows):
+        rows = {index: row for index, row in self._rows.items() if index in self.sources}
+        for array in self._arrays.values():
+            for to, row in enumerate(rows.values()):
                 if to != row:
                     array[to] = array[row]
-        return [int(self.indices[row]) for row in rows], {k: v[: len(rows)] for k, v in self.arrays.items()}
+        return list(rows), {name: array[: len(rows)] for name, array in self._arrays.items()}
 
 
 def check_outputs(encoder: str, outputs: Mapping[str, Mapping[str, Any]], shard_size: int) -> None:
@@ -202,7 +182,7 @@ def check_outputs(encoder: str, outputs: Mapping[str, Mapping[str, Any]], shard_
                 f"store=shards holds arrays of one shape, {encoder} has {name} of {shape}: give store=npy"
             )
         dtype = np.dtype(output["dtype"])
-        if dtype not in _DTYPES:
+        if dtype not in _NAMES:
             raise UsageError(f"store=shards cannot hold {encoder}'s {name} of {dtype}: give store=npy")
         each += math.prod(output["shape"]) * dtype.itemsize
     if each * shard_size > MAX_BYTES:

@@ -110,38 +110,38 @@ def shard_name(k: int) -> str:
     return f"shard_{k:08d}.safetensors"
 
 
-def sidecar_path(root: Path, encoder: str, k: int) -> Path:
-    return root / ".latentkit" / "done" / encoder / f"shard_{k:08d}.jsonl"
+@dataclass(frozen=True, order=True)
+class Sidecar:
+    """What one shard was made from; need not exist."""
+
+    path: Path
+
+    def publish(self, head: Head, entries: Iterator[tuple[str, Fingerprint | None]]) -> None:
+        """Publish it; ``entries`` are (key, what it was made from), None for a picture that failed."""
+        lines = (dump({"key": key, **source_fields(source)}) for key, source in entries)
+        publish_lines(self.path, itertools.chain([dump(asdict(head))], lines))
+
+    def head(self) -> Head | None:
+        """Its first line; None when it is missing or damaged: the shard counts as not there."""
+        try:
+            with self.path.open("rb") as file:
+                head = Head(**json.loads(file.readline()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+        numbers = (head.items, head.count, head.bytes)
+        return head if all(isinstance(number, int) for number in numbers) else None
+
+    def entries(self) -> list[tuple[str, Fingerprint | None]] | None:
+        """Its pictures; None when it is missing or damaged: the shard counts as not there."""
+        try:
+            with self.path.open("rb") as file:
+                next(file, None)
+                return [(entry["key"], read_source(entry)) for entry in map(json.loads, file)]
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return None
 
 
-def sidecars(root: Path, encoder: str) -> list[Path]:
+def sidecars(root: Path, encoder: str) -> list[Sidecar]:
     """Those that are there, in the order of the shards."""
-    folder = sidecar_path(root, encoder, 0).parent
-    return sorted(path for path in folder.glob("shard_*") if SHARD.fullmatch(path.name))
-
-
-def publish_sidecar(path: Path, head: Head, entries: Iterator[tuple[str, Fingerprint | None]]) -> None:
-    """Publish a sidecar; ``entries`` are (key, what it was made from), None for a picture that failed."""
-    lines = (dump({"key": key, **source_fields(source)}) for key, source in entries)
-    publish_lines(path, itertools.chain([dump(asdict(head))], lines))
-
-
-def read_head(path: Path) -> Head | None:
-    """A sidecar's first line; None when it is missing or damaged: the shard counts as not there."""
-    try:
-        with path.open("rb") as file:
-            head = Head(**json.loads(file.readline()))
-    except (FileNotFoundError, ValueError, TypeError):
-        return None
-    numbers = (head.items, head.count, head.bytes)
-    return head if all(isinstance(number, int) for number in numbers) else None
-
-
-def read_entries(path: Path) -> list[tuple[str, Fingerprint | None]] | None:
-    """A sidecar's pictures; None when it is missing or damaged: the shard counts as not there."""
-    try:
-        with path.open("rb") as file:
-            next(file, None)
-            return [(entry["key"], read_source(entry)) for entry in map(json.loads, file)]
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return None
+    paths = (root / ".latentkit" / "done" / encoder).glob("shard_*")
+    return sorted(Sidecar(path) for path in paths if SHARD.fullmatch(path.name))

@@ -19,27 +19,15 @@ import numpy as np
 
 from latentkit.encoders.contract import Contract
 from latentkit.errors import UsageError
-from latentkit.prediction.plan import Unit
+from latentkit.prediction.plan import IsHeld, Unchanged, Unit
 from latentkit.prediction.results import Encoded, Failure
 from latentkit.runtime.provenance import versions
 from latentkit.sources.source import Source
 from latentkit.stores.contract_file import CONTRACT
 from latentkit.stores.shard_file import ShardBuffer, check_outputs, publish_shard
-from latentkit.stores.shard_manifest import (
-    KIND,
-    MANIFEST,
-    SHARD,
-    Head,
-    publish_sidecar,
-    read_entries,
-    read_head,
-    reopen,
-    shard_name,
-    sidecar_path,
-    sidecars,
-)
+from latentkit.stores.shard_manifest import KIND, MANIFEST, SHARD, Head, Sidecar, reopen, shard_name, sidecars
 from latentkit.stores.storage import publish_json, remove_many
-from latentkit.stores.store import LEDGERS, Counts, IsHeld, Store, Unchanged
+from latentkit.stores.store import LEDGERS, Counts, Store
 
 
 @dataclass(kw_only=True)
@@ -126,7 +114,7 @@ class ShardStore(Store):
             listed = {shard["path"] for shard in manifest["shards"]}
             remove_many(path for path in self.arrays(self.folder(encoder)) if path.name not in listed)
             known = {self.sidecar(encoder, k) for k in range(self.shard_count(source))}
-            remove_many(path for path in sidecars(Path(self.root), encoder) if path not in known)
+            remove_many(there.path for there in sidecars(Path(self.root), encoder) if there not in known)
 
     def describe(self, encoder: str, contract: Contract, source: Source, *, complete: bool) -> dict[str, Any]:
         """The manifest that the sidecars make, as JSON values.
@@ -137,7 +125,7 @@ class ShardStore(Store):
             source: the collection.
             complete: whether that is all of the collection, and final.
         """
-        found = (read_head(self.sidecar(encoder, k)) for k in range(self.shard_count(source)))
+        found = (self.sidecar(encoder, k).head() for k in range(self.shard_count(source)))
         heads = [head for head in found if head is not None]
         return {
             "kind": KIND,
@@ -160,17 +148,17 @@ class ShardStore(Store):
         }
 
     def counts(self, encoder: str) -> Counts:
-        paths = sidecars(Path(self.root), encoder)
-        heads = [head for path in paths if (head := read_head(path)) is not None]
+        found = (sidecar.head() for sidecar in sidecars(Path(self.root), encoder))
+        heads = [head for head in found if head is not None]
         return Counts(sum(head.count for head in heads), sum(head.bytes for head in heads))
 
     def manifest_path(self, encoder: str) -> Path:
         """Where an encoder's manifest lies, beside its shards."""
         return self.folder(encoder) / MANIFEST
 
-    def sidecar(self, encoder: str, k: int) -> Path:
-        """Where it says what shard k holds."""
-        return sidecar_path(Path(self.root), encoder, k)
+    def sidecar(self, encoder: str, k: int) -> Sidecar:
+        """It says what shard k holds."""
+        return Sidecar(Path(self.root, LEDGERS, "done", encoder, f"shard_{k:08d}.jsonl"))
 
     def shard_count(self, source: Source) -> int:
         """Shards of a collection, those among them of which every picture failed."""
@@ -196,8 +184,8 @@ class ShardStore(Store):
     def _is_done(
         self, encoder: str, contract: Contract, k: int, source: Source, unchanged: Unchanged, held: IsHeld
     ) -> bool:
-        path, items = self.sidecar(encoder, k), self.span(k, source)
-        head, entries = read_head(path), read_entries(path)
+        sidecar, items = self.sidecar(encoder, k), self.span(k, source)
+        head, entries = sidecar.head(), sidecar.entries()
         if head is None or entries is None or head.contract != contract.sha256:
             return False
         there = head.count == 0
@@ -212,7 +200,7 @@ class ShardStore(Store):
     def _buffer(self, encoder: str, k: int) -> ShardBuffer:
         if (encoder, k) not in self._buffers:
             unit, outputs = self._units[encoder][k], self._contracts[encoder].outputs
-            self._buffers[encoder, k] = ShardBuffer.of(unit.indices, outputs)
+            self._buffers[encoder, k] = ShardBuffer(unit.indices, outputs)
         return self._buffers[encoder, k]
 
     def _close_if_whole(self, encoder: str, k: int) -> None:
@@ -233,7 +221,7 @@ class ShardStore(Store):
         items = self.span(k, source)
         head = Head(name, len(items), len(keys), size, digest, contract.sha256)
         entries = ((source[i].key, buffer.sources.get(i)) for i in items)
-        publish_sidecar(self.sidecar(encoder, k), head, entries)
+        self.sidecar(encoder, k).publish(head, entries)
         del self._buffers[encoder, k], self._units[encoder][k]
 
     def check_layout(self, contracts: Mapping[str, Contract]) -> None:
@@ -262,7 +250,7 @@ class ShardStore(Store):
         return {"shard_size": self.shard_size, "dataset": self.dataset, "split": self.split}
 
     def ledgers(self, encoder: str) -> list[Path]:
-        return [self.manifest_path(encoder), *sidecars(Path(self.root), encoder)]
+        return [self.manifest_path(encoder), *(there.path for there in sidecars(Path(self.root), encoder))]
 
     def arrays(self, folder: Path) -> Iterator[Path]:
         return (path for path in folder.glob("shard_*") if SHARD.fullmatch(path.name))

@@ -1,29 +1,23 @@
 """What a store promises: outputs under a contract, planned from what is there, published, never lost."""
 
 import contextlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
 from latentkit.encoders.contract import Contract, ContractError
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.prediction.plan import Unit
-from latentkit.prediction.results import Encoded, Failure
-from latentkit.sources.source import Fingerprint, Source
+from latentkit.prediction.plan import Outputs, Unit
+from latentkit.prediction.results import Failure
+from latentkit.sources.source import Source
 from latentkit.stores.contract_file import contract_record, read_contract
 from latentkit.stores.ledger import fold_done
 from latentkit.stores.quarantine import Quarantine, quarantine, quarantine_ledger, release
 from latentkit.stores.storage import publish_json, remove_many, remove_temporaries
 
 LEDGERS = ".latentkit"
-
-Unchanged = Callable[[int, Fingerprint], bool]
-"""(index, what its output was made from) -> whether the picture or caption is still that."""
-
-IsHeld = Callable[[int], bool]
-"""Index -> whether the picture is quarantined and not to be tried again."""
 
 
 class Counts(NamedTuple):
@@ -34,7 +28,7 @@ class Counts(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class Store(ABC):
+class Store(Outputs):
     """Where encoded arrays lie. One thread in each process writes.
 
     The order of calls: ``check`` and ``missing`` plan and change nothing. Then, under an `OutputLock`:
@@ -100,19 +94,6 @@ class Store(ABC):
         if lines:
             raise ContractError("\n".join(lines))
 
-    @abstractmethod
-    def missing(self, encoder: str, source: Source, unchanged: Unchanged, held: IsHeld) -> list[Unit]:
-        """What is still to be encoded. Changes nothing, and works with nothing on the disk.
-
-        Args:
-            encoder: its name.
-            source: the collection.
-            unchanged, held: tell which outputs and which failures are still of the collection as it is now.
-
-        Returns:
-            Units in source order. Output under another contract counts as there: `check` first.
-        """
-
     def open(self, contracts: Mapping[str, Contract], rank: int = 0, overwrite: bool = False) -> None:
         """Take the root for writing. Rank 0 repairs what kills left behind and writes the contracts.
 
@@ -139,25 +120,10 @@ class Store(ABC):
                 publish_json(path, contract_record(contract) | self.fixed())
 
     def begin(self, encoder: str, units: Sequence[Unit], source: Source) -> None:
-        """Say what this process will now write.
-
-        Args:
-            encoder: one of those that were opened.
-            units: this process's share of the plan.
-            source: the collection; gives keys and labels.
-        """
+        """As `Outputs.begin`, of an encoder that was opened."""
         self._held[encoder] = set(Quarantine.read(self.root).held(encoder))
 
-    @abstractmethod
-    def write(self, *batches: Encoded) -> int:
-        """Take batches. Returns the bytes of their arrays: on the disk when this returns, or with the shard.
-
-        Raises:
-            LatentkitError: one line: the disk is full, ... What was published before stays.
-        """
-
     def fail(self, failure: Failure) -> None:
-        """Quarantine a picture; on the disk when this returns."""
         quarantine(Path(self.root), failure)
 
     @abstractmethod
@@ -211,10 +177,8 @@ class Store(ABC):
             for place in self.output_folders(encoder, contract).values():
                 folder = place.relative_to(root)
                 for other, owner in owners.items():
-                    nested = (
-                        folder.parts and other.parts and (folder in other.parents or other in folder.parents)
-                    )
-                    if folder == other or nested:
+                    above = {*folder.parents, *other.parents} - {Path()}
+                    if folder == other or {folder, other} & above:
                         raise UsageError(
                             f"store.folders: {owner} would write into {other}, {encoder} into {folder}: "
                             "give each its own folder, none inside another"

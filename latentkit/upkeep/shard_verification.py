@@ -17,7 +17,7 @@ from latentkit.runtime.progress import ProgressReport
 from latentkit.stores.arrays import count_non_finite, match
 from latentkit.stores.quarantine import Quarantine
 from latentkit.stores.shard_file import Header, read_header
-from latentkit.stores.shard_manifest import Head, ShardManifest, read_entries, read_head, reopen, shard_name
+from latentkit.stores.shard_manifest import Head, ShardManifest, reopen, shard_name
 from latentkit.stores.shard_output import LABELS
 from latentkit.stores.shards import ShardStore
 from latentkit.stores.storage import move_many, publish_json, remove_many
@@ -88,7 +88,7 @@ class ShardVerification(Verification[ShardStore]):
             names = sorted(bad.get(encoder, ()))
             store, contract = self.store.sized_as_there(encoder), self.store.contract(encoder)
             assert contract is not None, "nothing else was found where there is no contract"
-            manifest, sidecars = store.manifest_path(encoder), store.sidecar(encoder, 0).parent
+            manifest, sidecars = store.manifest_path(encoder), store.sidecar(encoder, 0).path.parent
             folder = store.folder(encoder)
             aside = self.aside(folder)
             reopen(manifest)
@@ -153,13 +153,15 @@ class _Shards:
         """Number -> what its sidecar says, of the shards that the collection has."""
         heads: dict[int, Head] = {}
         for k in self._numbers:
-            path = self._store.sidecar(self._encoder, k)
-            head = read_head(path)
+            sidecar = self._store.sidecar(self._encoder, k)
+            head = sidecar.head()
             fits = head is not None and head.shard == (shard_name(k) if head.count else None)
             if head is not None and fits and head.contract == self._contract.sha256:
                 heads[k] = head
-            elif path.exists():
-                self._find("ledger", path, "of another contract" if fits else "damaged", shard_name(k))
+            elif sidecar.path.exists():
+                self._find(
+                    "ledger", sidecar.path, "of another contract" if fits else "damaged", shard_name(k)
+                )
         return heads
 
     def _inspect(self, k: int, head: Head, deep: bool) -> _Read:
@@ -170,7 +172,7 @@ class _Shards:
             outdated = f"made of {head.items:,} pictures, the collection has {len(items):,}"
         keys = labels = None
         if deep or (head.shard is None and outdated is None):
-            entries = read_entries(self._store.sidecar(self._encoder, k))
+            entries = self._store.sidecar(self._encoder, k).entries()
             if entries is None or len(entries) != head.items:
                 return self._find_in(k, "ledger", "damaged")
             keys = [key for key, made_from in entries if made_from is not None]
