@@ -6,12 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+from PIL.Image import Image
 
 from latentkit.errors import UsageError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _REFUSAL = re.compile(
     r"(i['’]?m|i am) (very )?(sorry|unable|not able)\b|sorry, |i (can['’]t|cannot|can not)\b|as an ai\b",
@@ -36,7 +34,7 @@ class Answer:
     unanswered: bool = field(default=False, compare=False)
 
 
-Describe = Callable[[Iterable[tuple[int, "Image"]]], Iterator[Answer]]
+Describe = Callable[[Iterable[tuple[int, Image]]], Iterator[Answer]]
 """(number, RGB picture) of each -> an answer for each, in any order. Pictures are taken as there is room."""
 
 

@@ -28,6 +28,7 @@ MAX_BYTES = 2**20
 IN_A_ROW = 3
 """Pictures that a server fails to answer, one after the other: then it is not the pictures."""
 
+_KEPT = "captions that were written are kept"
 _PICTURE = frozenset({400, 413, 415, 422})
 _ADVICE = {
     401: "set caption.api_key_env to the environment variable that holds the key",
@@ -97,10 +98,8 @@ class OpenAICaptioner(Captioner):
                 yield from held
                 held.clear()
             elif len(held) == IN_A_ROW:
-                raise LatentkitError(
-                    f"{self.url} fails, {IN_A_ROW} pictures in a row; the last: {answer.reason}; see to "
-                    "the server and start again; captions that were written are kept"
-                )
+                last = f"the last: {answer.reason}; see to the server and start again; {_KEPT}"
+                raise LatentkitError(f"{self.url} fails, {IN_A_ROW} pictures in a row; {last}")
         yield from held
 
     def _ask(self, client: Client, picture: tuple[int, Image.Image]) -> Answer:
@@ -122,14 +121,10 @@ class OpenAICaptioner(Captioner):
             if status in _PICTURE:
                 return Answer(number, reason=said)
             if not error.reached:
-                raise LatentkitError(
-                    f"{said}; start the server, or give caption.url=URL; captions that were written are kept"
-                ) from None
+                raise LatentkitError(f"{said}; start the server, or give caption.url=URL; {_KEPT}") from None
             if status is not None and error.final:
                 advice = _ADVICE.get(status, "check caption.url")
-                raise LatentkitError(
-                    f"{self.url} answers {said}; {advice}; captions that were written are kept"
-                ) from None
+                raise LatentkitError(f"{self.url} answers {said}; {advice}; {_KEPT}") from None
             return Answer(number, reason=said, unanswered=True)
 
     def _request(self, image: Image.Image) -> bytes:
@@ -142,14 +137,9 @@ class OpenAICaptioner(Captioner):
             {"type": "text", "text": self.prompt},
             {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{data}"}},
         ]
-        request = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": content}],
-            "max_tokens": self.max_new_tokens,
-            "temperature": 0,
-            "stream": False,
-        }
-        return json.dumps(request).encode("ascii")
+        messages = [{"role": "user", "content": content}]
+        options = {"max_tokens": self.max_new_tokens, "temperature": 0, "stream": False}
+        return json.dumps({"model": self.model, "messages": messages, **options}).encode("ascii")
 
 
 def _chat_answer(number: int, data: bytes) -> Answer:

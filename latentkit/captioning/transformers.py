@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentkit.captioning.captioner import Answer, Captioner, Describe, judge
-from latentkit.errors import LatentkitError, UsageError, one_line
+from latentkit.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 PATTERNS = ("*.json", "*.jinja", "*.txt", "*.model", "model*.safetensors")
 """The hub files that a model, its tokenizer and its image processor are made of."""
+
+_GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+"""Greedy decoding, whatever the model's own generation_config.json says."""
+_PADDED = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +64,9 @@ class TransformersCaptioner(Captioner):
         """See `Captioner.open`. Downloads the model unless it is there."""
         from latentkit.encoders.weights import locate
 
-        folder = locate(
-            self.model,
-            self.revision,
-            PATTERNS,
-            where="caption",
-            otherwise="pass caption.model=FOLDER, or caption=openai for a server",
-            local_files_only=self.local_files_only,
-        )
+        offline = self.local_files_only
+        otherwise = "pass caption.model=FOLDER, or caption=openai for a server"
+        folder = locate(self.model, self.revision, PATTERNS, offline, where="caption", otherwise=otherwise)
         import torch
         from transformers import AutoModelForImageTextToText
 
@@ -92,11 +91,9 @@ class TransformersCaptioner(Captioner):
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            device = torch.device(self.device)
-            torch.empty(1, device=device)
+            return torch.empty(1, device=self.device).device
         except (RuntimeError, AssertionError) as error:
             raise UsageError(f"caption.device={self.device}: {one_line(error)[:200]}") from None
-        return device
 
     def _describe(
         self, network: Any, processor: Any, pictures: Iterable[tuple[int, Image]]
@@ -124,45 +121,28 @@ class TransformersCaptioner(Captioner):
         chat = processor.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-        inputs = processor(
-            images=[[image] for _, image in batch],
-            text=[chat] * len(batch),
-            padding=True,
-            padding_side="left",
-            add_special_tokens=False,  # the chat template has them
-            return_tensors="pt",
-        ).to(network.device, network.dtype)
+        images, texts = [[image] for _, image in batch], [chat] * len(batch)
+        # The chat template has the special tokens.
+        inputs = processor(images=images, text=texts, add_special_tokens=False, **_PADDED)
+        inputs = inputs.to(network.device, network.dtype)
         with torch.inference_mode():
-            tokens = network.generate(
-                **inputs,
-                do_sample=False,
-                num_beams=1,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                max_new_tokens=self.max_new_tokens,
-            )[:, inputs["input_ids"].shape[1] :]
+            tokens = network.generate(**inputs, **_GREEDY, max_new_tokens=self.max_new_tokens)
+        tokens = tokens[:, inputs["input_ids"].shape[1] :]
         texts = processor.batch_decode(tokens, skip_special_tokens=True)
         ends = network.generation_config.eos_token_id
         whole = torch.isin(tokens, torch.tensor(ends, device=tokens.device)).any(dim=1).tolist()
-        return [
-            judge(number, text, whole=ended)
-            for (number, _), text, ended in zip(batch, texts, whole, strict=True)
-        ]
+        answers = zip(batch, texts, whole, strict=True)
+        return [judge(number, text, whole=ended) for (number, _), text, ended in answers]
 
 
 def _processor(folder: Path) -> Any:
     """The model's processor, its pictures prepared by Pillow and numpy: torchvision is not needed."""
     from transformers import AutoProcessor
 
-    try:
-        processor: Any = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-            folder, local_files_only=True, backend="pil"
-        )
+    from latentkit.encoders.loading import one_line_errors
+
+    with one_line_errors(f"{folder}: the processor cannot be loaded"):
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, backend="pil")  # type: ignore[no-untyped-call]
         if processor.chat_template is None:
             raise ValueError("it has no chat template; choose a model that was tuned to follow instructions")
-    # The processors' readers raise whatever they meet; the user is to see one line in any case.
-    except Exception as error:
-        reason = one_line(error)[:200]
-        raise LatentkitError(f"{folder}: the processor cannot be loaded: {reason}") from error
     return processor

@@ -75,8 +75,7 @@ class Autoencoder(PretrainedEncoder):
     @property
     def channels(self) -> int:
         """C of the latents."""
-        channels: int = self.config.get("latent_channels", 4)
-        return channels
+        return self.config.get("latent_channels", 4)
 
     @property
     def factor(self) -> int:
@@ -89,12 +88,9 @@ class Autoencoder(PretrainedEncoder):
 
         What config.json leaves out is AutoencoderKL's default.
         """
-        vectors = {name: self.config.get(name) for name in ("latents_mean", "latents_std")}
-        return {
-            "scaling_factor": self.config.get("scaling_factor", 0.18215),
-            "shift_factor": self.config.get("shift_factor"),
-            **{name: value and tuple(value) for name, value in vectors.items()},
-        }
+        config = {"scaling_factor": 0.18215, **self.config}
+        names = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+        return {name: config.get(name) for name in names}
 
     @property
     def normalisation(self) -> tuple[Vector, Vector]:
@@ -203,12 +199,9 @@ class Autoencoder(PretrainedEncoder):
     def build(self) -> torch.nn.Module:
         from latentkit.encoders.networks import EncodingNetwork
 
-        return EncodingNetwork(
-            self.encoding_half(self.autoencoder()),
-            posterior=self.posterior,
-            normalisation=self.normalisation if self.scaled else None,
-            flip=self.flip,
-        )
+        half = self.encoding_half(self.autoencoder())
+        normalisation = self.normalisation if self.scaled else None
+        return EncodingNetwork(half, posterior=self.posterior, normalisation=normalisation, flip=self.flip)
 
     def batch(
         self, keys: Sequence[str], inputs: np.ndarray | torch.Tensor | Sequence[str]

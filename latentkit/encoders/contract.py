@@ -66,11 +66,8 @@ class Contract:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values (tuples become lists)."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        for name in ("latents_mean", "latents_std"):
-            if plain[name] is None:
-                del plain[name]
-        return plain
+        plain, optional = json.loads(json.dumps(asdict(self))), ("latents_mean", "latents_std")
+        return {name: value for name, value in plain.items() if name not in optional or value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -81,9 +81,5 @@ class DINOv3(PretrainedEncoder):
         from latentkit.encoders.loading import load_model
         from latentkit.encoders.networks import DINOv3Network
 
-        return DINOv3Network(
-            load_model(self, DINOv3ViTModel, lambda config: DINOv3ViTModel(DINOv3ViTConfig(**config))),
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-            patches=self.patches,
-        )
+        vit = load_model(self, DINOv3ViTModel, lambda config: DINOv3ViTModel(DINOv3ViTConfig(**config)))
+        return DINOv3Network(vit, mean=IMAGENET_MEAN, std=IMAGENET_STD, patches=self.patches)

@@ -28,6 +28,15 @@ def quiet(library: str) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@contextmanager
+def one_line_errors(what: str) -> Iterator[None]:
+    """LatentkitError, beginning with `what`, for whatever the readers of both libraries raise."""
+    try:
+        yield
+    except Exception as error:
+        raise LatentkitError(f"{what}: {one_line(error)[:200]}") from error
+
+
 def load_model(encoder: PretrainedEncoder, network: Any, random: Callable[[Mapping[str, Any]], Any]) -> Any:
     """A transformers or diffusers model in float32 on the CPU, as the encoder declares it.
 
@@ -58,18 +67,10 @@ def from_folder(network: Any, folder: Path, dtype: torch.dtype) -> Any:
     options: dict[str, Any] = {"dtype": dtype, "ignore_mismatched_sizes": True}
     if network.__module__.startswith("diffusers."):  # names a mismatched weight only when it raises
         options = {"torch_dtype": dtype}
-    try:
+    with one_line_errors(f"{folder}: cannot be loaded as {network.__name__}"):
         model, info = network.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            **options,
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
         )
-    # Both libraries raise whatever their loaders meet; the user is to see one line in any case.
-    except Exception as error:
-        reason = one_line(error)[:200]
-        raise LatentkitError(f"{folder}: cannot be loaded as {network.__name__}: {reason}") from error
     mismatched = sorted(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
     for what, names in (("is missing", sorted(info["missing_keys"])), ("has another shape", mismatched)):
         if names:

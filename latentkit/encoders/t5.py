@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from latentkit.encoders.encoder import PretrainedEncoder
 from latentkit.encoders.weights import Layout, Random
-from latentkit.errors import LatentkitError, UsageError, one_line
+from latentkit.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,13 +60,9 @@ class T5(PretrainedEncoder):
         return {"hidden": {"shape": [self.max_length, self.config["d_model"]], "dtype": "float16"}}
 
     def describe_input(self) -> dict[str, Any]:
-        return {
-            "max_length": self.max_length,
-            "padding": "max_length",
-            "truncation": True,
-            "attention_mask": True,
-            "tokenizer": "bytes" if isinstance(self.weights, Random) else "checkpoint",
-        }
+        tokenizer = "bytes" if isinstance(self.weights, Random) else "checkpoint"
+        fixed = {"padding": "max_length", "truncation": True, "attention_mask": True}
+        return {"max_length": self.max_length, **fixed, "tokenizer": tokenizer}
 
     def random_config(self, size: str) -> dict[str, Any]:
         """T5-large as published; or one layer of its width that knows only bytes."""
@@ -87,19 +83,13 @@ class T5(PretrainedEncoder):
         """The checkpoint's own tokenizer, or transformers' byte tokenizer, which needs no files."""
         from transformers import AutoTokenizer, ByT5Tokenizer
 
-        from latentkit.encoders.loading import quiet
+        from latentkit.encoders.loading import one_line_errors, quiet
 
         if isinstance(self.weights, Random):
             return ByT5Tokenizer()
-        try:
-            with quiet("transformers"):
-                return AutoTokenizer.from_pretrained(self.checkpoint.folder, local_files_only=True)
-        # The tokenizer's readers raise whatever they meet; the user is to see one line in any case.
-        except Exception as error:
-            reason = one_line(error)[:200]
-            raise LatentkitError(
-                f"{self.checkpoint.folder}: the tokenizer cannot be loaded: {reason}"
-            ) from error
+        folder = self.checkpoint.folder
+        with quiet("transformers"), one_line_errors(f"{folder}: the tokenizer cannot be loaded"):
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
     def batch(
         self, keys: Sequence[str], inputs: np.ndarray | torch.Tensor | Sequence[str]
@@ -112,15 +102,9 @@ class T5(PretrainedEncoder):
             ``max_length``, and ``cut`` (whether it has more tokens than fit).
         """
         captions = [_whole(str(caption)) for caption in inputs]
-        encoded = self.tokenizer(
-            captions,
-            padding="max_length",
-            padding_side="right",
-            truncation=True,
-            max_length=self.max_length,
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
+        length = {"max_length": self.max_length, "padding": "max_length", "truncation": True}
+        given = {"padding_side": "right", "return_attention_mask": True, "return_tensors": "pt"}
+        encoded = self.tokenizer(captions, **length, **given)
         facts = []
         for caption, length in zip(captions, encoded["attention_mask"].sum(dim=1).tolist(), strict=True):
             cut = length == self.max_length and len(self.tokenizer(caption, verbose=False).input_ids) > length

@@ -114,15 +114,9 @@ class Pretrained:
             LatentkitError: absent, gated, out of reach, damaged, or another architecture; one line each.
         """
         setting = f"{where}.model={model}"
-        top = locate(
-            model,
-            revision,
-            layout.patterns,
-            where=where,
-            otherwise=f"pass {where}.model=FOLDER or weights=random",
-            local_files_only=self.local_files_only,
-        )
-        local = Path(model).expanduser().is_dir()
+        otherwise = f"pass {where}.model=FOLDER or weights=random"
+        offline = self.local_files_only
+        top = locate(model, revision, layout.patterns, offline, where=where, otherwise=otherwise)
         folder = top / layout.subfolder
         if not folder.is_dir():
             hint = f"; if its weights lie at the top, pass {where}.subfolder=''"
@@ -130,27 +124,29 @@ class Pretrained:
         config = _read_config(folder, layout, setting)
         weights = _weights_files(folder, layout, setting)
         for file in weights:
-            _check_header(file, setting)
+            try:
+                with safe_open(file, framework="numpy"):  # reads a header that describes just this many bytes
+                    pass
+            except (SafetensorError, OSError) as error:
+                reason = f"{file.name} is damaged ({error}); download it again"
+                raise LatentkitError(f"{setting}: {reason}") from None
         hashed = [folder / "config.json", *weights, *_tokenizer_files(folder, layout, setting)]
         with ThreadPoolExecutor(max_workers=8) as pool:
             digests = pool.map(file_sha256, hashed)
-        return Checkpoint(
-            folder=folder,
-            model=f"local:{top.resolve().name}" if local else model,
-            revision=None if local else revision,
-            config=config,
-            sha256=dict(zip((file.name for file in hashed), digests, strict=True)),
-        )
+        sha256 = dict(zip((file.name for file in hashed), digests, strict=True))
+        if Path(model).expanduser().is_dir():
+            model, revision = f"local:{top.resolve().name}", None
+        return Checkpoint(folder=folder, model=model, revision=revision, config=config, sha256=sha256)
 
 
 def locate(
     model: str,
     revision: str | None,
     patterns: Sequence[str],
+    local_files_only: bool,
     *,
     where: str,
     otherwise: str,
-    local_files_only: bool,
 ) -> Path:
     """The folder that a model lies in: itself, or the hub's cache, downloaded unless it is there.
 
@@ -158,6 +154,7 @@ def locate(
         model: an existing folder, or a hub id.
         revision: hub revision; not used for a folder.
         patterns: of the hub files that are needed; no other is downloaded.
+        local_files_only: as of `Pretrained`.
         where: the configuration node whose ``model`` it is, for messages: ``encoders.t5``.
         otherwise: what else a user can do, for messages.
 
@@ -230,15 +227,6 @@ def _weights_files(folder: Path, layout: Layout, setting: str) -> list[Path]:
     others = sorted(path.name for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".ckpt"})
     why = f"; {', '.join(others)} may run code when read and is not loaded: convert it" if others else ""
     raise LatentkitError(f"{setting}: {single.name} is missing in {folder}{why}")
-
-
-def _check_header(file: Path, setting: str) -> None:
-    """The header can be read and describes a file of exactly this size."""
-    try:
-        with safe_open(file, framework="numpy"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise LatentkitError(f"{setting}: {file.name} is damaged ({error}); download it again") from None
 
 
 def _tokenizer_files(folder: Path, layout: Layout, setting: str) -> list[Path]:
