@@ -1,18 +1,15 @@
 """Which device a run has, and which of a run's processes this one is."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from latentkit.errors import UsageError
 
-MOST_WORKERS = 16
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 
-@dataclass(frozen=True)
-class Device:
+class Device(NamedTuple):
     """Attributes: kind, ``cuda`` or ``cpu``; free_bytes, device memory free now (0 on a CPU)."""
 
     kind: str
@@ -73,8 +70,3 @@ def _processes(devices: Any) -> int:
 def launched_externally() -> bool:
     """Whether torchrun or SLURM starts the processes, rather than the first of them."""
     return "RANK" in os.environ or "SLURM_PROCID" in os.environ
-
-
-def decoding_workers(asked: int | None) -> int:
-    """Processes that decode pictures: as asked, else one a processor that this process may use."""
-    return min(MOST_WORKERS, len(os.sched_getaffinity(0))) if asked is None else asked

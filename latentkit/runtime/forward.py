@@ -1,12 +1,10 @@
 """The one way to run a network on a batch: device, precision, compilation, memory, float32 again, NaN."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
@@ -26,8 +24,7 @@ def precision_context(name: str, device: torch.device) -> AbstractContextManager
     """
     if name in ("32-true", "tf32"):
         return _tf32(name == "tf32")
-    mixed: Literal["16-mixed", "bf16-mixed"] = "16-mixed" if name == "16-mixed" else "bf16-mixed"
-    return MixedPrecision(mixed, device.type).forward_context()
+    return MixedPrecision(name, device.type).forward_context()  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -40,19 +37,39 @@ def _tf32(allowed: bool) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A batch that has been through a network.
+@dataclass
+class Launched:
+    """A batch on its way through a network.
 
     Attributes:
-        outputs: name -> [B, ...]; of the rows below the values are undefined. Empty when no row fits.
+        outputs: name -> [B, ...], and `FINITE`; on the host they are whole once `arrived` has happened. In
+            the rows below the values are undefined. Empty when no row fits.
         lost: rows that do not fit into memory even alone.
-        unfinite: rows that are not finite, also when computed in float32.
+        again: a row's outputs in float32, not compiled; None when memory ran out.
+        unfinite: rows that are not finite, also when computed in float32; known by `result`.
     """
 
     outputs: dict[str, Tensor]
     lost: list[int]
-    unfinite: list[int]
+    again: Callable[[int], dict[str, Tensor] | None]
+    arrived: torch.cuda.Event | None
+    unfinite: list[int] = field(default_factory=list)
+
+    def result(self) -> Self:
+        """Wait for it: the batch when it is through, without `FINITE`. To be asked for once."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        finite = self.outputs.pop(FINITE, torch.ones(0, dtype=torch.bool))
+        for row in torch.nonzero(~finite).flatten().tolist():
+            if row in self.lost:
+                continue
+            found = self.again(row)
+            if found is None or not found.pop(FINITE):
+                self.unfinite.append(row)
+                continue
+            for name, output in found.items():
+                self.outputs[name][row] = output[0]
+        return self
 
 
 class Forward(nn.Module):
@@ -107,12 +124,9 @@ class Forward(nn.Module):
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
         count = len(next(iter(moved.values())))
         total = max(count, pad_to)
-        padded = {
-            name: torch.cat([tensor, tensor[-1:].expand(total - count, *tensor.shape[1:])])
-            if total > count
-            else tensor
-            for name, tensor in moved.items()
-        }
+        padded = moved
+        if lacking := total - count:
+            padded = {k: torch.cat([x, x[-1:].expand(lacking, *x.shape[1:])]) for k, x in moved.items()}
         outputs: dict[str, Tensor] = {}
         lost: list[int] = []
         start = 0
@@ -120,7 +134,7 @@ class Forward(nn.Module):
             length = min(self.fits, total)
             begin = min(start, total - length)
             piece = {name: tensor[begin : begin + length] for name, tensor in padded.items()}
-            found = self._run(self.network, self.precision, piece, settings)
+            found = self._run(self.network, self.precision, piece | settings)
             if found is None:
                 torch.cuda.empty_cache()
                 self.fits = max(1, length // 2)
@@ -135,27 +149,21 @@ class Forward(nn.Module):
                 rows = output[start - begin : count - begin]
                 outputs[name][start : start + len(rows)].copy_(rows, non_blocking=True)
             start = begin + length
-        arrived = torch.cuda.Event() if pin else None  # type: ignore[no-untyped-call]
-        if arrived is not None:
-            arrived.record()
+        arrived = torch.cuda.current_stream(device).record_event() if pin else None
 
         def again(row: int) -> dict[str, Tensor] | None:
             alone = {name: tensor[row : row + 1] for name, tensor in moved.items()}
-            return self._run(self.network.forward, "32-true", alone, settings)
+            return self._run(self.network.forward, "32-true", alone | settings)
 
         return Launched(outputs, lost, again, arrived)
 
     def _run(
-        self,
-        network: Callable[..., dict[str, Tensor]],
-        precision: str,
-        tensors: Mapping[str, Tensor],
-        settings: Mapping[str, Any],
+        self, network: Callable[..., dict[str, Tensor]], precision: str, inputs: Mapping[str, Any]
     ) -> dict[str, Tensor] | None:
         """Its outputs, and which rows are `FINITE`; None when memory ran out."""
         try:
             with precision_context(precision, self._place.device):
-                outputs = dict(network(**tensors, **settings))
+                outputs = dict(network(**inputs))
             told = outputs.pop(FINITE, None)
             finite = [output.isfinite().reshape(len(output), -1).all(1) for output in outputs.values()]
             return outputs | {FINITE: torch.stack(finite if told is None else [*finite, told]).all(0)}
@@ -163,35 +171,3 @@ class Forward(nn.Module):
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 return None
             raise
-
-
-@dataclass(frozen=True)
-class Launched:
-    """A batch on its way through a network.
-
-    Attributes:
-        outputs, lost: as in `Outcome`, and `FINITE`; on the host they are whole once `arrived` has happened.
-        again: a row's outputs in float32, not compiled; None when memory ran out.
-    """
-
-    outputs: dict[str, Tensor]
-    lost: list[int]
-    again: Callable[[int], dict[str, Tensor] | None]
-    arrived: torch.cuda.Event | None
-
-    def result(self) -> Outcome:
-        """Wait for it. To be asked for once."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        outputs, unfinite = self.outputs, []
-        finite = outputs.pop(FINITE, torch.ones(0, dtype=torch.bool))
-        for row in torch.nonzero(~finite).flatten().tolist():
-            if row in self.lost:
-                continue
-            found = self.again(row)
-            if found is None or not found.pop(FINITE):
-                unfinite.append(row)
-                continue
-            for name, output in found.items():
-                outputs[name][row] = output[0]
-        return Outcome(outputs, self.lost, unfinite)

@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -21,9 +21,7 @@ class Interrupts:
     """
 
     def __init__(self, stop: Callable[[], None], *, patient: bool = False) -> None:
-        self._stop = stop
-        self._patient = patient
-        self._asked = False
+        self._stop, self._patient, self._asked = stop, patient, False
 
     def __enter__(self) -> Self:
         heard = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
@@ -36,9 +34,7 @@ class Interrupts:
         for number in self._before:
             signal.signal(number, self._handle)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

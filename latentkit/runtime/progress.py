@@ -1,7 +1,6 @@
 """How far a command is: a bar on a terminal, a plain line now and then elsewhere. On stderr."""
 
 import time
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -49,21 +48,27 @@ class ProgressReport:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bar.stop()
         rate = f", {self._rate()}" if self._done else ""
         self._print(f"{self._title}: {self._done:,} {self._things} in {self.seconds:,.1f} s{rate}")
 
-    def show(self, done: int, total: int | None = None) -> None:
-        """So many are done by now; of `total`, when that is news."""
+    def show(self, done: int) -> None:
+        """So many are done by now."""
         self._done = done
-        self._total = self._total if total is None else total
+        due = time.monotonic() - self._said > SECONDS_BETWEEN_LINES
+        if self._every is not None:
+            due = done - self._said_at >= self._every
         if not self._bar.disable:
-            self._bar.update(self._task, completed=done, total=self._total, rate=self._rate())
-        elif self._is_time():
-            self._say()
+            self._bar.update(self._task, completed=done, rate=self._rate())
+        elif due:
+            self._said, self._said_at = time.monotonic(), done
+            of = left = ""
+            if self._total is not None:
+                of = f" of {self._total:,}"
+                seconds = (self._total - done) * self.seconds / done if done else 0.0
+                left = f", {seconds:,.0f} s left"
+            self._print(f"{self._title}: {done:,}{of} {self._things}, {self._rate()}{left}")
 
     def advance(self, count: int = 1) -> None:
         """So many more are done."""
@@ -77,20 +82,6 @@ class ProgressReport:
     def _rate(self) -> str:
         """Over the pass so far."""
         return f"{self._done / self.seconds:,.1f} {self._things}/s"
-
-    def _is_time(self) -> bool:
-        if self._every is not None:
-            return self._done - self._said_at >= self._every
-        return time.monotonic() - self._said > SECONDS_BETWEEN_LINES
-
-    def _say(self) -> None:
-        self._said, self._said_at = time.monotonic(), self._done
-        of = left = ""
-        if self._total is not None:
-            of = f" of {self._total:,}"
-            seconds = (self._total - self._done) * self.seconds / self._done if self._done else 0.0
-            left = f", {seconds:,.0f} s left"
-        self._print(f"{self._title}: {self._done:,}{of} {self._things}, {self._rate()}{left}")
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)

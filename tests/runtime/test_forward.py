@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from latentkit.runtime.forward import FINITE, Forward, Outcome
+from latentkit.runtime.forward import FINITE, Forward, Launched
 
 
 class Sums(nn.Module):
@@ -43,7 +43,7 @@ def rows(count: int) -> torch.Tensor:
     return torch.arange(1, 3 * count + 1, dtype=torch.float32).reshape(count, 3)
 
 
-def ran(forward: Forward, x: torch.Tensor, pad_to: int = 0, **settings: float) -> Outcome:
+def ran(forward: Forward, x: torch.Tensor, pad_to: int = 0, **settings: float) -> Launched:
     with torch.inference_mode():
         return forward({"x": x}, pad_to, **settings).result()
 
