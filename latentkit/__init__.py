@@ -5,19 +5,18 @@ Every verb is a command, ``python -m latentkit.encode dataset=folder``, and a fu
 """
 
 import importlib
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-if TYPE_CHECKING:
-    from latentkit.jobs.command import Verb
+from latentkit.jobs.command import Verb
 
 __version__ = "0.1.0"
 
 VERBS = ("encode", "evaluate", "sync", "caption", "migrate", "prepare", "verify", "prune", "shard")
 
 
-def __getattr__(name: str) -> "Verb":
+def __getattr__(name: str) -> Verb:
     if name in VERBS:
-        return cast("Verb", importlib.import_module(f"latentkit.{name}"))
+        return cast(Verb, importlib.import_module(f"latentkit.{name}"))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -11,7 +11,7 @@ Exit status: 0 done; 1 failed; 2 wrong usage; 3 done, with records, lines or arr
 
 from latentkit.jobs.command import command
 
-main = command("migrate", "latentkit.jobs.migration.migrate")
+main = command("migrate", "latentkit.jobs.upkeep.migrate")
 
 if __name__ == "__main__":
     main()

@@ -13,7 +13,7 @@ photos, names or conflicts in quarantine.jsonl; 130 interrupted. The same comman
 
 from latentkit.jobs.command import command
 
-main = command("sync", "latentkit.jobs.sync.sync")
+main = command("sync", "latentkit.jobs.preparation.sync")
 
 if __name__ == "__main__":
     main()

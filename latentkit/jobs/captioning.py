@@ -1,16 +1,14 @@
 """One captioning job: built from a configuration, planned, run and summed up."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
+from PIL.Image import Image
 from rich.console import Console
 
 from latentkit.captioning import Captioner
@@ -31,9 +29,6 @@ from latentkit.stores.captions import append_caption, fold_captions
 from latentkit.stores.quarantine import Quarantine, quarantine, quarantine_ledger, release
 from latentkit.stores.storage import remove_temporaries
 from latentkit.stores.store import LEDGERS
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 CAPTIONING = "caption"
 """What the quarantine ledger calls captioning among the encoders."""

@@ -38,8 +38,7 @@ class Collection:
 
 def chosen(group: str) -> str:
     """The option of a group of the configuration, such as ``sd_vae`` of ``decoder``; empty for a list."""
-    name: str = HydraConfig.get().runtime.choices.get(group, "")
-    return name
+    return HydraConfig.get().runtime.choices.get(group, "")
 
 
 def build_library(cfg: DictConfig) -> Library | None:
@@ -68,11 +67,10 @@ def build_store(cfg: DictConfig) -> Store:
     if not cfg.output_dir:
         raise UsageError("output_dir is empty: give output_dir=FOLDER")
     path = Path(cfg.output_dir)
-    there = next((folder for folder in (path, *path.parents) if folder.exists()), path)
-    if there.exists() and not there.is_dir():
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not there.is_dir():
         raise UsageError(f"output_dir={cfg.output_dir}: {there} is a file: give a folder")
     if "split" in cfg.store:
         cfg.store.dataset = cfg.store.dataset or chosen("dataset")
         cfg.store.split = cfg.store.split or cfg.dataset.get("split")
-    store: Store = build(cfg.store, "store")
-    return store
+    return build(cfg.store, "store")

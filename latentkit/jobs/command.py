@@ -5,8 +5,6 @@ Exit status: 0 done; 1 failed; 2 wrong usage or configuration; 3 done, with some
 takes its time is imported where Ctrl-C is heard.
 """
 
-from __future__ import annotations
-
 import importlib
 import re
 import signal
@@ -20,6 +18,35 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from latentkit.runtime.exit_status import INTERRUPTED
+
+
+@dataclass(frozen=True)
+class Command:
+    """A verb's entry point; called, it runs ``sys.argv`` and exits.
+
+    Attributes:
+        name: of the verb, and of its YAML in ``conf/``.
+        job: dotted name of the function ``(cfg) -> Outcome`` that does the work.
+        complete: the arguments as given -> those that Hydra gets, with what a given one implies.
+    """
+
+    name: str
+    job: str
+    complete: Callable[[list[str]], list[str]] = list
+
+    def __call__(self) -> NoReturn:
+        sys.exit(self.run(sys.argv[1:]))
+
+    def run(self, arguments: Sequence[str]) -> int:
+        """What the command does with these arguments: prints; returns the exit status."""
+        with _sigterm_as_ctrl_c():
+            try:
+                from latentkit.jobs.composition import compose_and_run
+
+                return compose_and_run(self.name, self.job, self.complete(list(arguments)))
+            except KeyboardInterrupt:
+                print("latentkit: interrupted; what was published is whole", file=sys.stderr)
+                return INTERRUPTED
 
 
 class Verb(ModuleType):
@@ -51,35 +78,6 @@ class Verb(ModuleType):
 
         words = self.main.complete([*overrides, *as_overrides(values)])
         return call(self.main.name, self.main.job, words, config_dir)
-
-
-@dataclass(frozen=True)
-class Command:
-    """A verb's entry point; called, it runs ``sys.argv`` and exits.
-
-    Attributes:
-        name: of the verb, and of its YAML in ``conf/``.
-        job: dotted name of the function ``(cfg) -> Outcome`` that does the work.
-        complete: the arguments as given -> those that Hydra gets, with what a given one implies.
-    """
-
-    name: str
-    job: str
-    complete: Callable[[list[str]], list[str]] = list
-
-    def __call__(self) -> NoReturn:
-        sys.exit(self.run(sys.argv[1:]))
-
-    def run(self, arguments: Sequence[str]) -> int:
-        """What the command does with these arguments: prints; returns the exit status."""
-        with _sigterm_as_ctrl_c():
-            try:
-                from latentkit.jobs.composition import compose_and_run
-
-                return compose_and_run(self.name, self.job, self.complete(list(arguments)))
-            except KeyboardInterrupt:
-                print("latentkit: interrupted; what was published is whole", file=sys.stderr)
-                return INTERRUPTED
 
 
 def command(name: str, job: str, complete: Callable[[list[str]], list[str]] = list) -> Command:

@@ -19,13 +19,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.utils import get_method
-from omegaconf import DictConfig, open_dict
-from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
-)
+from omegaconf import DictConfig, errors, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.jobs.config import check_ranges, conf_dir, register
@@ -148,8 +143,7 @@ def call(verb: str, job: str, overrides: list[str], config_dir: str | Path | Non
 
 def _do(job: str, cfg: DictConfig) -> Outcome:
     check_ranges(cfg)
-    outcome: Outcome = get_method(job)(cfg)
-    return outcome
+    return get_method(job)(cfg)
 
 
 @contextmanager
@@ -220,7 +214,7 @@ def _clear(error: BaseException) -> str:
     while link is not None:
         if isinstance(link, LatentkitError):
             return str(link)
-        if isinstance(link, MissingMandatoryValue):
+        if isinstance(link, errors.MissingMandatoryValue):
             name = str(link).split("\n")[0].rpartition(" ")[2]
             return f"{name} is not set: give {name}=VALUE"
         link = link.__cause__ or link.__context__
@@ -236,7 +230,7 @@ def _clear(error: BaseException) -> str:
         how = "quote special characters twice: \"key='a, b'\"; write $HOME for ~"
         return f"{error.override}: {why} ({how})"
     at_fault = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    if isinstance(at_fault, ConfigKeyError | ConfigAttributeError):
+    if isinstance(at_fault, errors.ConfigKeyError | errors.ConfigAttributeError):
         return _no_such_key(at_fault)
     text = str(at_fault).partition("Config search path:")[0]
     if "No match in the defaults list" in text:

@@ -62,7 +62,8 @@ def _checked(cfg: DictConfig) -> Process:
         raise UsageError(f"limit={cfg.limit}: at least 2")
     if not cfg.report_dir or (Path(cfg.report_dir).exists() and not Path(cfg.report_dir).is_dir()):
         raise UsageError(f"report_dir={cfg.report_dir}: give a folder")
-    if cfg.generated is None and cfg.reference is not None and _is_demo_by_default():
+    by_default = not any(word.startswith("dataset=") for word in HydraConfig.get().overrides.task)
+    if cfg.generated is None and cfg.reference is not None and chosen("dataset") == DEMO and by_default:
         raise UsageError("reference without generated: give generated=PATH, or dataset=NAME for its latents")
     for key in ("generated", "reference"):
         if cfg[key] is not None:
@@ -75,11 +76,6 @@ def _checked(cfg: DictConfig) -> Process:
     for name in cfg.metrics:
         build(cfg.metrics[name], f"metrics.{name}")
     return process
-
-
-def _is_demo_by_default() -> bool:
-    typed = HydraConfig.get().overrides.task
-    return chosen("dataset") == DEMO and not any(word.startswith("dataset=") for word in typed)
 
 
 def _check_save_reference(path: Path) -> None:

@@ -10,15 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from latentkit.encoders import Encoder, LatentDecoder
 from latentkit.errors import UsageError
-from latentkit.evaluation.comparability import (
-    Size,
-    check_extractors,
-    extractors_of,
-    needed_statistics,
-    not_allowed,
-    not_served,
-    reasons_against,
-)
+from latentkit.evaluation import comparability
 from latentkit.evaluation.metrics.metric import EvaluationMetric
 from latentkit.evaluation.references import Reference, open_reference
 from latentkit.evaluation.report_folder import ReportFolder
@@ -70,7 +62,7 @@ class EvaluationJob:
         self.decoder = decoder.fitted(process.device.kind) if self.generated.latents else None
         self.folder.check(self.generated.keys if cfg.save_images else None)
         pictures = open_reference_side(cfg, opened)
-        self.left_out = not_allowed(metrics, self.generated, referenced=pictures is not None)
+        self.left_out = comparability.not_allowed(metrics, self.generated, referenced=pictures is not None)
         metrics = _without(self.left_out, metrics, cfg)
         self.extractors = _build_extractors(cfg, metrics, process.device.kind)
         self.reference: Reference | None = None
@@ -81,9 +73,9 @@ class EvaluationJob:
                 orient=own.pictures.source.orient if own else None,
                 extractors={extractor.name: extractor.identity() for extractor in self.extractors},
                 folder=Path(cfg.references_dir),
-                needed=needed_statistics(metrics),
+                needed=comparability.needed_statistics(metrics),
             )
-            lacking = not_served(self.reference, metrics)
+            lacking = comparability.not_served(self.reference, metrics)
             metrics = _without(lacking, metrics, cfg)
             self.left_out |= lacking
         self.metrics: dict[str, EvaluationMetric] = metrics
@@ -153,13 +145,14 @@ class EvaluationJob:
     def _report(self, result: EvaluationResult) -> Report:
         """The results, whether they are comparable, and all that they depend on."""
         generated, reference, decoder = self.generated, self.reference, self.decoder
-        sizes: dict[str, Size | None] = {}
+        sizes: dict[str, comparability.Size | None] = {}
         if reference and (reference.picture_size or PICTURE_SIZE in reference.statistics):
             sizes["reference"] = reference.picture_size
         sizes.update(result.sizes.items())
-        protocol = _plain(self.cfg.protocol)
+        plain: Any = OmegaConf.to_container(self.cfg, resolve=True)
+        protocol = plain["protocol"]
         typed = list(HydraConfig.get().overrides.task)
-        reasons = reasons_against(
+        reasons = comparability.reasons_against(
             pictures=len(generated),
             expected=protocol["pictures"],
             reference_pictures=reference.count if reference else None,
@@ -178,9 +171,7 @@ class EvaluationJob:
         looking = sum(passed.seconds for passed in result.passes.values())
         against = None
         if reference:
-            size = sizes.get("reference")
-            against = Compared(reference.name, reference.count, size, reference.identity)
-        options = _plain(self.cfg.metrics)
+            against = Compared(reference.name, reference.count, sizes.get("reference"), reference.identity)
         return Report(
             name=self.folder.path.name,
             results={
@@ -198,7 +189,7 @@ class EvaluationJob:
             ),
             reference=against,
             protocol=protocol,
-            metrics={name: options[name] for name in self.metrics},
+            metrics={name: plain["metrics"][name] for name in self.metrics},
             decoder=decoder.identity() if decoder else None,
             extractors={extractor.name: extractor.identity() for extractor in self.extractors},
             seconds=round(time.monotonic() - self._began, 3),
@@ -235,11 +226,7 @@ def _build_extractors(cfg: DictConfig, metrics: Mapping[str, EvaluationMetric], 
         build(cfg.extractors[name], f"extractors.{name}", name=str(name), group="extractors")
         for name in cfg.extractors
     ]
-    needed = extractors_of({read for metric in metrics.values() for read in metric.features}, built)
-    check_extractors(metrics, needed)
+    read = {feature for metric in metrics.values() for feature in metric.features}
+    needed = comparability.extractors_of(read, built)
+    comparability.check_extractors(metrics, needed)
     return [encoder.fitted(device) for encoder in needed]
-
-
-def _plain(node: DictConfig) -> dict[str, Any]:
-    values: Any = OmegaConf.to_container(node, resolve=True)
-    return {str(key): value for key, value in values.items()}

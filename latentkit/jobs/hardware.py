@@ -1,5 +1,6 @@
 """What a configuration says of devices: the VRAM profile that fits, and this process of the run."""
 
+import os
 from functools import partial
 
 from hydra.core.hydra_config import HydraConfig
@@ -8,16 +9,11 @@ from omegaconf import DictConfig
 
 from latentkit.errors import UsageError
 from latentkit.jobs.config import build
-from latentkit.runtime.device import (
-    Device,
-    decoding_workers,
-    find_device,
-    launched_externally,
-    process_rank,
-)
+from latentkit.runtime.device import Device, find_device, launched_externally, process_rank
 from latentkit.runtime.terminal import open_console, quiet_libraries
 
 HIGH_FROM_BYTES = 40 * 2**30
+MOST_WORKERS = 16
 
 
 class Process:
@@ -31,10 +27,10 @@ class Process:
         rank: this one's number among them; only process 0 speaks and writes.
         console: for people.
         make_trainer: Lightning's ``Trainer`` with the given callbacks.
-        workers: processes that decode pictures for this one.
+        workers: processes that decode pictures for this one: as asked, else one a processor that it may use.
 
     Raises:
-        UsageError: there is no such device, or this process may not start others.
+        UsageError: there is no such device, or this is a sweep whose runs would each have to start processes.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -44,10 +40,15 @@ class Process:
         self.console = open_console(quiet=self.rank > 0)
         self.device = find_device(cfg.trainer.accelerator)
         fill_vram(cfg.vram, self.device)
-        check_launch(cfg.trainer)
+        sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+        if sweep and cfg.trainer.devices != 1 and not launched_externally():
+            raise UsageError(
+                "a sweep over several devices has to be started by torchrun or srun, or one job at a time"
+            )
         accelerator = "gpu" if self.device.kind == "cuda" else "cpu"
         self.make_trainer = partial(build, cfg.trainer, "trainer", accelerator=accelerator)
-        self.workers = decoding_workers(cfg.workers)
+        usable = min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+        self.workers = usable if cfg.workers is None else cfg.workers
 
 
 def fill_vram(vram: DictConfig, device: Device) -> None:
@@ -60,11 +61,3 @@ def fill_vram(vram: DictConfig, device: Device) -> None:
                 vram[key] = chosen[key]
     if vram.resident not in ("one", "all"):
         raise UsageError(f"vram.resident={vram.resident}: choose one of one, all")
-
-
-def check_launch(trainer: DictConfig) -> None:
-    """Raise UsageError for a sweep whose runs would each have to start processes of their own."""
-    if trainer.devices != 1 and HydraConfig.get().mode == RunMode.MULTIRUN and not launched_externally():
-        raise UsageError(
-            "a sweep over several devices has to be started by torchrun or srun, or one job at a time"
-        )

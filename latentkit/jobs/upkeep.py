@@ -1,10 +1,12 @@
-"""What is done with outputs that are there: verified, pruned, packed into tars."""
+"""What is done with outputs that are there: verified, pruned, packed into tars, moved to Stage 2."""
 
+from collections.abc import Set
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from latentkit.crawlr.migration import migrate as migrate_store
 from latentkit.errors import UsageError
 from latentkit.exports.webdataset import TarJob
 from latentkit.jobs.collection import Collection, build_library, build_npy_store
@@ -13,7 +15,9 @@ from latentkit.report.sharding import announce, summarise
 from latentkit.runtime.exit_status import DONE, FAILED, Outcome
 from latentkit.runtime.readable import readable_count
 from latentkit.runtime.terminal import open_console
-from latentkit.stores import OutputLock
+from latentkit.sources import Source
+from latentkit.sources.library import Library
+from latentkit.stores import NpyStore, OutputLock
 from latentkit.stores.storage import publish_json
 from latentkit.upkeep import prune as pruning
 from latentkit.upkeep.verification import check_mode
@@ -69,16 +73,26 @@ def prune(cfg: DictConfig) -> Outcome:
             count = pruning.restore(store, library)
             console.print(f"{readable_count(count, 'thing')} put back" if count else "nothing to restore")
             return Outcome(DONE, {"restored": count})
-        plan = pruning.prune(
-            store,
-            library or Collection(cfg).source,
-            max_share=cfg.max_share,
-            dry_run=cfg.dry_run,
-            say=print if cfg.dry_run or cfg.verbose else None,
-        )
-    verb = "would go" if cfg.dry_run else "removed; restore=true puts them back until the next prune"
-    console.print(f"{plan.words()}: {verb}" if plan else "nothing to prune")
-    return Outcome(DONE, {"would_remove" if cfg.dry_run else "removed": plan.counts() if plan else {}})
+        back = "restore=true puts them back until the next prune"
+        counts = prune_store(cfg, store, library or Collection(cfg).source, back)
+    return Outcome(DONE, {"would_remove" if cfg.dry_run else "removed": counts})
+
+
+def prune_store(
+    cfg: DictConfig, store: NpyStore, pictures: Library | Source, back: str, withdrawn: Set[str] = frozenset()
+) -> dict[str, int]:
+    """Prune as the configuration asks, and say what went and how it comes back; how many of each kind.
+
+    Raises:
+        LatentkitError: as `latentkit.upkeep.prune.prune`.
+    """
+    say = print if cfg.dry_run or cfg.verbose else None
+    plan = pruning.prune(
+        store, pictures, withdrawn=withdrawn, max_share=cfg.max_share, dry_run=cfg.dry_run, say=say
+    )
+    verb = "would go" if cfg.dry_run else f"removed; {back}"
+    open_console().print(f"{plan.words()}: {verb}" if plan else "nothing to prune")
+    return plan.counts()
 
 
 def shard(cfg: DictConfig) -> Outcome:
@@ -105,3 +119,16 @@ def shard(cfg: DictConfig) -> Outcome:
             return Outcome(DONE, plan.manifest.to_dict())
         status = summarise(job, plan, job.run(plan, console), console)
     return Outcome(status, plan.manifest.to_dict())
+
+
+def migrate(cfg: DictConfig) -> Outcome:
+    """Move the photo library's Stage 1 records to Stage 2; how many records there are, moved and stay.
+
+    Raises:
+        UsageError, LatentkitError: one line.
+    """
+    store, console = build_npy_store(cfg), open_console()
+    if not (path := Path(store.root, store.records)).is_file():
+        raise UsageError(f"{path} is not there: give output_dir=FOLDER, where the records lie")
+    with nullcontext() if cfg.dry_run else OutputLock(cfg.output_dir):
+        return migrate_store(store, console, dry_run=cfg.dry_run)
