@@ -13,9 +13,9 @@ import itertools
 import multiprocessing
 import os
 import re
+import resource
 import runpy
 import signal
-import subprocess
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -106,14 +106,23 @@ class Running:
 
 @contextlib.contextmanager
 def started(
-    verb: str, *arguments: str, cwd: Path, kill_at: int | None = None, interrupt_at: int | None = None
+    verb: str,
+    *arguments: str,
+    cwd: Path,
+    kill_at: int | None = None,
+    interrupt_at: int | None = None,
+    kib: int | None = None,
 ) -> Iterator[Running]:
-    """As `run_verb`, but goes on while it runs; what is left of its process group at the end is killed."""
+    """As `run_verb`, but goes on while it runs; what is left of its process group at the end is killed.
+
+    Args:
+        kib: no file can grow over so many KiB.
+    """
     out, err, changes = (cwd.parent / f"{cwd.name}.{name}" for name in ("stdout", "stderr", "changes"))
     changes.unlink(missing_ok=True)
     process = _CONTEXT.Process(
         target=_main,
-        args=(verb, arguments, str(cwd), str(out), str(err), str(changes), kill_at, interrupt_at),
+        args=(verb, arguments, str(cwd), str(out), str(err), str(changes), kill_at, interrupt_at, kib),
     )
     process.start()
     assert process.pid is not None
@@ -133,16 +142,10 @@ def run_here(verb: str, *arguments: str, cwd: Path) -> Ended:
     return Ended(status, stdout.getvalue(), stderr.getvalue(), None)
 
 
-def run_with_small_files(kib: int, verb: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run_with_small_files(kib: int, verb: str, *arguments: str, cwd: Path) -> Ended:
     """``python -m latentkit.VERB ARGUMENTS`` in `cwd`, where no file can grow over so many KiB."""
-    command = [sys.executable, "-m", f"latentkit.{verb}", *arguments]
-    return subprocess.run(
-        ["bash", "-c", f'ulimit -f {kib}; exec "$@"', "", *command],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    with started(verb, *arguments, cwd=cwd, kib=kib) as child:
+        return child.wait()
 
 
 def files(folder: Path, without: Collection[str]) -> dict[str, bytes]:
@@ -167,8 +170,11 @@ def _main(
     changes: str,
     kill_at: int | None,
     interrupt_at: int | None,
+    kib: int | None,
 ) -> None:
     os.setsid()
+    if kib is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (kib << 10, kib << 10))
     os.chdir(cwd)
     script = verb.endswith(".py")
     sys.path.insert(0, str(Path(verb).parent) if script else cwd)  # as ``python`` has it

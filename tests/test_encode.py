@@ -310,7 +310,8 @@ def test_the_photo_library(tmp_path: Path) -> None:
         for n in range(3)
     ]
     records.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    ended = encode("dataset=crawlr", "vram=high", "weights=random", cwd=work)
+    buckets = "encoders.flux_vae.buckets=[64x64,56x80,80x56]"
+    ended = encode("dataset=crawlr", "vram=high", "weights=random", buckets, cwd=work)
     assert ended.returncode == 0, ended.stderr
     assert {path.name for path in derived.iterdir() if path.is_dir()} == {
         "dinov3",

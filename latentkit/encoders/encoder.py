@@ -117,13 +117,14 @@ class Encoder(ABC):
     def fitted(self, device: str) -> Self:
         """The same for ``cuda`` or ``cpu``: with the precision that ``auto`` stands for there.
 
-        It is compiled on a GPU only.
+        It is compiled on a GPU only, and only there is the NHWC memory format the faster one.
         """
         gpu = device == "cuda"
         precision = self.precision
         if precision == "auto":
             precision = self.gpu_precision if gpu else "32-true"
-        return replace(self, precision=precision, compile=self.compile and gpu)
+        compile_, channels_last = self.compile and gpu, self.channels_last and gpu
+        return replace(self, precision=precision, compile=compile_, channels_last=channels_last)
 
     @property
     def shapes_vary(self) -> bool:

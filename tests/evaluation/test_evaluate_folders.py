@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from encode_process import run_with_small_files
 from PIL import Image
 from recipes import photo
 
@@ -60,10 +58,8 @@ def test_a_kept_reference_of_several_sizes_is_so_again() -> None:
 @pytest.mark.slow
 def test_a_full_disk_for_what_is_kept_costs_no_result() -> None:
     """Statistics of 32 MiB do not fit under the limit, the report does."""
-    command = [sys.executable, "-m", "latentkit.evaluate", "generated=few", "reference=few", "metric=fid"]
-    command += ["weights=random", "workers=0", "report_dir=out"]
-    shell = f"ulimit -f 2000; exec {shlex.join(command)}"
-    ended = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=300, check=False)
+    words = ("generated=few", "reference=few", "metric=fid", "weights=random", "workers=0", "report_dir=out")
+    ended = run_with_small_files(2000, "evaluate", *words, cwd=Path.cwd())
     assert ended.returncode == 0, ended.stderr
     found = json.loads(Path("out/report.json").read_text())
     assert found["results"]["fid"] == pytest.approx(0, abs=1e-4)

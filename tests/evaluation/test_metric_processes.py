@@ -25,7 +25,7 @@ from metric_processes import (
 def processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, dict[str, float]]]]:
     """What each of two processes found: division -> metric -> values."""
     folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(work, (str(folder),), nprocs=2)
+    torch.multiprocessing.start_processes(work, (str(folder),), nprocs=2, start_method="forkserver")
     return [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(2)]
 
 

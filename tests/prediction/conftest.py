@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from small_runs import published, run_command
 
-JOB = ("encoder=[mean,bytes]", "workers=1", "dataset.pictures=80")
+JOB = ("encoder=[mean,bytes]", "workers=1", "dataset.pictures=50")
 
 
 @pytest.fixture(scope="session")
