@@ -15,6 +15,7 @@ from recipes import photo
 from safetensors.numpy import load_file
 
 SMALL = ("dataset=folder", "dataset.root=photos", "weights=random", "output_dir=out")
+SD_VAE = ("encoder=sd_vae", "encoders.sd_vae.batch_size=4")
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def done(out: Path) -> dict[str, int]:
 
 
 def test_a_folder_becomes_arrays_records_a_summary_and_a_picture(photos: Path) -> None:
-    ended = encode(*SMALL, "encoder=[dinov3,flux_vae,t5]", cwd=photos.parent)
+    ended = encode(*SMALL, "encoder=[dinov3,flux_vae,t5]", "encoders.dinov3.batch_size=4", cwd=photos.parent)
     assert ended.returncode == 0, ended.stderr
     out = photos.parent / "out"
     records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
@@ -87,7 +88,12 @@ def test_a_folder_becomes_arrays_records_a_summary_and_a_picture(photos: Path) -
 
 
 def test_flip_adds_a_folder_of_the_mirrored_pictures_latents(photos: Path) -> None:
-    arguments = (*SMALL, "encoder=sd_vae", "encoders.sd_vae.size=32", "encoders.sd_vae.batch_size=9")
+    arguments = (
+        *SMALL,
+        *SD_VAE,
+        "encoders.sd_vae.size=32",
+        "encoders.sd_vae.batch_size=9",
+    )
     assert encode(*arguments, "flip=true", cwd=photos.parent).returncode == 0
     assert encode(*arguments, "output_dir=plain", cwd=photos.parent).returncode == 0
     for number in range(9):
@@ -104,7 +110,7 @@ def test_flip_adds_a_folder_of_the_mirrored_pictures_latents(photos: Path) -> No
 
 def test_a_second_run_does_nothing_and_changes_are_all_it_takes_up(photos: Path) -> None:
     work, out = photos.parent, photos.parent / "out"
-    arguments = (*SMALL, "encoder=[dinov3,t5]")
+    arguments = (*SMALL, "encoder=[dinov3,t5]", "encoders.dinov3.batch_size=4", "encoders.t5.batch_size=4")
     assert encode(*arguments, cwd=work).returncode == 0
     files = {path: path.stat().st_mtime_ns for path in out.rglob("*.npy")}
 
@@ -139,15 +145,21 @@ def test_a_second_run_does_nothing_and_changes_are_all_it_takes_up(photos: Path)
 
 def test_other_settings_stop_with_the_difference_and_overwrite_goes_on(photos: Path) -> None:
     work = photos.parent
-    assert encode(*SMALL, "encoder=sd_vae", cwd=work).returncode == 0
+    assert encode(*SMALL, *SD_VAE, cwd=work).returncode == 0
     before = {path: path.read_bytes() for path in (work / "out").rglob("*.npy")}
-    ended = encode(*SMALL, "encoder=sd_vae", "encoders.sd_vae.crop=resize", "seed=1", cwd=work)
+    ended = encode(
+        *SMALL,
+        *SD_VAE,
+        "encoders.sd_vae.crop=resize",
+        "seed=1",
+        cwd=work,
+    )
     assert ended.returncode == 1
     assert "input.crop: there adm, asked" in ended.stderr
     assert "weights: there random:0, asked random:1" in ended.stderr
     assert "overwrite=true" in ended.stderr
     assert before == {path: path.read_bytes() for path in (work / "out").rglob("*.npy")}
-    assert encode(*SMALL, "encoder=sd_vae", "seed=1", "overwrite=true", cwd=work).returncode == 0
+    assert encode(*SMALL, *SD_VAE, "seed=1", "overwrite=true", cwd=work).returncode == 0
     after = {path: path.read_bytes() for path in (work / "out").rglob("*.npy")}
     assert after.keys() == before.keys()
     assert all(after[path] != before[path] for path in before)
@@ -156,7 +168,12 @@ def test_other_settings_stop_with_the_difference_and_overwrite_goes_on(photos: P
 def test_a_limit_never_takes_away_what_is_there(photos: Path) -> None:
     work = photos.parent
     for store in ("npy", "shards"):
-        arguments = (*SMALL[:-1], f"output_dir={store}", f"store={store}", "encoder=sd_vae")
+        arguments = (
+            *SMALL[:-1],
+            f"output_dir={store}",
+            f"store={store}",
+            *SD_VAE,
+        )
         assert encode(*arguments, cwd=work).returncode == 0
         before = {path: path.read_bytes() for path in arrays(work / store)}
         ended = encode(*arguments, "overwrite=true", "limit=2", "encoders.sd_vae.crop=resize", cwd=work)
@@ -168,17 +185,23 @@ def test_a_limit_never_takes_away_what_is_there(photos: Path) -> None:
 def test_a_contract_without_arrays_is_no_obstacle(photos: Path) -> None:
     work = photos.parent
     (photos / "p0.jpg").write_bytes(b"")
-    stopped = encode(*SMALL, "encoder=sd_vae", "max_failures=0", cwd=work)
+    stopped = encode(*SMALL, *SD_VAE, "max_failures=0", cwd=work)
     assert stopped.returncode == 1
     assert list((work / "out").rglob("*.npy")) == []
-    ended = encode(*SMALL, "encoder=sd_vae", "encoders.sd_vae.crop=resize", "max_failures=1", cwd=work)
+    ended = encode(
+        *SMALL,
+        *SD_VAE,
+        "encoders.sd_vae.crop=resize",
+        "max_failures=1",
+        cwd=work,
+    )
     assert ended.returncode == 3, ended.stderr
     contract = json.loads((work / "out" / "sd_vae" / "contract.json").read_text())["contract"]
     assert contract["input"]["crop"] != "adm"
 
 
 def test_an_output_inside_the_collection_is_not_encoded(photos: Path) -> None:
-    arguments = (*SMALL[:-1], "output_dir=photos/out", "encoder=sd_vae")
+    arguments = (*SMALL[:-1], "output_dir=photos/out", *SD_VAE)
     assert encode(*arguments, cwd=photos.parent).returncode == 0
     assert (photos / "out" / "preview.png").exists()
     ended = encode(*arguments, cwd=photos.parent)
@@ -215,7 +238,7 @@ def test_shards_with_labels_from_class_folders(tmp_path: Path) -> None:
         (work / "photos" / name).mkdir(parents=True)
         for number in range(4):
             save(work / "photos" / name / f"{name}{number}.jpg", 10 * label + number)
-    ended = encode(*SMALL, "encoder=sd_vae", "store=shards", "shard_size=5", cwd=work)
+    ended = encode(*SMALL, *SD_VAE, "store=shards", "shard_size=5", cwd=work)
     assert ended.returncode == 0, ended.stderr
     manifest = json.loads((work / "out" / "sd_vae" / "manifest.json").read_text())
     assert manifest["classes"] == ["cat", "dog", "eel"]
@@ -223,7 +246,7 @@ def test_shards_with_labels_from_class_folders(tmp_path: Path) -> None:
     shards = [load_file(work / "out" / "sd_vae" / shard["path"]) for shard in manifest["shards"]]
     assert np.concatenate([shard["labels"] for shard in shards]).tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert np.concatenate([shard["latents"] for shard in shards]).shape == (12, 4, 32, 32)
-    assert encode(*SMALL[:-1], "output_dir=npy", "encoder=sd_vae", cwd=work).returncode == 0
+    assert encode(*SMALL[:-1], "output_dir=npy", *SD_VAE, cwd=work).returncode == 0
     for row, key in enumerate(
         f"{name}/{name}{number}" for name in manifest["classes"] for number in range(4)
     ):
@@ -254,7 +277,7 @@ def test_three_hundred_photos_with_ten_bad_ones(tmp_path: Path) -> None:
     }
     for name, (content, _) in bad.items():
         (photos / name).write_bytes(content)
-    arguments = (*SMALL, "encoder=sd_vae", "encoders.sd_vae.size=32")
+    arguments = (*SMALL, *SD_VAE, "encoders.sd_vae.size=32")
     ended = encode(*arguments, "max_failures=0.05", cwd=work)
     assert ended.returncode == 3, ended.stderr
     assert done(work / "out") == {"sd_vae": 290}
@@ -310,8 +333,8 @@ def test_the_photo_library(tmp_path: Path) -> None:
         for n in range(3)
     ]
     records.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    buckets = "encoders.flux_vae.buckets=[64x64,56x80,80x56]"
-    ended = encode("dataset=crawlr", "vram=high", "weights=random", buckets, cwd=work)
+    few = [f"encoders.{name}.batch_size=2" for name in ("dinov3", "flux_vae", "t5")]
+    ended = encode("dataset=crawlr", "vram=high", "weights=random", *few, cwd=work)
     assert ended.returncode == 0, ended.stderr
     assert {path.name for path in derived.iterdir() if path.is_dir()} == {
         "dinov3",

@@ -23,6 +23,7 @@ SIZES = [(96, 96), (128, 84), (84, 128), (96, 96), (130, 78), (96, 96), (78, 130
 FOLDERS = ("dinov3", "vae_latents", "t5_hidden")
 RECORDS = "data/derived/approved_image_dataset.jsonl"
 SMALL_BUCKETS = "encoders.flux_vae.buckets=[64x64,56x80,80x56,48x80,80x48]"
+SMALL_BATCHES = [f"encoders.{name}.batch_size=4" for name in ("dinov3", "flux_vae", "t5")]
 GUIDE = Path(__file__).parents[1].joinpath("docs", "library.md").read_text(encoding="utf-8")
 TRAINING = re.findall(r"<!-- tested: training.*? -->\n```python\n(.*?)```", GUIDE, re.DOTALL)
 STAGE1 = ("photo00", "photo01", "photo03")
@@ -117,7 +118,7 @@ def test_the_whole_way(
             assert there.tolist() == values
             assert "dinov3_embedding" not in records(low)[name]
 
-        small = ("dataset=crawlr", "weights=random", "workers=1", SMALL_BUCKETS)
+        small = ("dataset=crawlr", "weights=random", "workers=1", SMALL_BUCKETS, *SMALL_BATCHES)
         assert "adopt=true" in run("encode", *small, expect=1).stderr
         shutil.copytree(low, high, symlinks=True)
         run("encode", *small, "adopt=true", "vram=low")

@@ -14,7 +14,8 @@ from latentkit.stores.ledger import read_done
 
 GUIDE = Path(__file__).parents[2].joinpath("docs", "extending.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"<!-- tested: (.+?) -->\n```\w+\n(.*?)```", GUIDE, re.DOTALL))
-ARGUMENTS = ("--config-dir", "conf", "store=mine", "encoder=[sd_vae,t5]")
+ENCODERS = ("encoder=[sd_vae,t5]", "encoders.sd_vae.batch_size=4")
+ARGUMENTS = ("--config-dir", "conf", "store=mine", *ENCODERS)
 
 
 @pytest.fixture
@@ -69,7 +70,12 @@ def test_a_store_of_one_s_own_is_written_resumed_and_repaired(place: Path) -> No
 def test_it_holds_what_a_store_of_npy_files_holds(place: Path) -> None:
     assert run(place, "encode", "limit=3").returncode == 0
     ended = run_verb(
-        "encode", "encoder=[sd_vae,t5]", "limit=3", "store=npy", "output_dir=outputs/npy", cwd=place
+        "encode",
+        *ENCODERS,
+        "limit=3",
+        "store=npy",
+        "output_dir=outputs/npy",
+        cwd=place,
     )
     assert ended.returncode == 0, ended.stderr
     for name, arrays in contents(place / "outputs" / "demo").items():

@@ -25,6 +25,7 @@ from latentkit.upkeep.adopt import adopt
 
 KEYS = ("a", "b", "c", "d")
 LIBRARY = ("dataset=crawlr", "weights=random", "workers=0")
+DINOV3 = ("encoder=dinov3", "encoders.dinov3.batch_size=4")
 
 
 @pytest.fixture
@@ -73,12 +74,18 @@ def test_what_a_user_does_with_a_migrated_library(work: Path) -> None:
         "data/derived/dinov3 holds 4 arrays of unrecorded origin: adopt=true takes them for dinov3's own, "
         "encoder=[others] leaves them, overwrite=true encodes them again"
     ) in refused.stderr
-    other = encode(*LIBRARY, "adopt=true", "encoder=dinov3", "encoders.dinov3.patches=true", cwd=work)
+    other = encode(
+        *LIBRARY,
+        "adopt=true",
+        *DINOV3,
+        "encoders.dinov3.patches=true",
+        cwd=work,
+    )
     assert other.returncode == 1, other.stderr
     assert "stored: there cls, asked cls+patches" in other.stderr
     for wrong in ("overwrite=true", "limit=2", "store=shards"):
-        assert encode(*LIBRARY, "encoder=dinov3", "adopt=true", wrong, cwd=work).returncode == 2
-    dry = encode(*LIBRARY, "encoder=dinov3", "adopt=true", "dry_run=true", cwd=work)
+        assert encode(*LIBRARY, *DINOV3, "adopt=true", wrong, cwd=work).returncode == 2
+    dry = encode(*LIBRARY, *DINOV3, "adopt=true", "dry_run=true", cwd=work)
     assert dry.returncode == 0, dry.stderr
     assert "dinov3: at most 3 arrays would be adopted" in dry.stderr
     assert tree(work) == before
@@ -88,7 +95,7 @@ def test_what_a_user_does_with_a_migrated_library(work: Path) -> None:
     assert encoders(work)["a"] == ["dinov3", "t5"]
     assert contract(work)["contract"]["model"] == "unrecorded"
 
-    adopted = encode(*LIBRARY, "encoder=[dinov3,t5]", "adopt=true", cwd=work)
+    adopted = encode(*LIBRARY, "encoder=[dinov3,t5]", "encoders.dinov3.batch_size=4", "adopt=true", cwd=work)
     assert adopted.returncode == 0, adopted.stderr
     assert "dinov3: 2 of 4 arrays adopted" in adopted.stderr
     assert "dinov3: 1 to encode" in adopted.stderr
@@ -102,14 +109,14 @@ def test_what_a_user_does_with_a_migrated_library(work: Path) -> None:
     for key, entry in done.items():
         assert entry.sha256 == hashlib.sha256((work / f"data/approved/{key}.png").read_bytes()).digest()
 
-    again = encode(*LIBRARY, "encoder=[dinov3,t5]", cwd=work)
+    again = encode(*LIBRARY, "encoder=[dinov3,t5]", "encoders.dinov3.batch_size=4", cwd=work)
     assert again.returncode == 0, again.stderr
     assert "nothing to do" in again.stderr
 
 
 def test_overwriting_encodes_all_again(work: Path) -> None:
     before = (work / "data/derived/dinov3/a.npy").read_bytes()
-    ended = encode(*LIBRARY, "encoder=dinov3", "overwrite=true", cwd=work)
+    ended = encode(*LIBRARY, *DINOV3, "overwrite=true", cwd=work)
     assert ended.returncode == 0, ended.stderr
     assert (work / "data/derived/dinov3/a.npy").read_bytes() != before
     assert "adopted" not in contract(work)
