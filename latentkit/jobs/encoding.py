@@ -224,20 +224,20 @@ class EncodingJob:
             device=self.device,
             seconds=time.monotonic() - self._began,
         )
-        content = summary.to_dict()
-        publish_json(self.root / "summary.json", content)
+        publish_json(self.root / "summary.json", summary)
         if result is not None or not (self.root / "preview.png").exists():
-            self._publish_preview(random=summary.random)
+            self._publish_preview()
         print_summary(summary, self.console)
         if interrupted:
-            left = sum(encoder.left for encoder in summary.encoders)
+            left = sum(encoder["left"] for encoder in summary["encoders"])
             self.console.print(f"interrupted with {left:,} left; the same command goes on from here")
-            return Outcome(INTERRUPTED, content)
-        return Outcome(QUARANTINED if summary.quarantine else DONE, content)
+            return Outcome(INTERRUPTED, summary)
+        return Outcome(QUARANTINED if summary["quarantine"] else DONE, summary)
 
-    def _publish_preview(self, *, random: bool) -> None:
+    def _publish_preview(self) -> None:
         hashes = ", ".join(f"{name} {contract.sha256[:12]}" for name, contract in self.contracts.items())
         note = f"{self.dataset}: {len(self.source):,} pictures.  contracts: {hashes}"
+        random = not all(contract.pretrained for contract in self.contracts.values())
         note += "  RANDOM WEIGHTS: the numbers mean nothing" * random
         opened = cache(lambda encoder: open_output(self.store.folder(encoder), partial=True))
         sheet = preview_sheet(self.source, self.encoders, lambda name, key: opened(name).read(key), note)

@@ -12,16 +12,16 @@ from latentkit.encoders import Encoder, LatentDecoder
 from latentkit.errors import UsageError
 from latentkit.evaluation import comparability
 from latentkit.evaluation.metrics.metric import EvaluationMetric
+from latentkit.evaluation.picture_set import PictureSet
 from latentkit.evaluation.references import Reference, open_reference
 from latentkit.evaluation.report_folder import ReportFolder
-from latentkit.evaluation.run import evaluate_sets
-from latentkit.evaluation.sink import EvaluationResult
+from latentkit.evaluation.run import EvaluationResult, evaluate_sets
 from latentkit.evaluation.statistics import PICTURE_SIZE
 from latentkit.jobs.collection import chosen
 from latentkit.jobs.config import build
 from latentkit.jobs.hardware import Process
 from latentkit.jobs.inputs import open_generated, open_reference_side, reference_geometry
-from latentkit.report.evaluation import Compared, Report, print_report
+from latentkit.report.evaluation import print_report
 from latentkit.report.sheets import reconstruction_sheet
 from latentkit.runtime.exit_status import DONE, FAILED, INTERRUPTED, Outcome
 from latentkit.runtime.provenance import provenance
@@ -129,21 +129,40 @@ class EvaluationJob:
         report = self._report(result)
         sheet = None
         if result.gallery:
-            note = f"{report.name}: {readable_count(len(self.generated), 'picture')}, by PSNR"
+            note = f"{report['name']}: {readable_count(len(self.generated), 'picture')}, by PSNR"
             sheet = reconstruction_sheet(
                 result.gallery, note + "; RANDOM WEIGHTS: the pictures mean nothing" * bool(self.random)
             )
-        content = report.to_dict()
-        there = self.folder.publish(content, sheet, save_images=self.cfg.save_images)
+        there = self.folder.publish(report, sheet, save_images=self.cfg.save_images)
         print_report(report, self.console)
         self.console.print(there)
         if self.reference and (path := self.cfg.save_reference):
             self.reference.save(Path(path))
             self.console.print(f"the reference's statistics: {path}")
-        return Outcome(FAILED if result.failures else DONE, content)
+        return Outcome(FAILED if result.failures else DONE, report)
 
-    def _report(self, result: EvaluationResult) -> Report:
-        """The results, whether they are comparable, and all that they depend on."""
+    def _report(self, result: EvaluationResult) -> dict[str, Any]:
+        """What report.json says: the results, whether they are comparable, and all that they depend on.
+
+        ==================  ==============================================================================
+        ``name``            of the results' folder
+        ``results``         value -> number
+        ``left_out``        metric -> why it has no value here
+        ``comparable``      whether the numbers, but for the ``unpublished``, can be held against published
+                            ones
+        ``reasons``         why not; empty when they can
+        ``unpublished``     metric -> why its values alone cannot
+        ``warnings``        what is not known, or unusual, and does not forbid it
+        ``generated``,      each side: its name; how many pictures were used, null where statistics do not
+        ``reference``       say; their (height, width), null where there are several sizes, or it is
+                            unknown; and the identity, all that they depend on
+        ``protocol``        how was counted
+        ``metrics``         metric -> its options
+        ``decoder``         what made pictures of latents; null for pictures
+        ``extractors``      what made features of pictures
+        ``job``             the arguments of the run
+        ==================  ==============================================================================
+        """
         generated, reference, decoder = self.generated, self.reference, self.decoder
         sizes: dict[str, comparability.Size | None] = {}
         if reference and (reference.picture_size or PICTURE_SIZE in reference.statistics):
@@ -169,36 +188,32 @@ class EvaluationJob:
         done = result.passes["generated"]
         pictures = sum(passed.pictures.total() for passed in result.passes.values())
         looking = sum(passed.seconds for passed in result.passes.values())
-        against = None
-        if reference:
-            against = Compared(reference.name, reference.count, sizes.get("reference"), reference.identity)
-        return Report(
-            name=self.folder.path.name,
-            results={
+        return {
+            "kind": "latentkit.evaluation",
+            "name": self.folder.path.name,
+            "results": {
                 f"r{value}" if self.by_originals and value == "fid" else value: number
                 for values in result.values.values()
                 for value, number in values.items()
             },
-            left_out={**self.left_out, **result.failures},
-            comparable=not reasons and not result.values.keys() <= unpublished.keys(),
-            reasons=reasons,
-            unpublished=unpublished,
-            warnings=[*(reference.warnings if reference else ()), *generated.warnings],
-            generated=Compared(
-                generated.name, done.pictures.total(), sizes.get("generated"), generated.identity
-            ),
-            reference=against,
-            protocol=protocol,
-            metrics={name: plain["metrics"][name] for name in self.metrics},
-            decoder=decoder.identity() if decoder else None,
-            extractors={extractor.name: extractor.identity() for extractor in self.extractors},
-            seconds=round(time.monotonic() - self._began, 3),
-            pictures_per_second=round(pictures / looking, 3) if looking else None,
-            device=done.device,
-            peak_device_bytes=done.peak_bytes,
-            job=typed,
-            provenance=provenance(),
-        )
+            "left_out": {**self.left_out, **result.failures},
+            "comparable": not reasons and not result.values.keys() <= unpublished.keys(),
+            "reasons": reasons,
+            "unpublished": unpublished,
+            "warnings": [*(reference.warnings if reference else ()), *generated.warnings],
+            "generated": _side(generated, done.pictures.total(), sizes.get("generated")),
+            "reference": _side(reference, reference.count, sizes.get("reference")) if reference else None,
+            "protocol": protocol,
+            "metrics": {name: plain["metrics"][name] for name in self.metrics},
+            "decoder": decoder.identity() if decoder else None,
+            "extractors": {extractor.name: extractor.identity() for extractor in self.extractors},
+            "seconds": round(time.monotonic() - self._began, 3),
+            "pictures_per_second": round(pictures / looking, 3) if looking else None,
+            "device": done.device,
+            "peak_device_bytes": done.peak_bytes,
+            "job": typed,
+            "provenance": provenance(),
+        }
 
     @property
     def random(self) -> tuple[str, ...]:
@@ -207,6 +222,13 @@ class EvaluationJob:
         names = ["the latents"] if latents and not latents.pretrained else []
         names += ["the decoder"] if self.decoder and not self.decoder.pretrained else []
         return (*names, *(extractor.name for extractor in self.extractors if not extractor.pretrained))
+
+
+def _side(
+    side: PictureSet | Reference, pictures: int | None, size: comparability.Size | None
+) -> dict[str, Any]:
+    """One of the two as report.json has it."""
+    return {"name": side.name, "pictures": pictures, "size": size, "identity": side.identity}
 
 
 def _without(

@@ -1,7 +1,7 @@
 """Contact sheets: preview.png of an encoding run, reconstructions.png of an evaluation."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,9 @@ PREVIEW_CELL, RECONSTRUCTION_CELL = 128, 256
 MARGIN = 6
 LABEL_WIDTH = 228
 BACKGROUND, INK, FAINT = (250, 250, 248), (30, 30, 34), (120, 120, 126)
+
+_Row = tuple[str, str, Sequence[Image.Image]]
+"""Of a sheet: its name, what its pictures show, and the pictures."""
 
 
 class Reconstruction(NamedTuple):
@@ -45,16 +48,13 @@ def reconstruction_sheet(groups: Mapping[str, Sequence[Reconstruction]], note: s
     for name, group in groups.items():
         values = sorted(round(found.psnr, 1) for found in group)
         span = f"PSNR {values[0]}" + (f" to {values[-1]}" if values[-1] > values[0] else "") + " dB"
-        rows.append(_Row(name, "original", [Image.fromarray(found.original) for found in group]))
-        rows.append(_Row(name, f"decoded, {span}", [Image.fromarray(found.decoded) for found in group]))
+        rows.append((name, "original", [Image.fromarray(found.original) for found in group]))
+        rows.append((name, f"decoded, {span}", [Image.fromarray(found.decoded) for found in group]))
     return _draw(rows, note, RECONSTRUCTION_CELL)
 
 
 def preview_sheet(
-    source: Source,
-    encoders: Sequence[Encoder],
-    read: Callable[[str, str], dict[str, np.ndarray]],
-    note: str,
+    source: Source, encoders: Sequence[Encoder], read: Callable[[str, str], dict[str, np.ndarray]], note: str
 ) -> bytes | None:
     """Draw up to 12 pictures, evenly spaced over the collection, a row a view.
 
@@ -67,17 +67,16 @@ def preview_sheet(
     Returns:
         A PNG file; None when no encoder here looks at pictures, or no picture is done.
     """
-    viewers = [encoder for encoder in encoders if encoder.geometry is not None]
-    columns = _columns(source, viewers, read) if viewers else []
+    views = {encoder.name: encoder.geometry for encoder in encoders if encoder.geometry is not None}
+    columns = _columns(source, views.keys(), read) if views else []
     if not columns:
         return None
     rows: list[_Row] = []
-    for encoder in viewers:
-        rows.append(_Row(encoder.name, "sees", [_view(encoder, image) for image, _ in columns]))
-        latents = [arrays[encoder.name].get("latents") for _, arrays in columns]
-        if all(latent is not None and latent.ndim == 3 and len(latent) >= 3 for latent in latents):
-            colours = principal_colours([latent for latent in latents if latent is not None])
-            rows.append(_Row(encoder.name, "latents, 3 main components", colours))
+    for name, geometry in views.items():
+        rows.append((name, "sees", [_picture(geometry(np.asarray(image))) for image, _ in columns]))
+        latents = [arrays[name].get("latents", np.empty(0)) for _, arrays in columns]
+        if all(latent.ndim == 3 and len(latent) >= 3 for latent in latents):
+            rows.append((name, "latents, 3 main components", principal_colours(latents)))
     return _draw(rows, note, PREVIEW_CELL)
 
 
@@ -105,17 +104,15 @@ def principal_colours(latents: Sequence[np.ndarray]) -> list[Image.Image]:
 
 
 def _columns(
-    source: Source,
-    viewers: Sequence[Encoder],
-    read: Callable[[str, str], dict[str, np.ndarray]],
+    source: Source, encoders: Collection[str], read: Callable[[str, str], dict[str, np.ndarray]]
 ) -> list[tuple[Image.Image, dict[str, dict[str, np.ndarray]]]]:
-    """Evenly spaced pictures that all viewers have encoded; near neighbours stand in for missing ones."""
+    """Evenly spaced pictures that all of these have encoded; near neighbours stand in for missing ones."""
     columns = []
     for start in np.unique(np.linspace(0, len(source), PICTURES, endpoint=False).astype(int)).tolist():
         for index in range(start, min(start + 5, len(source))):
             key = source[index].key
             try:
-                arrays = {encoder.name: read(encoder.name, key) for encoder in viewers}
+                arrays = {encoder: read(encoder, key) for encoder in encoders}
                 data, _ = source.read(index)
                 image = Pillow(source.orient, source.strict)(data).image
             except (LatentkitError, SourceError, DecodeError):
@@ -125,36 +122,23 @@ def _columns(
     return columns
 
 
-def _view(encoder: Encoder, image: Image.Image) -> Image.Image:
-    assert encoder.geometry is not None
-    return _picture(encoder.geometry(np.asarray(image)))
-
-
 def _picture(levels: np.ndarray) -> Image.Image:
     """Of [H, W, 3] in 0..255, clipped and rounded."""
     return Image.fromarray(np.rint(np.clip(levels, 0, 255)).astype(np.uint8))
 
 
-class _Row(NamedTuple):
-    """A row of a sheet: its name, what its pictures show, and the pictures."""
-
-    name: str
-    what: str
-    pictures: Sequence[Image.Image]
-
-
 def _draw(rows: Sequence[_Row], note: str, cell: int) -> bytes:
     """A PNG file of rows of equally many pictures, whose longer sides are `cell` pixels on the sheet."""
-    columns = max(len(row.pictures) for row in rows)
+    columns = max(len(pictures) for _, _, pictures in rows)
     step = cell + MARGIN
     sheet = Image.new("RGB", (LABEL_WIDTH + columns * step + MARGIN, len(rows) * step + 34), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     name_font, font = ImageFont.load_default(17), ImageFont.load_default(14)
-    for number, row in enumerate(rows):
+    for number, (name, what, pictures) in enumerate(rows):
         top = MARGIN + number * step
-        draw.text((10, top + cell // 2 - 20), row.name, INK, font=name_font)
-        draw.text((10, top + cell // 2 + 2), row.what, FAINT, font=font)
-        for column, picture in enumerate(row.pictures):
+        draw.text((10, top + cell // 2 - 20), name, INK, font=name_font)
+        draw.text((10, top + cell // 2 + 2), what, FAINT, font=font)
+        for column, picture in enumerate(pictures):
             scale = cell / max(picture.size)
             size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
             small = picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,77 +25,6 @@ if TYPE_CHECKING:
 CUT = "caption cut"
 
 
-@dataclass(frozen=True)
-class EncoderSummary:
-    """One encoder's part of a run, in pictures.
-
-    Attributes:
-        done: encoded by this run.
-        skipped: done before and unchanged.
-        quarantined: in the quarantine ledger now.
-        captionless: without a caption to read.
-        left: not reached, because the run was stopped.
-        bytes: of all its published arrays.
-        folder: where they lie.
-        contract: sha256 of the encoding contract.
-        pretrained: False marks random weights.
-        precision: of the forward pass.
-        batch_size: that fitted in memory; None when nothing ran.
-        peak_device_bytes: device memory at its fullest during its pass; None on a CPU.
-    """
-
-    encoder: str
-    done: int
-    skipped: int
-    quarantined: int
-    captionless: int
-    left: int
-    bytes: int
-    folder: str
-    contract: str
-    pretrained: bool
-    precision: str
-    batch_size: int | None
-    peak_device_bytes: int | None
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A whole run.
-
-    Attributes:
-        pictures: in the collection.
-        incomplete: of these, how many lack the output of one of the run's encoders: quarantined, without a
-            caption, or not reached.
-        seconds: from the command's start.
-        pictures_per_second: over the passes alone.
-        conversions: what this run's pictures went through, and under `CUT` how many captions of the whole
-            collection are longer than the text encoder's limit.
-    """
-
-    dataset: str
-    output_dir: str
-    status: str
-    pictures: int
-    incomplete: int
-    seconds: float
-    pictures_per_second: float | None
-    device: str
-    encoders: Sequence[EncoderSummary]
-    quarantine: Sequence[Mapping[str, Any]]
-    conversions: Mapping[str, int]
-    ignored_files: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values, as summary.json holds them."""
-        return asdict(self)
-
-    @property
-    def random(self) -> bool:
-        """Whether any encoder ran with random weights."""
-        return not all(encoder.pretrained for encoder in self.encoders)
-
-
 def run_summary(
     plan: Plan,
     result: RunResult | None,
@@ -110,8 +38,30 @@ def run_summary(
     held_for: Iterable[str],
     device: str,
     seconds: float,
-) -> Summary:
-    """What summary.json says, from the plan, the result and the ledgers on the disk.
+) -> dict[str, Any]:
+    """What summary.json says, as JSON values, from the plan, the result and the ledgers on the disk.
+
+    ==========================  ======================================================================
+    ``pictures``                in the collection
+    ``incomplete``              of these, how many lack the output of one of the run's encoders:
+                                quarantined, without a caption, or not reached
+    ``seconds``                 from the command's start
+    ``pictures_per_second``     over the passes alone
+    ``conversions``             what this run's pictures went through, and under `CUT` how many captions of
+                                the whole collection are longer than the text encoder's limit
+    ``encoders``                one encoder's part each, in pictures:
+    ``  done``                  encoded by this run
+    ``  skipped``               done before and unchanged
+    ``  quarantined``           in the quarantine ledger now
+    ``  captionless``           without a caption to read
+    ``  left``                  not reached, because the run was stopped
+    ``  bytes``, ``folder``     of all its published arrays, and where they lie
+    ``  contract``              sha256 of the encoding contract
+    ``  pretrained``            false marks random weights
+    ``  precision``             of the forward pass
+    ``  batch_size``            that fitted in memory; null when nothing ran
+    ``  peak_device_bytes``     device memory at its fullest during its pass; null on a CPU
+    ==========================  ======================================================================
 
     Args:
         plan: the run's.
@@ -140,21 +90,21 @@ def run_summary(
         if left:  # what is published counts: a shard that is not whole yet is left, all of it
             done = max(0, len(source) - others - todo[name])
         parts.append(
-            EncoderSummary(
-                encoder=name,
-                done=done,
-                skipped=part.done,
-                quarantined=len(held),
-                captionless=len(part.uncaptioned),
-                left=len(source) - done - others,
-                bytes=store.counts(name).bytes,
-                folder=str(Path(store.root, store.folders.get(name, name))),
-                contract=contract.sha256,
-                pretrained=contract.pretrained,
-                precision=encoder.precision,
-                batch_size=result.batch_sizes.get(name) if result else None,
-                peak_device_bytes=result.peak_bytes.get(name) if result else None,
-            )
+            {
+                "encoder": name,
+                "done": done,
+                "skipped": part.done,
+                "quarantined": len(held),
+                "captionless": len(part.uncaptioned),
+                "left": len(source) - done - others,
+                "bytes": store.counts(name).bytes,
+                "folder": str(Path(store.root, store.folders.get(name, name))),
+                "contract": contract.sha256,
+                "pretrained": contract.pretrained,
+                "precision": encoder.precision,
+                "batch_size": result.batch_sizes.get(name) if result else None,
+                "peak_device_bytes": result.peak_bytes.get(name) if result else None,
+            }
         )
         if encoder.geometry is None:
             facts = read_facts(Path(store.root), name)
@@ -169,44 +119,44 @@ def run_summary(
         if key in keys
     }
     rate = encoded.total() / len(contracts) / result.seconds if result and result.seconds else 0.0
-    return Summary(
-        dataset=dataset,
-        output_dir=store.root,
-        status="done" if left is None else "interrupted",
-        pictures=len(source),
-        incomplete=len(lacking),
-        seconds=round(seconds, 3),
-        pictures_per_second=round(rate, 3) if rate else None,
-        device=result.device if result else device,
-        encoders=parts,
-        quarantine=[
+    return {
+        "dataset": dataset,
+        "output_dir": store.root,
+        "status": "done" if left is None else "interrupted",
+        "pictures": len(source),
+        "incomplete": len(lacking),
+        "seconds": round(seconds, 3),
+        "pictures_per_second": round(rate, 3) if rate else None,
+        "device": result.device if result else device,
+        "encoders": parts,
+        "quarantine": [
             dict(zip(("key", "stage", "reason", "time"), entry, strict=True)) for entry in sorted(quarantined)
         ],
-        conversions=conversions,
-        ignored_files=source.ignored,
-    )
+        "conversions": conversions,
+        "ignored_files": source.ignored,
+    }
 
 
-def print_summary(summary: Summary, console: Console) -> None:
+def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     """The table, and beneath it what a user should know."""
     counts = {"done": "done", "skipped": "skipped", "quarantined": "bad"}
     counts |= {
         name: heading
         for name, heading in (("captionless", "no caption"), ("left", "left"))
-        if any(getattr(encoder, name) for encoder in summary.encoders)
+        if any(encoder[name] for encoder in summary["encoders"])
     }
     print_table(
         console,
-        f"{summary.dataset}: {summary.status}",
+        f"{summary['dataset']}: {summary['status']}",
         ["encoder", *counts.values(), "size", "contract"],
         [
             (
-                encoder.encoder,
-                *(f"{getattr(encoder, name):,}" for name in counts),
-                readable_bytes(encoder.bytes),
-                encoder.contract[:12],
+                encoder["encoder"],
+                *(f"{encoder[name]:,}" for name in counts),
+                readable_bytes(encoder["bytes"]),
+                encoder["contract"][:12],
             )
-            for encoder in summary.encoders
+            for encoder in summary["encoders"]
         ],
         left=["contract"],
     )
@@ -214,26 +164,27 @@ def print_summary(summary: Summary, console: Console) -> None:
         console.print(line)
 
 
-def _remarks(summary: Summary) -> list[str]:
-    rate = f", {summary.pictures_per_second:,.1f} pictures/s" if summary.pictures_per_second else ""
-    pictures = readable_count(summary.pictures, "picture")
-    lines = [f"{pictures}, {summary.seconds:,.1f} s{rate}, on {summary.device}"]
-    lines.append(f"in {', '.join(dict.fromkeys(encoder.folder for encoder in summary.encoders))}")
-    if summary.incomplete:
-        lines.append(f"incomplete: {readable_count(summary.incomplete, 'picture')} lack some output")
-    counts = [f"{name} {count:,}" for name, count in sorted(summary.conversions.items()) if name != CUT]
-    if counts:
+def _remarks(summary: Mapping[str, Any]) -> list[str]:
+    speed, quarantine = summary["pictures_per_second"], summary["quarantine"]
+    rate = f", {speed:,.1f} pictures/s" if speed else ""
+    pictures = readable_count(summary["pictures"], "picture")
+    lines = [f"{pictures}, {summary['seconds']:,.1f} s{rate}, on {summary['device']}"]
+    lines.append(f"in {', '.join(dict.fromkeys(encoder['folder'] for encoder in summary['encoders']))}")
+    if summary["incomplete"]:
+        lines.append(f"incomplete: {readable_count(summary['incomplete'], 'picture')} lack some output")
+    conversions = sorted(summary["conversions"].items())
+    if counts := [f"{name} {count:,}" for name, count in conversions if name != CUT]:
         lines.append(f"on the way: {', '.join(counts)}")
-    if cut := summary.conversions.get(CUT):
+    if cut := summary["conversions"].get(CUT):
         lines.append(f"cut: {readable_count(cut, 'caption')} longer than the text encoder's max_length")
-    if summary.ignored_files:
-        lines.append(f"left out: {readable_count(summary.ignored_files, 'other file')}")
-    reasons = Counter(f"{entry['stage']}: {entry['reason']}" for entry in summary.quarantine)
+    if summary["ignored_files"]:
+        lines.append(f"left out: {readable_count(summary['ignored_files'], 'other file')}")
+    reasons = Counter(f"{entry['stage']}: {entry['reason']}" for entry in quarantine)
     if reasons:
-        lines.append(f"quarantined ({len(summary.quarantine):,} in quarantine.jsonl):")
+        lines.append(f"quarantined ({len(quarantine):,} in quarantine.jsonl):")
         told = [f"{count:,} x {reason}" for reason, count in reasons.most_common()]
         lines += first_lines(told, "more reasons")
-    if summary.random:
+    if not all(encoder["pretrained"] for encoder in summary["encoders"]):
         lines.append(
             "RANDOM WEIGHTS: the shapes are real, the numbers mean nothing (weights=pretrained for real ones)"
         )
@@ -243,10 +194,9 @@ def _remarks(summary: Summary) -> list[str]:
 def read_rates(root: str | Path) -> dict[str, float]:
     """Encoder -> pictures a second in the last run that encoded any: how long the next will take."""
     try:
-        rates: dict[str, float] = json.loads(_file(root).read_bytes())
+        return json.loads(_file(root).read_bytes())
     except (OSError, ValueError):
         return {}
-    return rates
 
 
 def publish_rates(root: str | Path, rates: Mapping[str, float]) -> None:

@@ -30,8 +30,7 @@ from latentkit.encoders import LatentDecoder, Pretrained, Random
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.evaluation.picture_set import LatentSpace
 from latentkit.evaluation.references import Reference
-from latentkit.evaluation.run import evaluate_sets
-from latentkit.evaluation.sink import EvaluationResult, gallery_places
+from latentkit.evaluation.run import EvaluationResult, evaluate_sets, gallery_places
 from latentkit.evaluation.step import EvaluationStep, PictureBatch, PictureBatches
 
 CPU = partial(pl.Trainer, accelerator="cpu", devices=1)
