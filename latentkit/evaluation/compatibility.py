@@ -70,9 +70,7 @@ class Decodable:
                     f"{where}: the contract says (shift, scale) = {made_for}, the decoder's are {own}: "
                     f"it belongs to another autoencoder; choose the decoder of {contract.model}"
                 )
-        if not contract.scaled:
-            return LatentSpace(channels, pretrained=contract.pretrained)
-        shift, scale = contract.normalisation
+        shift, scale = contract.normalisation if contract.scaled else (0.0, 1.0)
         return LatentSpace(channels, scale, shift, pretrained=contract.pretrained)
 
     def told(self, where: str) -> LatentSpace:
@@ -86,15 +84,13 @@ class Decodable:
                 f"{where} does not say whether its latents are scaled: give generated_scaled=true for a "
                 "diffusion model's output in its training space, or false for the autoencoder's own latents"
             )
-        if not self.scaled:
-            return LatentSpace(self.decoder.channels)
-        shift, scale = self.decoder.normalisation
+        shift, scale = self.decoder.normalisation if self.scaled else (0.0, 1.0)
         return LatentSpace(self.decoder.channels, scale, shift)
 
 
 def latent_channels(contract: Contract) -> int:
     """C of the latents of a contract that has any: of moments, half of what is stored."""
-    stored: int = contract.outputs[LATENTS]["shape"][0]
+    stored = contract.outputs[LATENTS]["shape"][0]
     return stored // 2 if contract.stored == "moments" else stored
 
 

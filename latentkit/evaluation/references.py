@@ -119,6 +119,21 @@ class Reference:
             return len(self.pictures)
         return int(self.statistics[COUNT]) if COUNT in self.statistics else None
 
+    def use(self, file: KeptFile) -> None:
+        """Add what a file has already, and put there what is found out.
+
+        What is not what its name says is computed anew, and then replaced.
+        """
+        self.kept.append(file)
+        try:
+            found = file.read()
+        except LatentkitError as error:
+            self.warnings.append(f"{error}: computed anew")
+            return
+        if not self.recorded:
+            found.pop(COUNT, None)  # ADM's file has statistics of more pictures than lie in it
+        self.statistics = {**found, **self.statistics}
+
     def keep(self, statistics: Mapping[str, np.ndarray]) -> None:
         """Keep statistics of all its pictures for the next run, beside those that are kept already.
 
@@ -204,39 +219,18 @@ def open_reference(
             statistics=statistics,
             warnings=[f"{reference.name} does not record which network and which crop its statistics are of"],
         )
-    if opened.pictures is not None:
-        _find_kept(opened, opened.pictures.identity, folder, extractors, needed)
-    return opened
-
-
-def _find_kept(
-    reference: Reference,
-    pictures: Mapping[str, Any],
-    folder: Path,
-    extractors: Mapping[str, Mapping[str, Any]],
-    needed: Mapping[str, Collection[str]],
-) -> None:
-    """Add the statistics that are kept already, and where others can be.
-
-    What is not what its name says is computed anew, and then replaced.
-    """
+    if opened.pictures is None:
+        return opened
+    identity = opened.pictures.identity
     for networks in sorted({tuple(sorted(of)) for of in needed.values()}):
-        whose = {"pictures": pictures, "extractors": {name: extractors[name] for name in networks}}
+        whose = {"pictures": identity, "extractors": {name: extractors[name] for name in networks}}
         names = [statistic for statistic, of in needed.items() if {*of} == {*networks}]
-        file = KeptFile(_kept_path(folder, reference.name, whose), whose, names)
-        reference.kept.append(file)
-        try:
-            found = file.read()
-        except LatentkitError as error:
-            reference.warnings.append(f"{error}: computed anew")
-            continue
-        if not reference.recorded:
-            found.pop(COUNT, None)  # ADM's file has statistics of more pictures than lie in it
-        reference.statistics = {**found, **reference.statistics}
+        opened.use(KeptFile(_kept_path(folder, opened.name, whose), whose, names))
     if not _is_writable(folder):
         lost = f"{folder} cannot be written to: what is found out of the reference is not kept"
-        reference.warnings.append(lost)
-        reference.kept.clear()
+        opened.warnings.append(lost)
+        opened.kept.clear()
+    return opened
 
 
 def _kept_path(folder: Path, name: str, identity: Mapping[str, Any]) -> Path:

@@ -112,10 +112,9 @@ class ReportFolder:
 
     def _saved_before(self) -> list[str]:
         try:
-            keys: list[str] = json.loads((self.path / SAVED).read_bytes())
+            return json.loads((self.path / SAVED).read_bytes())
         except (OSError, ValueError):
             return []
-        return keys
 
 
 class PictureFolder(BackgroundThread[Pictures]):

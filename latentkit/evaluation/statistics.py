@@ -69,8 +69,9 @@ def read_statistics(
             arrays = {name: file[name] for name in sorted(wanted)}
             recorded = IDENTITY in file.files
             identity = json.loads(str(file[IDENTITY])) if recorded else None
-        if recorded and not _is_identity(identity):
-            raise ValueError("its identity has no pictures and extractors")
+        for part in ("pictures", "extractors") if recorded else ():
+            if not (isinstance(identity, dict) and isinstance(identity.get(part), dict)):
+                raise ValueError("its identity has no pictures and extractors")
         _check(arrays, there)
     except DAMAGED as error:
         raise LatentkitError(f"{path} cannot be used as statistics: {one_line(error)}") from None
@@ -95,23 +96,19 @@ def publish_statistics(path: Path, statistics: Mapping[str, np.ndarray], identit
     with contextlib.suppress(LatentkitError):
         found, whose = read_statistics(path)
         there = found if whose == json.loads(text) else {}
-    arrays = {name: np.asarray(array) for name, array in {**there, **statistics}.items()}
+    arrays: dict[str, Any] = {name: np.asarray(array) for name, array in {**there, **statistics}.items()}
     try:
         _check(arrays, arrays.keys())
     except ValueError as error:
         raise LatentkitError(f"{path}: {error}, it is not written") from None
     arrays[IDENTITY] = np.array(text)
 
-    def write(file: BinaryIO) -> None:
-        named: dict[str, Any] = dict(sorted(arrays.items()))
-        np.savez(file, **named)
-
     def validate(file: BinaryIO) -> None:
         with zipfile.ZipFile(file) as written:  # in pieces, by its checksums: features may be large
             if (damaged := written.testzip()) is not None:
                 raise ValueError(f"{damaged} reads back differently")
 
-    publish(path, write, validate)
+    publish(path, lambda file: np.savez(file, **dict(sorted(arrays.items()))), validate)
 
 
 def _check(arrays: Mapping[str, np.ndarray], there: Collection[str]) -> None:
@@ -131,18 +128,13 @@ def _check(arrays: Mapping[str, np.ndarray], there: Collection[str]) -> None:
             raise ValueError(f"{name} is {array.dtype} {array.tolist()}, not int64 [height, width]")
         if name == COUNT and (array.dtype.kind not in "iu" or array.shape != () or array < 1):
             raise ValueError(f"{name} is {array.dtype} {array.tolist()}, not the number of pictures")
-        for this, that in ((_MEAN, _COVARIANCE), (_COVARIANCE, _MEAN)):
-            stem, mark, suffix = name.partition("_")
-            other = that + mark + suffix
-            if stem == this and other not in there:
+        stem, mark, suffix = name.partition("_")
+        if stem in (_MEAN, _COVARIANCE):
+            other = (_COVARIANCE if stem == _MEAN else _MEAN) + mark + suffix
+            if other not in there:
                 raise ValueError(f"it has {name} and no {other}")
-            if stem == this == _MEAN and other in arrays:
+            if stem == _MEAN and other in arrays:
                 _check_pair(array, arrays[other], name, other)
-
-
-def _is_identity(value: Any) -> bool:
-    parts = ("pictures", "extractors")
-    return isinstance(value, dict) and all(isinstance(value.get(part), dict) for part in parts)
 
 
 def _check_pair(mu: np.ndarray, sigma: np.ndarray, mean: str, covariance: str) -> None:

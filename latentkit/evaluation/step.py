@@ -160,13 +160,13 @@ class EvaluationStep(Step[PictureBatch, Extracted]):
     def setup(self, stage: str) -> None:
         if self._pictures.latents is not None and self._decoder is None:
             assert self._declared is not None
-            declared = self._declared
-            self._decoder = Forward(declared.load(), declared.precision, compiled=declared.compile)
+            network = self._declared.load()
+            self._decoder = Forward(network, self._declared.precision, compiled=self._declared.compile)
         for extractor in extractors_of(self._wanted, self._extractors):
             if extractor.name not in self.networks:
-                network = FeatureNetwork(extractor)
-                forward = Forward(network, extractor.precision, compiled=extractor.compile)
-                self.networks[extractor.name] = forward
+                self.networks[extractor.name] = Forward(
+                    FeatureNetwork(extractor), extractor.precision, compiled=extractor.compile
+                )
 
     def forward(self, batch: PictureBatch) -> Extracted:
         """Decode and extract.
@@ -210,5 +210,4 @@ class EvaluationStep(Step[PictureBatch, Extracted]):
             if rows:
                 keys = named(self._pictures.keys, positions[rows].tolist())
                 raise LatentkitError(f"{self._pictures.name}: {what}: {keys}")
-        outputs: dict[str, Tensor] = outcome.outputs
-        return outputs
+        return outcome.outputs

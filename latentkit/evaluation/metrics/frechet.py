@@ -62,7 +62,6 @@ class FrechetDistance(EvaluationMetric):
     """
 
     compares = True
-    higher_is_better = False
     generated: torch.Tensor
     reference: torch.Tensor
 

@@ -28,7 +28,6 @@ class InceptionScore(FeatureBank):
 
     name = "inception_score"
     compares = False
-    higher_is_better = True
     min_samples_option = "splits"
 
     def __init__(

@@ -26,7 +26,6 @@ class KID(FeatureBank):
     name = "kid"
     min_samples_option = "subset_size"
     compares = True
-    higher_is_better = False
 
     def __init__(
         self,
@@ -69,7 +68,7 @@ class KID(FeatureBank):
 def _squared_mmd(first: torch.Tensor, second: torch.Tensor) -> float:
     """Under the cube of inner products, of samples [m, n] each; no sample is compared with itself."""
     size = len(first)
-    own = sum(_similarity(side, side) - _to_itself(side) for side in (first, second))
+    own = sum(_similarity(side, side) - side.square().sum(dim=1).pow(3).sum() for side in (first, second))
     return float(own / (size * (size - 1)) - 2 * _similarity(first, second) / size**2)
 
 
@@ -77,7 +76,3 @@ def _similarity(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """The kernel's sum over all pairs."""
     products = (first @ second.T).flatten()
     return products.square() @ products
-
-
-def _to_itself(samples: torch.Tensor) -> torch.Tensor:
-    return samples.square().sum(dim=1).pow(3).sum()

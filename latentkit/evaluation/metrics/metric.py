@@ -38,17 +38,12 @@ class EvaluationMetric(Metric):
             compare pictures with their originals.
     """
 
-    is_differentiable = False
-    higher_is_better: bool | None = None
-    full_state_update = False
-
     name: str
     features: Sequence[str]
     compares: ClassVar[bool]
     statistics: Sequence[str] = ()
     loaded: Mapping[str, np.ndarray] | None = None
     min_samples_option: ClassVar[str | None] = None
-
     latest_psnr: torch.Tensor | None = None
     _width: int = 0
 

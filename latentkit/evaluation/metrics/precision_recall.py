@@ -27,7 +27,6 @@ class PrecisionRecall(FeatureBank):
     name = "precision_recall"
     min_samples_option = "neighbours"
     compares = True
-    higher_is_better = True
 
     def __init__(
         self,

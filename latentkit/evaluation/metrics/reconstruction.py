@@ -24,7 +24,6 @@ class Reconstruction(EvaluationMetric):
     name = "reconstruction"
     features = (PIXELS, ORIGINALS)
     compares = False
-    higher_is_better = True
 
     count: Tensor
     psnr: Tensor

@@ -27,6 +27,7 @@ class EncodedLatents(PictureSet):
 
     Attributes:
         contract: what the numbers mean.
+        output: where they are.
 
     Raises:
         ContractError: names the field that is not as asked.
@@ -34,28 +35,24 @@ class EncodedLatents(PictureSet):
     """
 
     def __init__(self, path: Path, decodable: Decodable) -> None:
-        self._output = open_output(path)
-        self.name = self._output.folder.resolve().name
-        self.contract: Contract = self._output.contract
+        self.output = open_output(path)
+        self.name = self.output.folder.resolve().name
+        self.contract: Contract = self.output.contract
         self.latents = decodable.recorded(self.contract, str(path))
-        if not len(self._output):
+        if not len(self.output):
             raise LatentkitError(f"{path} has no latents in it: encode first")
-        self.keys, self._places = ordered(list(self._output.keys), str(path))
+        self.keys, self._places = ordered(list(self.output.keys), str(path))
 
     def rows(self, positions: np.ndarray, workers: int) -> Iterator[np.ndarray]:
         moments = self.contract.stored == "moments"
         for start in range(0, len(positions), _ROWS):
-            for array in self._output.rows(LATENTS, self._places[positions[start : start + _ROWS]]):
+            for array in self.output.rows(LATENTS, self._places[positions[start : start + _ROWS]]):
                 yield array[: len(array) // 2] if moments else array
-
-    def fingerprints(self) -> Iterator[tuple[str, Any]]:
-        """Key and fingerprint of the pictures of which it is recorded."""
-        return self._output.fingerprints()
 
     @property
     def identity(self) -> Mapping[str, Any]:
         """What `Output.identity` says."""
-        return {"kind": "latents"} | self._output.identity()
+        return {"kind": "latents"} | self.output.identity()
 
 
 class Reconstructions(PictureSet):
@@ -75,11 +72,7 @@ class Reconstructions(PictureSet):
         LatentkitError: there are latents of pictures that the dataset lacks, or that have changed since.
     """
 
-    def __init__(
-        self,
-        latents: EncodedLatents,
-        pictures: SourcePictures,
-    ) -> None:
+    def __init__(self, latents: EncodedLatents, pictures: SourcePictures) -> None:
         check_originals(latents.name, latents.contract, pictures.geometry, orient=pictures.source.orient)
         self.name = f"{pictures.name} reconstructions"
         self.keys, self.latents = latents.keys, latents.latents
@@ -94,15 +87,14 @@ class Reconstructions(PictureSet):
         self.originals = self.pictures = pictures.only(self.keys)
         self.left_out = len(pictures) - len(self)
         self.unrecorded = len(self) - self._check_unchanged()
-        told = []
+        self.warnings = []
         if self.left_out:
-            told.append(f"{readable_count(self.left_out, 'picture')} of the dataset have no latents")
+            self.warnings.append(f"{readable_count(self.left_out, 'picture')} of the dataset have no latents")
         if self.unrecorded:
-            told.append(
+            self.warnings.append(
                 f"{readable_count(self.unrecorded, 'latent')} without a record of the picture: "
                 "a change since then would go unnoticed"
             )
-        self.warnings = told
 
     def rows(self, positions: np.ndarray, workers: int) -> Iterator[np.ndarray]:
         return self._latents.rows(positions, workers)
@@ -115,11 +107,11 @@ class Reconstructions(PictureSet):
         """How many of the pictures have a record: equal size and mtime, or else equal sha256."""
         places = {key: place for place, key in enumerate(self.keys)}
         comparison = Comparison(self.pictures.source)
-        recorded: dict[int, bool] = {}
-        for key, before in self._latents.fingerprints():
-            if key in places:
-                index = int(self.pictures.indices[places[key]])
-                recorded[places[key]] = comparison.picture(index, before)
+        recorded = {
+            places[key]: comparison.picture(int(self.pictures.indices[places[key]]), before)
+            for key, before in self._latents.output.fingerprints()
+            if key in places
+        }
         if changed := sorted(place for place, same in recorded.items() if not same):
             raise LatentkitError(
                 f"{self.pictures.name}: pictures have changed since they were encoded: "

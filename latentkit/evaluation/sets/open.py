@@ -16,9 +16,6 @@ from latentkit.stores.contract_file import CONTRACT
 from latentkit.stores.open import find_outputs
 from latentkit.stores.shard_manifest import MANIFEST
 
-FEWEST = 2
-"""No statistic is defined on fewer pictures."""
-
 
 def open_set(path: str, decodable: Decodable | None, geometry: Geometry | None = None) -> PictureSet:
     """The pictures or latents at a path.
@@ -95,34 +92,31 @@ def _find_latents(place: Path, decodable: Decodable | None) -> EncodedLatents | 
         UsageError: several folders in it would do; or pictures are needed.
         ContractError: none of them is the decoder's.
     """
-    if place.name == MANIFEST or (place / MANIFEST).exists() or (place / CONTRACT).exists():
-        return EncodedLatents(place, _needed(decodable, place))
+    alone = place.name == MANIFEST or (place / MANIFEST).exists() or (place / CONTRACT).exists()
+    below = {} if alone else find_outputs(place)
     channels = {
-        folder: latent_channels(contract)
-        for folder, contract in find_outputs(place).items()
-        if LATENTS in contract.outputs
+        folder: latent_channels(contract) for folder, contract in below.items() if LATENTS in contract.outputs
     }
-    if not channels:
+    if not alone and not channels:
         return None
-    asked = _needed(decodable, place)
-    fitting = [folder for folder, count in channels.items() if count == asked.decoder.channels]
+    if decodable is None:
+        raise UsageError(f"{place} holds latents: pictures are needed here")
+    if alone:
+        return EncodedLatents(place, decodable)
+    asked = decodable.decoder.channels
+    fitting = [folder for folder, count in channels.items() if count == asked]
     if len(fitting) == 1:
-        return _find_latents(fitting[0], asked)
+        return EncodedLatents(fitting[0], decodable)
     told = ", ".join(f"{folder.name} ({count} channels)" for folder, count in channels.items())
     if fitting:
         raise UsageError(f"{place} holds {told}: name the folder of one of them")
-    raise ContractError(f"{place} holds {told}, the decoder takes {asked.decoder.channels}: choose another")
-
-
-def _needed(decodable: Decodable | None, place: Path) -> Decodable:
-    if decodable is None:
-        raise UsageError(f"{place} holds latents: pictures are needed here")
-    return decodable
+    raise ContractError(f"{place} holds {told}, the decoder takes {asked}: choose another")
 
 
 def _check_count(opened: PictureSet) -> None:
-    if len(opened) < FEWEST:
-        raise LatentkitError(f"{opened.name} holds {len(opened)} of the at least {FEWEST} pictures needed")
+    """Raise LatentkitError where no statistic is defined on so few pictures."""
+    if len(opened) < 2:
+        raise LatentkitError(f"{opened.name} holds {len(opened)} of the at least 2 pictures needed")
 
 
 _CHOICES = (

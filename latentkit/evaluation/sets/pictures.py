@@ -1,14 +1,12 @@
 """Pictures of a source, decoded by processes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from copy import copy
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -17,9 +15,6 @@ from latentkit.evaluation.picture_set import NAMED, PictureSet, ordered
 from latentkit.pixels.geometry import CropToMultiple, Geometry
 from latentkit.sources.source import Source
 from latentkit.stores.output import listing_sha256
-
-if TYPE_CHECKING:
-    from latentkit.prediction.decoding import Row
 
 _LOOKED_ON = 256
 
@@ -45,7 +40,7 @@ class SourcePictures(PictureSet):
         self.source, self.geometry, self.name = source, geometry, name
         self.keys, self.indices = ordered(list(source.keys()), name)
 
-    def only(self, keys: Sequence[str]) -> SourcePictures:
+    def only(self, keys: Sequence[str]) -> Self:
         """The same set with these pictures of it alone.
 
         Args:
@@ -68,7 +63,11 @@ class SourcePictures(PictureSet):
             for row, pixels in rows:
                 if row.stage:
                     further = (later for later, _ in islice(rows, _LOOKED_ON) if later.stage)
-                    raise LatentkitError(self._unreadable([row, *islice(further, NAMED - 1)]))
+                    told = "; ".join(
+                        f"{self.source[bad.index].location}: {bad.reason}"
+                        for bad in (row, *islice(further, NAMED - 1))
+                    )
+                    raise LatentkitError(f"{self.name}: unreadable pictures: {told}: mend or remove them")
                 yield pixels[0]
 
     @cached_property
@@ -94,7 +93,3 @@ class SourcePictures(PictureSet):
         if None in stats:
             described["source"] = repr(self.source)
         return described
-
-    def _unreadable(self, rows: list[Row]) -> str:
-        told = "; ".join(f"{self.source[row.index].location}: {row.reason}" for row in rows)
-        return f"{self.name}: unreadable pictures: {told}: mend or remove them"

@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from latentkit.encoders.weights import file_sha256
-from latentkit.errors import LatentkitError, UsageError, one_line
+from latentkit.errors import LatentkitError, one_line
 from latentkit.stores.arrays import read_header
 
 DAMAGED = (
@@ -29,8 +29,6 @@ DAMAGED = (
 
 MAX_HASHED = 2**30
 """A larger file is told by its place, size and mtime: it would take longer to hash than a user would wait."""
-
-SUFFIXES = (".safetensors", ".npz", ".npy", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -49,31 +47,23 @@ class FileTensor:
     rows: Callable[[np.ndarray], Iterator[np.ndarray]]
 
 
-@dataclass(frozen=True)
-class TensorFile:
-    """What a file holds.
-
-    Attributes:
-        tensors: by name; a file of one nameless tensor calls it by the empty text.
-        metadata: of a safetensors file; else empty.
-    """
-
-    tensors: Mapping[str, FileTensor]
-    metadata: Mapping[str, str]
+Tensors = dict[str, FileTensor]
+"""By name; a file of one nameless tensor calls it by the empty text."""
 
 
-def read_tensor_file(path: Path) -> TensorFile:
-    """Look at a file's tensors, without reading their numbers.
+def read_tensor_file(path: Path) -> tuple[Tensors, Mapping[str, str]]:
+    """A file's tensors, without their numbers, and the metadata of a safetensors file; else none.
+
+    Args:
+        path: has one of the `SUFFIXES`.
 
     Raises:
-        UsageError: the suffix is none of `SUFFIXES`.
         LatentkitError: it is not such a file, is cut or damaged, or holds Python objects.
     """
-    readers = {".safetensors": _safetensors, ".npz": _npz, ".npy": _npy, ".pt": _torch, ".pth": _torch}
-    if path.suffix not in readers:
-        raise UsageError(f"{path} is no tensor file: give one that ends in {' '.join(SUFFIXES)}")
     try:
-        return readers[path.suffix](path)
+        if path.suffix == ".safetensors":
+            return _safetensors(path)
+        return _READERS[path.suffix](path), {}
     except pickle.UnpicklingError:
         raise LatentkitError(
             f"{path} holds more than tensors, or is no file of torch.save; nothing of it was run: "
@@ -86,34 +76,34 @@ def read_tensor_file(path: Path) -> TensorFile:
         raise LatentkitError(f"{path} cannot be read as {path.suffix}: {reason}") from None
 
 
-def _safetensors(path: Path) -> TensorFile:
+def _safetensors(path: Path) -> tuple[Tensors, Mapping[str, str]]:
     file: Any = safe_open(path, "pt")  # checks that offsets, shapes and the file's size fit
     slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # no mapping
     tensors = {name: (part, part.get_shape()) for name, part in slices.items()}
-    return TensorFile(_mapped(tensors), file.metadata() or {})
+    return _mapped(tensors), file.metadata() or {}
 
 
-def _torch(path: Path) -> TensorFile:
+def _torch(path: Path) -> Tensors:
     import torch
 
     mapped = zipfile.is_zipfile(path)  # what torch wrote before 1.6 cannot be
     loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     values = loaded if isinstance(loaded, dict) else {"": loaded}
-    tensors = {
-        str(name): (value.detach(), value.shape)
-        for name, value in values.items()
-        if isinstance(value, torch.Tensor) and value.layout == torch.strided
-    }
-    return TensorFile(_mapped(tensors), {})
+    return _mapped(
+        {
+            str(name): (value.detach(), value.shape)
+            for name, value in values.items()
+            if isinstance(value, torch.Tensor) and value.layout == torch.strided
+        }
+    )
 
 
-def _mapped(tensors: Mapping[str, tuple[Any, Any]]) -> dict[str, FileTensor]:
+def _mapped(tensors: Mapping[str, tuple[Any, Any]]) -> Tensors:
     """Of torch tensors, or slices of a file that become some, and their shapes; bfloat16 is widened."""
     import torch
 
     def numbers(tensor: torch.Tensor) -> np.ndarray:
-        array: np.ndarray = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-        return array
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
     def rows(tensor: Any, places: np.ndarray) -> Iterator[np.ndarray]:
         for place in places.tolist():
@@ -126,14 +116,14 @@ def _mapped(tensors: Mapping[str, tuple[Any, Any]]) -> dict[str, FileTensor]:
     }
 
 
-def _npy(path: Path) -> TensorFile:
+def _npy(path: Path) -> Tensors:
     with path.open("rb") as file:
         shape, dtype = _checked_header(file, path.stat().st_size)
     array = np.load(path, mmap_mode="r", allow_pickle=False)
-    return TensorFile({"": FileTensor(shape, dtype, lambda places: (array[place] for place in places))}, {})
+    return {"": FileTensor(shape, dtype, lambda places: (array[place] for place in places))}
 
 
-def _npz(path: Path) -> TensorFile:
+def _npz(path: Path) -> Tensors:
     tensors = {}
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
@@ -142,7 +132,11 @@ def _npz(path: Path) -> TensorFile:
                     shape, dtype = _checked_header(member, info.file_size)
                 rows = partial(_streamed, path, info.filename)
                 tensors[info.filename.removesuffix(".npy")] = FileTensor(shape, dtype, rows)
-    return TensorFile(tensors, {})
+    return tensors
+
+
+_READERS = {".npz": _npz, ".npy": _npy, ".pt": _torch, ".pth": _torch}
+SUFFIXES = (".safetensors", *_READERS)
 
 
 def _streamed(path: Path, member: str, places: np.ndarray) -> Iterator[np.ndarray]:

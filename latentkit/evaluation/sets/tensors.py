@@ -12,7 +12,7 @@ from latentkit.encoders.contract import Contract, ContractError
 from latentkit.errors import LatentkitError, UsageError
 from latentkit.evaluation.compatibility import LATENTS, Decodable
 from latentkit.evaluation.picture_set import LatentSpace, PictureSet, ordered
-from latentkit.evaluation.sets.tensor_files import FileTensor, TensorFile, file_identity, read_tensor_file
+from latentkit.evaluation.sets.tensor_files import FileTensor, Tensors, file_identity, read_tensor_file
 from latentkit.stores.arrays import match
 from latentkit.stores.shard_manifest import MANIFEST, ShardManifest
 
@@ -39,16 +39,16 @@ class TensorRows(PictureSet):
     def __init__(self, path: Path, decodable: Decodable | None) -> None:
         self.name = path.name
         self._path = path
-        opened = read_tensor_file(path)
-        self._tensor_name, self._tensor = _chosen(opened, path)
+        tensors, metadata = read_tensor_file(path)
+        self._tensor_name, self._tensor = _chosen(tensors, path)
         where = f"{path}, {self._tensor_name}" if self._tensor_name else str(path)
         self._channels_last = self._tensor.shape[-1:] == (3,)
         if not _are_pictures(self._tensor, decodable, where):
             if decodable is None:
                 raise UsageError(f"{where} holds latents: pictures are needed here")
-            self.contract = _contract_beside(path, opened)
+            self.contract = _contract_beside(path, metadata)
             self.latents = _space(self._tensor, self.contract, decodable, where)
-        self.keys, self._rows = ordered(_keys(opened, self._tensor.shape[0], path), str(path))
+        self.keys, self._rows = ordered(_keys(metadata, self._tensor.shape[0], path), str(path))
 
     def rows(self, positions: np.ndarray, workers: int) -> Iterator[np.ndarray]:
         for row in self._tensor.rows(self._rows[positions]):
@@ -74,9 +74,9 @@ class TensorRows(PictureSet):
         return described | {"tensor": self._tensor_name} | file_identity(self._path)
 
 
-def _chosen(opened: TensorFile, path: Path) -> tuple[str, FileTensor]:
+def _chosen(tensors: Tensors, path: Path) -> tuple[str, FileTensor]:
     """The tensor that is meant."""
-    names = [name for name in PREFERRED if name in opened.tensors] or list(opened.tensors)
+    names = [name for name in PREFERRED if name in tensors] or list(tensors)
     if not names:
         raise UsageError(f"{path} holds no tensor")
     if {"mu", "sigma"} <= {*names}:
@@ -87,14 +87,14 @@ def _chosen(opened: TensorFile, path: Path) -> tuple[str, FileTensor]:
         raise UsageError(
             f"{path} holds {', '.join(names)}: which of them is meant? call it one of {', '.join(PREFERRED)}"
         )
-    return names[0], opened.tensors[names[0]]
+    return names[0], tensors[names[0]]
 
 
-def _keys(opened: TensorFile, count: int, path: Path) -> Sequence[str]:
-    if "keys" not in opened.metadata:
+def _keys(metadata: Mapping[str, str], count: int, path: Path) -> Sequence[str]:
+    if "keys" not in metadata:
         return [f"{row:0{len(str(count - 1))}}" for row in range(count)]
     try:
-        keys = json.loads(opened.metadata["keys"])
+        keys = json.loads(metadata["keys"])
     except ValueError:
         keys = None
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(keys) != count:
@@ -126,12 +126,12 @@ def _are_pictures(tensor: FileTensor, decodable: Decodable | None, where: str) -
     return False
 
 
-def _contract_beside(path: Path, opened: TensorFile) -> Contract | None:
+def _contract_beside(path: Path, metadata: Mapping[str, str]) -> Contract | None:
     """The contract of a latent shard whose manifest lies beside it; None for any other file."""
-    if "contract" not in opened.metadata or not (path.parent / MANIFEST).exists():
+    if "contract" not in metadata or not (path.parent / MANIFEST).exists():
         return None
     contract = ShardManifest.read(path.parent / MANIFEST).contract
-    if contract.sha256 != opened.metadata["contract"]:
+    if contract.sha256 != metadata["contract"]:
         raise ContractError(f"{path} is of another contract than the {MANIFEST} beside it")
     return contract
 
