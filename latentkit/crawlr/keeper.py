@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from latentkit.crawlr.links import Change, ForeignError, Links
+from latentkit.crawlr.folder import Change, ForeignError, Links
 from latentkit.crawlr.photo_list import refusal, shown
 from latentkit.crawlr.tally import Tally
 from latentkit.runtime.provenance import utc_now
@@ -20,16 +20,10 @@ from latentkit.runtime.readable import escaped
 from latentkit.sources.files import folded
 from latentkit.sources.library import Library
 from latentkit.sources.source import Fingerprint
-from latentkit.stores.ledger import (
-    Damage,
-    append_lines,
-    dump,
-    publish_lines,
-    read_lines,
-    read_source,
-    source_fields,
-)
+from latentkit.stores import ledger
 from latentkit.stores.storage import publish_links, remove_many, remove_temporaries
+
+_FIELDS = ("filename", "url", "listed", "type")
 
 _BATCH = 64
 """Photos that are linked and written down together, with one sync of the disk."""
@@ -70,33 +64,23 @@ class Photo:
     @classmethod
     def parse(cls, line: dict[str, Any]) -> Self:
         """Raises KeyError, TypeError or ValueError for a line that is no entry."""
+        filename, url, listed, suffix = (line[name] for name in _FIELDS)
         held, others = line.get("quarantine"), dict(line.get("other_urls", {}))
         reason = Reason(held["stage"], held["reason"], held["time"]) if held else None
-        texts = (line["filename"], *(line[name] or "" for name in ("url", "type")))
-        if not all(isinstance(text, str) for text in (*texts, *others, *others.values(), *(reason or ()))):
+        texts = (filename, url or "", suffix or "", *others, *others.values(), *(reason or ()))
+        if not all(isinstance(text, str) for text in texts) or not isinstance(line["metadata"], dict):
             raise TypeError("wrong fields")
-        if not isinstance(line["metadata"], dict):
-            raise TypeError("wrong metadata")
-        return cls(
-            filename=line["filename"],
-            url=line["url"],
-            listed=bool(line["listed"]),
-            type=line["type"],
-            source=read_source(line),
-            quarantine=reason,
-            other_urls=others,
-            metadata=json.dumps(line["metadata"]).encode("ascii"),
-        )
+        metadata = json.dumps(line["metadata"]).encode("ascii")
+        return cls(filename, url, bool(listed), suffix, ledger.read_source(line), reason, others, metadata)
 
     def line(self) -> bytes:
         """The entry as a line of the ledger."""
-        fields = {name: getattr(self, name) for name in ("filename", "url", "listed", "type")}
-        fields |= source_fields(self.source)
+        fields = {name: getattr(self, name) for name in _FIELDS} | ledger.source_fields(self.source)
         if self.quarantine:
             fields["quarantine"] = self.quarantine._asdict()
         if self.other_urls:
             fields["other_urls"] = self.other_urls
-        return dump(fields)[:-1] + b', "metadata": ' + self.metadata + b"}"
+        return ledger.dump(fields)[:-1] + b', "metadata": ' + self.metadata + b"}"
 
 
 class Keeper:
@@ -122,8 +106,9 @@ class Keeper:
         self._path = path
         self._journal = path.parent / ".latentkit" / "photos.journal.jsonl"
         for file in (path, self._journal):
-            damage = Damage(file)
-            self.photos.update((photo.filename, photo) for photo, _ in read_lines(file, Photo.parse, damage))
+            damage = ledger.Damage(file)
+            entries = ledger.read_lines(file, Photo.parse, damage)
+            self.photos.update((photo.filename, photo) for photo, _ in entries)
             if not dry_run:
                 damage.report(keep_cut=False)
         if not dry_run:
@@ -199,12 +184,13 @@ class Keeper:
         if self._dry_run:
             return
         self._flush()
-        publish_lines(self._path, (photo.line() for _, photo in sorted(self.photos.items())))
+        ledger.publish_lines(self._path, (photo.line() for _, photo in sorted(self.photos.items())))
         quarantine = self._path.with_name("quarantine.jsonl")
         aside = sorted({(key, *reason) for key, reason in self._set_aside()})
         if aside:
             names = ("key", *Reason._fields)
-            publish_lines(quarantine, (dump(dict(zip(names, line, strict=True))) for line in aside))
+            lines = (dict(zip(names, line, strict=True)) for line in aside)
+            ledger.publish_lines(quarantine, map(ledger.dump, lines))
         remove_many([self._journal] if aside else [quarantine, self._journal])
 
     def lacks(self, listed: Set[str]) -> bool:
@@ -230,5 +216,5 @@ class Keeper:
         publish_links({change.path: change.target for change in self._changes})
         remove_many(old for old, _ in stale if old not in one)
         if self._fresh:
-            append_lines(self._journal, [photo.line() for photo in self._fresh])
+            ledger.append_lines(self._journal, [photo.line() for photo in self._fresh])
         self._changes, self._fresh = [], []

@@ -23,6 +23,7 @@ from latentkit.runtime.exit_status import DONE, INTERRUPTED, QUARANTINED, Outcom
 from latentkit.runtime.interrupt import Interrupts
 from latentkit.runtime.progress import ProgressReport
 from latentkit.runtime.readable import readable_count
+from latentkit.sources.files import stat_of
 from latentkit.sources.source import Fingerprint
 from latentkit.stores import NpyStore
 from latentkit.stores.arrays import npy_publication
@@ -57,19 +58,19 @@ def migrate(store: NpyStore, console: Console, *, dry_run: bool = False) -> Outc
         LatentkitError: one line: no room, the disk is full, a contract is damaged ... The records did not
             change, and the same command goes on.
     """
-    asked: list[bool] = []
+    interrupts = Interrupts()
 
     def counted(lines: Iterable[bytes], progress: ProgressReport) -> Iterator[bytes]:
         for line in lines:
             yield line
             progress.advance()
-            if asked:
+            if interrupts.asked:
                 raise _StopError
 
     if not dry_run:
         store.repair()
     survey, root, backup = Survey(store), Path(store.root), None
-    with Interrupts(lambda: asked.append(True)), survey.path.open("rb") as file:
+    with interrupts, survey.path.open("rb") as file:
         try:
             with ProgressReport("reading", None, console, things="lines") as progress:
                 survey.read(counted(file, progress))
@@ -94,16 +95,14 @@ def migrate(store: NpyStore, console: Console, *, dry_run: bool = False) -> Outc
 
 def _lines(root: Path, survey: Survey, file: BinaryIO, backup: Path) -> Iterator[bytes]:
     """The new records by image id; when the last has been given, all that they mention is on the disk."""
-    begun = os.fstat(file.fileno())
-    rows = sorted(survey.rows.items())
+    begun, rows = stat_of(file.fileno()), sorted(survey.rows.items())
     for start in range(0, len(rows), BATCH):
         batch = dict(rows[start : start + BATCH])
         _publish(root, survey, file, batch)
         for row in batch.values():
             yield _line_at(file, row.offset) if row.line is None else row.line
     fold_done(root)
-    now = os.fstat(file.fileno())
-    if (now.st_size, now.st_mtime_ns) != (begun.st_size, begun.st_mtime_ns):
+    if stat_of(file.fileno()) != begun:
         raise LatentkitError(f"{survey.path} was changed by another program meanwhile: start again")
     _back_up(survey.path, backup)
 
@@ -136,11 +135,12 @@ def _line_at(file: BinaryIO, offset: int) -> bytes:
 
 def _backup_path(path: Path) -> Path:
     """``<path>.stage1``, or ``.stage1.2`` ... where an older migration's lies there."""
-    for number in itertools.count(1):
-        backup = path.with_name(f"{path.name}.stage1" + f".{number}" * (number > 1))
-        if not backup.exists() or backup.samefile(path) or filecmp.cmp(backup, path, shallow=False):
-            return backup
-    raise AssertionError("counting has no end")
+    names = (f"{path.name}.stage1" + f".{number}" * (number > 1) for number in itertools.count(1))
+    return next(
+        backup
+        for backup in map(path.with_name, names)
+        if not backup.exists() or backup.samefile(path) or filecmp.cmp(backup, path, shallow=False)
+    )
 
 
 def _back_up(path: Path, backup: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import unicodedata
 from collections.abc import Iterator
 from typing import Any, NamedTuple
-from urllib.parse import urlencode, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from latentkit.downloading.body import FetchError
 from latentkit.downloading.client import Client
@@ -63,7 +63,10 @@ class BadEntry(NamedTuple):
     reason: str
 
 
-def read_list(client: Client, base_url: str) -> Iterator[Listed | BadEntry]:
+Entry = Listed | BadEntry
+
+
+def read_list(client: Client, base_url: str) -> Iterator[Entry]:
     """The entries, page by page. It ends after the last only when the list was read to its end.
 
     Raises:
@@ -73,8 +76,10 @@ def read_list(client: Client, base_url: str) -> Iterator[Listed | BadEntry]:
     """
     seen: set[str] = set()
     barren = False
+    parts = urlsplit(base_url)
     for number in itertools.count(1):
-        url = page_url(base_url, number)
+        query = f"{parts.query}&page={number}".removeprefix("&")
+        url = urlunsplit(parts._replace(query=query, fragment=""))
         body = io.BytesIO()
         try:
             client.fetch(url, body, MAX_PAGE_BYTES)
@@ -94,14 +99,7 @@ def read_list(client: Client, base_url: str) -> Iterator[Listed | BadEntry]:
         yield from page
 
 
-def page_url(base_url: str, number: int) -> str:
-    """The URL of a page, from 1."""
-    parts = urlsplit(base_url)
-    query = "&".join(filter(None, (parts.query, urlencode({"page": number}))))
-    return urlunsplit(parts._replace(query=query, fragment=""))
-
-
-def _parse(body: bytes, url: str) -> list[Listed | BadEntry]:
+def _parse(body: bytes, url: str) -> list[Entry]:
     try:
         page = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -111,7 +109,7 @@ def _parse(body: bytes, url: str) -> list[Listed | BadEntry]:
     return [_entry(entry, f"entry {number} of {url}") for number, entry in enumerate(page, 1)]
 
 
-def _entry(entry: Any, where: str) -> Listed | BadEntry:
+def _entry(entry: Any, where: str) -> Entry:
     if not isinstance(entry, dict):
         return BadEntry(where, f"it is {_kind(entry)}, not an object")
     if _deeper(entry, MAX_DEPTH):

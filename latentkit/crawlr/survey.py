@@ -7,15 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from latentkit.crawlr.stage1 import (
-    CONTRACTS,
-    Fields,
-    array_facts,
-    parse_embedding,
-    parse_line,
-    refuse_unsafe,
-    stage2_line,
-)
+from latentkit.crawlr import stage1
 from latentkit.errors import LatentkitError
 from latentkit.stores import NpyStore, Quarantine
 from latentkit.stores.arrays import npy_shape, read_npy
@@ -74,13 +66,13 @@ class Survey:
         self.changes = False
         self.folders = {
             name: next(iter(store.output_folders(name, contract).values()))
-            for name, contract in CONTRACTS.items()
+            for name, contract in stage1.CONTRACTS.items()
         }
-        claims = {name: contract for name in CONTRACTS if (contract := store.contract(name)) is not None}
+        claims = {name: contract for name in self.folders if (contract := store.contract(name)) is not None}
         self.claimed = claims.keys()
         self.recorded = {name for name, contract in claims.items() if contract.recorded}
         self.there = {name: {key for key, _ in arrays_below(folder)} for name, folder in self.folders.items()}
-        self._done = {name: set(read_done(root, name)) for name in {*CONTRACTS, *encoders_done(root)}}
+        self._done = {name: set(read_done(root, name)) for name in {*self.folders, *encoders_done(root)}}
         self._quarantined = Quarantine.read(root)
 
     def read(self, lines: Iterable[bytes]) -> None:
@@ -88,7 +80,7 @@ class Survey:
         offset, last = 0, ""
         for number, raw in enumerate(lines, 1):
             try:
-                fields = parse_line(raw)
+                fields = stage1.parse_line(raw)
                 key = image_id(fields.values)
             except (KeyError, TypeError, ValueError, RecursionError):
                 if raw.strip():
@@ -124,7 +116,8 @@ class Survey:
         """Encoder -> folder, where it is not recorded what made the arrays."""
         arrays = self.claimed | {name for name, keys in self.there.items() if keys}
         moving = {"dinov3"} if self.moved else set()
-        return {name: self.folders[name] for name in CONTRACTS if name in (arrays | moving) - self.recorded}
+        unknown = (arrays | moving) - self.recorded
+        return {name: folder for name, folder in self.folders.items() if name in unknown}
 
     @property
     def left_lines(self) -> dict[int, str]:
@@ -149,25 +142,25 @@ class Survey:
 
     def embedding(self, key: str) -> np.ndarray:
         """The DINOv3 embedding that is there. Raises LatentkitError when it is not what it should be."""
-        return read_npy(self.array("dinov3", key), CONTRACTS["dinov3"].outputs["embeddings"])
+        return read_npy(self.array("dinov3", key), stage1.CONTRACTS["dinov3"].outputs["embeddings"])
 
-    def _row(self, offset: int, raw: bytes, key: str, fields: Fields, *, inline: bool) -> Row:
+    def _row(self, offset: int, raw: bytes, key: str, fields: stage1.Fields, *, inline: bool) -> Row:
         before = self.rows.get(key)
         embedding = offset if inline else before.embedding if before else None
         stays = inline and key in self.left
         moves = embedding is not None
         enters = {
             name: facts
-            for name in CONTRACTS
+            for name in self.folders
             if not (moves and name == "dinov3") and (facts := self._facts(name, key, fields)) is not None
         }
         if stays:
             return Row(offset, None, None, enters)
         if moves and "dinov3" not in self.recorded and key not in self._done["dinov3"]:
-            enters["dinov3"] = array_facts("dinov3", fields.values, ())
+            enters["dinov3"] = stage1.array_facts("dinov3", fields.values, ())
         encoders = {name for name, keys in self._done.items() if key in keys}.union(enters)
         usable = sorted(name for name in encoders if key not in self._quarantined.held(name))
-        line = stage2_line(key, fields, usable)
+        line = stage1.stage2_line(key, fields, usable)
         return Row(offset, None if line == raw.rstrip(b"\r\n") else line, embedding, enters)
 
     def _check(self, number: int, key: str, value: Any) -> None:
@@ -177,9 +170,9 @@ class Survey:
         there = key in self.there["dinov3"]
         encoded = "dinov3" in self.recorded and there and key in self._done["dinov3"]
         try:
-            refuse_unsafe(key)
+            stage1.refuse_unsafe(key)
             try:
-                embedding = parse_embedding(value)
+                embedding = stage1.parse_embedding(value)
             except ValueError:
                 if not encoded:
                     raise
@@ -193,15 +186,15 @@ class Survey:
         except (ValueError, LatentkitError) as error:
             self.left[key] = number, f"{key!r}: {error}"
 
-    def _facts(self, name: str, key: str, fields: Fields) -> dict[str, Any] | None:
+    def _facts(self, name: str, key: str, fields: stage1.Fields) -> dict[str, Any] | None:
         """What the ledger is to say of an array; None when it does not enter, and notes why it cannot."""
         if name in self.recorded or key not in self.there[name] or key in self._done[name]:
             return None
         path = self.array(name, key)
         self.unfit.pop(path, None)
-        (declared,) = CONTRACTS[name].outputs.values()
+        (declared,) = stage1.CONTRACTS[name].outputs.values()
         try:
-            return array_facts(name, fields.values, npy_shape(path, declared))
+            return stage1.array_facts(name, fields.values, npy_shape(path, declared))
         except (ValueError, LatentkitError) as error:
             self.unfit[path] = str(error)
             return None

@@ -7,10 +7,9 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
-from latentkit.crawlr.folder import PhotoFolder, Rejected, Whole
+from latentkit.crawlr.folder import ForeignError, PhotoFolder, Rejected, Whole
 from latentkit.crawlr.keeper import Keeper, Photo, Reason
-from latentkit.crawlr.links import ForeignError
-from latentkit.crawlr.photo_list import BadEntry, Listed, ListError, shown
+from latentkit.crawlr.photo_list import BadEntry, Entry, ListError, shown
 from latentkit.downloading.body import FetchError
 from latentkit.downloading.client import Stopped
 from latentkit.downloading.deadline import Stop
@@ -62,12 +61,7 @@ class Sync:
     def __post_init__(self) -> None:
         self.tally = self.keeper.tally
 
-    def run(
-        self,
-        entries: Iterable[Listed | BadEntry],
-        limit: int | None,
-        again: Iterable[Listed | BadEntry] | None = None,
-    ) -> None:
+    def run(self, entries: Iterable[Entry], limit: int | None, again: Iterable[Entry] | None = None) -> None:
         """Take the list's entries, and publish the results.
 
         Args:
@@ -97,9 +91,7 @@ class Sync:
         except LatentkitError as error:
             self.error = self.error or error
 
-    def _read(
-        self, entries: Iterable[Listed | BadEntry], limit: int | None
-    ) -> Iterator[tuple[Listed | BadEntry, bool]]:
+    def _read(self, entries: Iterable[Entry], limit: int | None) -> Iterator[tuple[Entry, bool]]:
         """Entries up to the limit, and whether their names are new; finds out whether these are all."""
         self.tally.complete = False
         try:
@@ -127,7 +119,7 @@ class Sync:
             for (photo, url, _), result in ended:
                 self._collect(photo, url, result)
 
-    def _take(self, listed: Listed | BadEntry, *, first: bool) -> Iterator[_Task]:
+    def _take(self, listed: Entry, *, first: bool) -> Iterator[_Task]:
         self.tally["processed"] += 1
         if isinstance(listed, BadEntry):
             self.settled(listed.where, listed.reason)
@@ -136,19 +128,20 @@ class Sync:
         elif first:
             changed = photo.url != listed.url
             photo.url, photo.listed, photo.metadata = listed.url, True, listed.metadata
-            yield from self._task(photo, "", self._judge(photo, photo.url, changed=changed))
+            yield from self._task(photo, photo.url, changed=changed)
         elif listed.url is None or listed.url == photo.url:
             self.tally["duplicates"] += 1
             self.settled(photo.filename, "listed again")
         else:
             self._further.append((photo, listed.url))
 
-    def _task(self, photo: Photo, url: str, outcome: str | _Work) -> Iterator[_Task]:
+    def _task(self, photo: Photo, url: str | None, *, changed: bool) -> Iterator[_Task]:
         """What a thread is to do for a photo; nothing when its outcome is known."""
+        outcome = self._judge(photo, url, changed=changed)
         if isinstance(outcome, str):
             self.settled(photo.filename, outcome)
         else:
-            yield photo, url, outcome
+            yield photo, "", outcome
 
     def _judge(self, photo: Photo, url: str | None, *, changed: bool) -> str | _Work:
         """Find out what a photo needs: its outcome, or how it is to be obtained."""
@@ -206,7 +199,7 @@ class Sync:
             self.settled(photo.filename, "listed again, with another URL")
         elif photo.source is None:
             self._missing.discard(photo.filename)
-            yield from self._task(photo, "", self._judge(photo, url, changed=False))
+            yield from self._task(photo, url, changed=False)
         elif url in photo.other_urls:
             self.settled(photo.filename, self._compared(photo, url))
         else:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from http.client import HTTPException
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urljoin
 
 import urllib3
@@ -64,11 +64,8 @@ class Client:
         self._retries = retries
         self._deadline = deadline
         self._stop = stop
-        self._pools = urllib3.PoolManager(
-            num_pools=connections,
-            maxsize=connections,
-            headers={"Accept-Encoding": "identity", "User-Agent": f"latentkit/{__version__}"},
-        )
+        headers = {"Accept-Encoding": "identity", "User-Agent": f"latentkit/{__version__}"}
+        self._pools = urllib3.PoolManager(num_pools=connections, maxsize=connections, headers=headers)
         self._pools.pool_classes_by_scheme = POOLS
 
     def fetch(self, url: str, sink: BinaryIO, limit: int) -> None:
@@ -164,17 +161,11 @@ class Client:
         self, method: str, url: str, headers: Mapping[str, str], data: bytes | None = None
     ) -> urllib3.BaseHTTPResponse:
         left = max(current.get().left, 0.001)
+        timeout = urllib3.Timeout(connect=min(_CONNECT, left), read=_SILENCE if data is None else left)
+        all_headers = {**self._pools.headers, **headers}
+        ours: dict[str, Any] = {"preload_content": False, "redirect": False, "retries": False}
         with _network(url):
-            return self._pools.request(
-                method,
-                url,
-                body=data,
-                headers={**self._pools.headers, **headers},
-                preload_content=False,
-                redirect=False,
-                retries=False,
-                timeout=urllib3.Timeout(connect=min(_CONNECT, left), read=_SILENCE if data is None else left),
-            )
+            return self._pools.request(method, url, data, headers=all_headers, timeout=timeout, **ours)
 
 
 def _receive(response: urllib3.BaseHTTPResponse, url: str, body: Body) -> None:

@@ -10,7 +10,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """While inside, the first SIGINT or SIGTERM calls `stop`; the next raises KeyboardInterrupt.
+    """While inside, the first SIGINT or SIGTERM is noted and calls `stop`; the next raises KeyboardInterrupt.
 
     Python gives signals to the main thread alone: in any other this does nothing.
 
@@ -18,10 +18,13 @@ class Interrupts:
         stop: asks the run to end.
         patient: let every further signal call `stop` too. For the processes that another one started: these
             get a signal twice, from the terminal and from that one, which kills them if it must.
+
+    Attributes:
+        asked: whether there was one.
     """
 
-    def __init__(self, stop: Callable[[], None], *, patient: bool = False) -> None:
-        self._stop, self._patient, self._asked = stop, patient, False
+    def __init__(self, stop: Callable[[], object] = lambda: None, *, patient: bool = False) -> None:
+        self._stop, self._patient, self.asked = stop, patient, False
 
     def __enter__(self) -> Self:
         heard = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
@@ -39,7 +42,7 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self._asked and not self._patient:
+        if self.asked and not self._patient:
             raise KeyboardInterrupt
-        self._asked = True
+        self.asked = True
         self._stop()

@@ -146,11 +146,9 @@ class ApprovedSource(Source):
         target = self._links(name)
         if target is None:
             return self._folder / name
-        where = files.printable(target.text)
+        place, where = self._location(name), files.printable(target.text)
         if target.path is None:
-            raise SourceError(
-                f"{self._location(name)}: links to {where}, outside of {self.raw}: not followed"
-            )
+            raise SourceError(f"{place}: links to {where}, outside of {self.raw}: not followed")
         if not target.path.exists():
-            raise SourceError(f"{self._location(name)}: its target {where} is gone")
+            raise SourceError(f"{place}: its target {where} is gone")
         return target.path

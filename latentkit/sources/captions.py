@@ -65,20 +65,16 @@ def _warn(reason: str) -> None:
 
 def caption_source(place: str, caption: str) -> dict[str, str]:
     """The field ``caption_source`` of a record that repeats a caption from another place."""
-    return {
-        "from": place,
-        "sha256": hashlib.sha256(caption.encode("utf-8", "surrogatepass")).hexdigest()[:12],
-    }
+    digest = hashlib.sha256(caption.encode("utf-8", "surrogatepass")).hexdigest()
+    return {"from": place, "sha256": digest[:12]}
 
 
 def is_copy(record: dict[str, Any]) -> bool:
     """Whether a record's caption repeats another place's, as its ``caption_source`` says, and is unedited."""
-    said, caption = record.get("caption_source"), record.get("caption")
-    return (
-        isinstance(said, dict)
-        and isinstance(caption, str)
-        and said == caption_source(said.get("from", ""), caption)
-    )
+    match record:
+        case {"caption_source": {"from": place} as said, "caption": str(caption)}:
+            return bool(said == caption_source(place, caption))
+    return False
 
 
 def read_records(path: Path, keys: Container[str]) -> tuple[dict[str, str | None], int]:

@@ -17,14 +17,12 @@ class Survey:
         keys: of every picture that is there and stays.
         links: names in the library's `root` that are to go.
         raw: names in the library's `raw` that are to go.
-        used: names in the library's `raw` that a link which stays leads to.
         there: ``links`` and ``raw`` -> how many there are now.
     """
 
     keys: Set[str]
     links: list[str] = field(default_factory=list)
     raw: list[str] = field(default_factory=list)
-    used: Set[str] = frozenset()
     there: dict[str, int] = field(default_factory=dict)
 
 
@@ -77,7 +75,7 @@ class Library:
         paths = {name: self.raw / name for name in raw - kept}
         unused = sorted(name for name, path in paths.items() if path.is_file() and not path.is_symlink())
         there = {"links": len(names), "raw": sum(1 for _ in self.raw.iterdir()) if unused else 0}
-        return Survey(keys, links, unused, kept, there)
+        return Survey(keys, links, unused, there)
 
 
 class Target(NamedTuple):
