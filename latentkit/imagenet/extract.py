@@ -19,7 +19,7 @@ from latentkit.prediction.plan import check_room
 from latentkit.runtime.interrupt import Interrupts
 from latentkit.runtime.progress import ProgressReport
 from latentkit.sources.files import printable, stat_of
-from latentkit.sources.imagenet import ImageNetArchive
+from latentkit.sources.imagenet.archive import ImageNetArchive
 from latentkit.sources.imagenet.official import SUFFIX
 from latentkit.sources.imagenet.tree import marker_path, read_marker
 from latentkit.sources.source import Stat
@@ -45,13 +45,10 @@ def extract(sources: Iterable[ImageNetArchive], root: Path, console: Console) ->
         LatentkitError: no room, or the tree holds a picture that an archive does not.
     """
     extractions = [(source, _find_missing(source, root)) for source in sources]
-    blocks = sum(
-        -(-source.length(index) // _FILE_SYSTEM_BLOCK) for source, missing in extractions for index in missing
-    )
-    check_room(root, blocks * _FILE_SYSTEM_BLOCK, "extract_dir")
-    stopped: list[bool] = []
-    with Interrupts(lambda: stopped.append(True)):
-        whole = all(_write(source, missing, root, console, stopped) for source, missing in extractions)
+    lengths = (source.length(index) for source, missing in extractions for index in missing)
+    check_room(root, sum(length + -length % _FILE_SYSTEM_BLOCK for length in lengths), "extract_dir")
+    with Interrupts() as interrupts:
+        whole = all(_write(source, missing, root, console, interrupts) for source, missing in extractions)
     if whole:
         console.print(f"tree: {printable(root)}")
     return whole
@@ -65,11 +62,8 @@ def _find_missing(source: ImageNetArchive, root: Path) -> list[int]:
     indices = enumerate(source.keys())
     for wnid, of_class in itertools.groupby(indices, key=lambda pair: pair[1].split("/")[1]):
         there = _stats(folder / wnid)
-        missing += [
-            index
-            for index, key in of_class
-            if there.pop(key.rpartition("/")[2] + SUFFIX, None) != source.stat(index)
-        ]
+        names = {key.rpartition("/")[2] + SUFFIX: index for index, key in of_class}
+        missing += [index for name, index in names.items() if there.pop(name, None) != source.stat(index)]
         if there:
             raise LatentkitError(
                 f"{printable(folder / wnid / min(there))} is not in {printable(source.archive.path)}: "
@@ -79,9 +73,9 @@ def _find_missing(source: ImageNetArchive, root: Path) -> list[int]:
 
 
 def _write(
-    source: ImageNetArchive, missing: list[int], root: Path, console: Console, stopped: list[bool]
+    source: ImageNetArchive, missing: list[int], root: Path, console: Console, interrupts: Interrupts
 ) -> bool:
-    """Write what is missing of a split until it is `stopped`; whether all is there now."""
+    """Write what is missing of a split until it is interrupted; whether all is there now."""
     marker = {
         "complete": True,
         "split": source.split,
@@ -96,7 +90,7 @@ def _write(
     publish_json(path, marker | {"complete": False})
     with ProgressReport(f"extracting {source.split}", len(missing), console) as report:
         for start in range(0, len(missing), BATCH):
-            if stopped:
+            if interrupts.asked:
                 return False
             batch = sorted(missing[start : start + BATCH], key=source.offset)
             publish_many([_publication(source, index, root) for index in batch])

@@ -15,8 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.imagenet.contents import contents_of, make_index, train_contents, val_contents
-from latentkit.imagenet.devkit import Devkit, read_devkit
+from latentkit.imagenet.contents import PARSERS, Devkit, contents_of, make_index, read_devkit
 from latentkit.imagenet.reading import Block, ForeignError, TarError, read_archive
 from latentkit.imagenet.recognition import ROLES, Look, looks_like, no_tar
 from latentkit.runtime.progress import ProgressReport
@@ -50,10 +49,8 @@ class Archive:
     deviations: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        fields = asdict(self)
-        file: dict[str, Any] = fields.pop("file")
-        path = self.file.path
-        return {"role": self.role, "path": path, "filename": Path(path).name} | file | fields
+        fields, path = asdict(self), self.file.path
+        return {"role": self.role, "path": path, "filename": Path(path).name, **fields.pop("file"), **fields}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
@@ -89,11 +86,9 @@ def publish_provenance(output_dir: Path, archives: dict[str, Archive]) -> None:
     archives = before | archives
     if archives == before:
         return
-    content = {
-        "generated_at_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "archives": [archives[role].to_json() for role in sorted(archives)],
-    }
-    publish_json(provenance_path(output_dir), content)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    listed = [archives[role].to_json() for role in sorted(archives)]
+    publish_json(provenance_path(output_dir), {"generated_at_utc": now, "archives": listed})
 
 
 @dataclass
@@ -142,11 +137,8 @@ class Preparation:
     def noted(self) -> dict[str, Archive]:
         """Role -> what an earlier run noted of the archive, where path, size and mtime are still those."""
         noted = {} if self.overwrite else read_provenance(self.output_dir)
-        return {
-            role: noted[role]
-            for role, path in self.archives.items()
-            if role in noted and (noted[role].file.path, noted[role].file.stat) == (str(path), stat_of(path))
-        }
+        now = {role: (str(path), stat_of(path)) for role, path in self.archives.items()}
+        return {role: old for role, old in noted.items() if now.get(role) == (old.file.path, old.file.stat)}
 
     def run(self) -> list[Archive]:
         """Read, judge, index and note. Each archive is noted as soon as it is read, its index before it.
@@ -173,36 +165,32 @@ class Preparation:
                 self.console.print(f"latentkit: {refusal}")
             raise refusals[-1]
         for split in splits:
-            noted[split] = self._prepare(split, noted.get(split), devkit, noted.get("devkit"))
+            noted[split] = self._prepare(split, noted, devkit)
             publish_provenance(self.output_dir, noted)
         return [noted[role] for role in ROLES if role in noted]
 
-    def _prepare(
-        self, split: str, noted: Archive | None, devkit: Devkit | None, devkit_archive: Archive | None
-    ) -> Archive:
+    def _prepare(self, split: str, noted: Mapping[str, Archive], devkit: Devkit | None) -> Archive:
         """Index a split's archive, unless the index belongs to the archive and the devkit as they are."""
-        path = index_path(self.output_dir, split)
-        labels = devkit_archive.file.sha256 if devkit_archive else None
+        path, before = index_path(self.output_dir, split), noted.get(split)
+        labels = noted["devkit"].file.sha256 if devkit else None
         old: Index | None = None
         with contextlib.suppress(LatentkitError):  # it is absent, or damaged
             old = read_index(path)
-        if old and noted and old.archive == noted.file:
+        if old and before and old.archive == before.file:
             if old.devkit == labels:
-                return self._accepted(noted)
+                return self._accepted(before)
             file, contents = old.archive, contents_of(old)
         else:
-            parse = {"train": train_contents, "val": val_contents}[split]
             try:
-                file, contents = self._read(self.archives[split], parse)
+                file, contents = self._read(self.archives[split], PARSERS[split])
             except TarError as error:
                 raise self._refusal(split, str(error), broken=error) from None
         index = make_index(split, file, contents, devkit, labels)
         classes = {index.classes[label] for label in np.unique(index.label)}
         archive = self._judged(split, file, len(classes), len(index.label))
         if devkit is not None and classes != set(devkit.classes):
-            archive.deviations.append(
-                f"its {len(classes):,} classes are not the devkit's {len(devkit.classes):,}"
-            )
+            there, ought = len(classes), len(devkit.classes)
+            archive.deviations.append(f"its {there:,} classes are not the devkit's {ought:,}")
         self._accepted(archive)
         publish_bytes(path, index.content())
         return archive
@@ -227,14 +215,10 @@ class Preparation:
     ) -> Archive:
         """An archive that was read, with its deviations from the official one."""
         official = self.official[role]
-        counts = {
-            "bytes": (file.size, official.size),
-            "classes": (classes, official.classes),
-            "pictures": (pictures, official.pictures),
-        }
-        deviations = [
-            f"{there:,} {what}, not {wanted:,}" for what, (there, wanted) in counts.items() if there != wanted
-        ]
+        there = {"bytes": file.size, "classes": classes, "pictures": pictures}
+        wanted = {"bytes": official.size, "classes": official.classes, "pictures": official.pictures}
+        wrong = [what for what in there if there[what] != wanted[what]]
+        deviations = [f"{there[what]:,} {what}, not {wanted[what]:,}" for what in wrong]
         if file.md5 != official.md5:
             deviations.append(f"md5 {file.md5}, not {official.md5}")
         return Archive(role, file, file.md5 == official.md5, classes, pictures, deviations)

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from latentkit.errors import LatentkitError
-from latentkit.sources import files
-from latentkit.sources.files import printable
+from latentkit.sources.files import opened_file, printable, stat_of
 from latentkit.sources.imagenet.index import IndexedArchive
 
 _T = TypeVar("_T")
@@ -115,9 +114,7 @@ def _parse(header: bytes, at: int, archive: str) -> tarfile.TarInfo:
         member = None
     if member is None or member.size < 0:  # GNU's base 256 has a sign
         raise TarError(f"{archive} has no tar header at byte {at:,}")
-    member.name = printable(member.name.rstrip("/") if member.name == "./" else member.name).removeprefix(
-        "./"
-    )
+    member.name = printable("." if member.name == "./" else member.name).removeprefix("./")
     if member.name != "." and member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, *_PAX):
         what = _KINDS.get(member.type, f"of the unknown kind {member.type!r}")
         raise ForeignError(f"{archive} holds {member.name}{'/' * member.isdir()}, {what}")
@@ -164,12 +161,12 @@ def read_archive(
     name = printable(path)
     md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     with (
-        files.opened_file(path, follow=True) as descriptor,
+        opened_file(path, follow=True) as descriptor,
         open(descriptor, "rb", closefd=False) as file,
         ThreadPoolExecutor(1) as for_md5,
         ThreadPoolExecutor(1) as for_sha256,
     ):
-        stat = files.stat_of(descriptor)
+        stat = stat_of(descriptor)
 
         def read_pieces() -> Iterator[tuple[int, bytes]]:
             """(offset, piece) of all that is read, each on its way into the hashes."""
@@ -199,7 +196,7 @@ def read_archive(
         found = parse(block, stat.size)
         for _ in pieces:
             pass
-        if files.stat_of(descriptor) != stat:
+        if stat_of(descriptor) != stat:
             raise LatentkitError(f"{name} changed while it was read: start again")
     hashes = md5.hexdigest(), sha256.hexdigest()
     return IndexedArchive(str(path), stat.size, stat.mtime_ns, *hashes), found

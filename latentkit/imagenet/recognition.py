@@ -133,13 +133,12 @@ def find_archives(
     """
     found: dict[str, Path] = {}
     for role in ROLES:
-        path = given.get(role)
-        there = _look(folder, role, official[role]) if path is None else _given(role, path, official[role])
-        if there is not None:
-            found[role] = there
-    for archive in found.values():
-        if not os.access(archive, os.R_OK):
-            raise UsageError(f"{files.printable(archive)} may not be read: change its permissions")
+        name = given.get(role)
+        path = _look(folder, role, official[role]) if name is None else _given(role, name, official[role])
+        if path is not None:
+            if not os.access(path, os.R_OK):
+                raise UsageError(f"{files.printable(path)} may not be read: change its permissions")
+            found[role] = path
     if not found:
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"archives.folder={folder} is a file: give archives.train=FILE")

@@ -20,6 +20,7 @@ _OPENERS: dict[str, type[ImageFile.ImageFile]] = {
     "WEBP": WebPImagePlugin.WebPImageFile,
     "GIF": GifImagePlugin.GifImageFile,
 }
+_CONVERSIONS = dict.fromkeys(("1", "L", "LA", "I", "I;16"), "greyscale") | {"P": "palette", "CMYK": "cmyk"}
 
 
 @dataclass(frozen=True)
@@ -162,18 +163,11 @@ def _load(data: bytes, header: Header) -> Image.Image:
 
 def _to_rgb(image: Image.Image, header: Header) -> tuple[Image.Image, set[str]]:
     """8-bit RGB of a loaded picture in any mode of the four formats, and the notes for it."""
-    notes = set()
-    if header.bits == 16:
-        notes.add("16-bit")
+    notes = {"16-bit"} if header.bits == 16 else set()
+    if conversion := _CONVERSIONS.get(image.mode):
+        notes.add(conversion)
     if image.mode in ("I;16", "I"):
-        notes.add("greyscale")
         return _from_grey16(image, notes)
-    if image.mode in ("1", "L", "LA"):
-        notes.add("greyscale")
-    elif image.mode == "P":
-        notes.add("palette")
-    elif image.mode == "CMYK":
-        notes.add("cmyk")
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         key = image.info.get("transparency")
         if header.bits == 16 and isinstance(key, tuple):

@@ -13,7 +13,6 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-SUPPORTED = "JPEG, PNG, WebP or GIF"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -61,7 +60,7 @@ def read_header(data: bytes) -> Header:
         elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
             header = _webp(data)
         else:
-            raise DecodeError(f"not a {SUPPORTED} (starts with {_beginning(data)})")
+            raise DecodeError(f"not a JPEG, PNG, WebP or GIF (starts with {_beginning(data)})")
     except (struct.error, IndexError):
         raise DecodeError(f"truncated in its header ({len(data)} bytes)") from None
     if header.width < 1 or header.height < 1:

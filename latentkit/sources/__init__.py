@@ -1,16 +1,16 @@
 """Where pictures come from. Importing it loads no torch."""
 
 from latentkit.sources.approved import ApprovedSource
-from latentkit.sources.captions import Captioned, Captions, Written
+from latentkit.sources.captions import Captioned, Written
 from latentkit.sources.demo import DemoSource
 from latentkit.sources.folder import FolderSource
-from latentkit.sources.imagenet import ImageNetArchive, ImageNetTree
+from latentkit.sources.imagenet.archive import ImageNetArchive
+from latentkit.sources.imagenet.tree import ImageNetTree
 from latentkit.sources.source import Fingerprint, First, Item, Source, SourceError, Stat
 
 __all__ = [
     "ApprovedSource",
     "Captioned",
-    "Captions",
     "DemoSource",
     "Fingerprint",
     "First",

@@ -13,7 +13,7 @@ from miniature_imagenet import CLASSES, IDS, WNIDS, WORDS, Miniature, tar_bytes,
 from miniature_preparation import digest, preparation
 
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.imagenet.devkit import GROUND_TRUTH, META, read_devkit
+from latentkit.imagenet.contents import GROUND_TRUTH, META, read_devkit
 from latentkit.imagenet.job import index_path, provenance_path, read_provenance
 from latentkit.imagenet.recognition import find_archives
 from latentkit.sources.imagenet.index import read_index

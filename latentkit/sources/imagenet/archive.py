@@ -47,6 +47,7 @@ class ImageNetArchive(Source):
         self._index = read_index(self._path)
         self._index_stat = files.stat_of(self._path)
         self.archive = self._index.archive
+        self._name = files.printable(self.archive.path)
         if self._index.split != self.split:
             raise UsageError(f"{self.index} is the index of {self._index.split}, not of {self.split}")
         self.classes, self.class_names, self.ignored = self._index.classes, self._index.class_names, 0
@@ -90,9 +91,7 @@ class ImageNetArchive(Source):
 
     def _check(self, descriptor: int) -> None:
         if files.stat_of(descriptor) != self.archive.stat:
-            raise SourceError(
-                f"{files.printable(self.archive.path)} has changed since it was indexed: {_AGAIN}"
-            )
+            raise SourceError(f"{self._name} has changed since it was indexed: {_AGAIN}")
 
     def __len__(self) -> int:
         return len(self._index.label)
@@ -118,10 +117,10 @@ class ImageNetArchive(Source):
         try:
             data = os.pread(descriptor, length, self.offset(index))
         except OSError as error:
-            raise SourceError(f"{files.printable(self.archive.path)}: {error.strerror or error}") from None
+            raise SourceError(f"{self._name}: {error.strerror or error}") from None
         self._check(descriptor)
         if len(data) != length:
-            raise SourceError(f"{files.printable(self.archive.path)} ends too early: {_AGAIN}")
+            raise SourceError(f"{self._name} ends too early: {_AGAIN}")
         return data, self.stat(index)
 
     def stat(self, index: int) -> Stat:

@@ -19,6 +19,7 @@ from latentkit.errors import LatentkitError, UsageError
 from latentkit.sources.source import Stat
 
 METADATA = "imagenet_index"
+_ABOUT = ("split", "archive", "devkit", "classes", "class_names")
 
 COLUMNS = {"offset": "<i8", "length": "<i4", "label": "<i2", "number": "<i4"}
 _NAMES = {"<i8": "I64", "<i4": "I32", "<i2": "I16"}
@@ -64,10 +65,7 @@ class Index:
 
     def content(self) -> bytes:
         """The file, byte for byte."""
-        about = {
-            name: getattr(self, name) for name in ("split", "archive", "devkit", "classes", "class_names")
-        }
-        about["archive"] = asdict(self.archive)
+        about = {name: getattr(self, name) for name in _ABOUT} | {"archive": asdict(self.archive)}
         columns = {name: np.ascontiguousarray(getattr(self, name), dtype) for name, dtype in COLUMNS.items()}
         return save(columns, {METADATA: json.dumps(about)})
 
@@ -85,12 +83,10 @@ def read_index(path: Path) -> Index:
         with path.open("rb") as raw:
             length = int.from_bytes(raw.read(8), "little")
             tensors = json.loads(raw.read(length))
-        columns: dict[str, Any] = {
-            name: _mapped(path, dtype, tensors[name], 8 + length) for name, dtype in COLUMNS.items()
-        }
         about["archive"] = IndexedArchive(**about["archive"])
         about |= {name: tuple(about[name]) for name in ("classes", "class_names")}
-        return Index(**about, **columns)
+        about |= {name: _mapped(path, dtype, tensors[name], 8 + length) for name, dtype in COLUMNS.items()}
+        return Index(**about)
     except FileNotFoundError:
         raise UsageError(
             f"{path} does not exist: run python -m latentkit.prepare first "

@@ -77,13 +77,9 @@ class ImageNetTree(files.FileSource):
         """Sorted stems of a class's pictures, bytes [n]."""
         folder = files.existing_folder(self._folder / wnid, "a class's pictures lie in a folder")
         names = os.listdir(folder)  # noqa: PTH208
-        stems = sorted(
-            name.removesuffix(SUFFIX)
-            for name in names
-            if TRAIN_PICTURE.fullmatch(name) or VAL_PICTURE.fullmatch(name)
-        )
-        self.ignored += len(names) - len(stems)
-        return np.array(stems, dtype=np.bytes_)
+        pictures = [name for name in names if TRAIN_PICTURE.fullmatch(name) or VAL_PICTURE.fullmatch(name)]
+        self.ignored += len(names) - len(pictures)
+        return np.array(sorted(name.removesuffix(SUFFIX) for name in pictures), dtype=np.bytes_)
 
     def __len__(self) -> int:
         return len(self._stems)
