@@ -134,26 +134,23 @@ class TarManifest:
         path = folder / NAME
         try:
             values = json.loads(path.read_bytes())
-            if values["kind"] != KIND:
-                raise UsageError(f"{path}: another kind of store wrote there; choose another folder")
-            tars = [TarEntry(**tar) for tar in values["shards"]]
-            return cls(
-                contracts={
-                    name: checked_contract(there["contract"], there["sha256"])
-                    for name, there in values["contracts"].items()
-                },
-                members=dict(values["members"]),
-                buckets={name: BucketEntry(**bucket) for name, bucket in values["buckets"].items()},
-                shards={tar.path: tar for tar in tars},
-                incomplete=values["incomplete"]["records"],
-                lacking=values["incomplete"]["lacking"],
-            )
-        except UsageError:
-            raise
+            if values["kind"] == KIND:
+                return cls(
+                    contracts={
+                        name: checked_contract(there["contract"], there["sha256"])
+                        for name, there in values["contracts"].items()
+                    },
+                    members=dict(values["members"]),
+                    buckets={name: BucketEntry(**bucket) for name, bucket in values["buckets"].items()},
+                    shards={tar["path"]: TarEntry(**tar) for tar in values["shards"]},
+                    incomplete=values["incomplete"]["records"],
+                    lacking=values["incomplete"]["lacking"],
+                )
         except FileNotFoundError:
             raise LatentkitError(f"{path} does not exist: run latentkit.shard first") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, LatentkitError) as error:
             raise LatentkitError(f"{path} is no manifest of tars: {error}") from None
+        raise UsageError(f"{path}: another kind of store wrote there; choose another folder")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +165,10 @@ class PlannedTar:
     samples: Sequence[Sample]
     inputs: str
     bytes: int
+
+    def size(self, folder: Path) -> int:
+        """In bytes, of what is there now; 0 when nothing is."""
+        return _size_of(folder / self.path)
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,17 @@ class TarPlan:
     manifest: TarManifest
     todo: list[PlannedTar]
     stale: list[Path]
+
+    def peak_bytes(self, folder: Path) -> int:
+        """Upper bound of the room that is needed on the way.
+
+        Stale tars go first; each new one lies beside the one that it replaces until it is whole.
+        """
+        peak, level = 0, -sum(map(_size_of, self.stale))
+        for tar in self.todo:
+            peak = max(peak, level + tar.bytes)
+            level += tar.bytes - tar.size(folder)
+        return peak
 
 
 def divide(
@@ -218,19 +230,7 @@ def divide(
     return tars
 
 
-def peak_bytes(folder: Path, todo: Sequence[PlannedTar], stale: Sequence[Path]) -> int:
-    """Upper bound of the room that is needed on the way.
-
-    Stale tars go first; each new one lies beside the one that it replaces until it is whole.
-    """
-    peak, level = 0, -sum(size_of(path) for path in stale)
-    for tar in todo:
-        peak = max(peak, level + tar.bytes)
-        level += tar.bytes - size_of(folder / tar.path)
-    return peak
-
-
-def size_of(path: Path) -> int:
+def _size_of(path: Path) -> int:
     """A file's size in bytes; 0 when it is not there."""
     with contextlib.suppress(FileNotFoundError):
         return path.stat().st_size

@@ -19,16 +19,7 @@ import numpy as np
 from rich.console import Console
 
 from latentkit.errors import LatentkitError, UsageError
-from latentkit.exports.manifest import (
-    BucketEntry,
-    PlannedTar,
-    TarEntry,
-    TarManifest,
-    TarPlan,
-    divide,
-    peak_bytes,
-    size_of,
-)
+from latentkit.exports.manifest import BucketEntry, PlannedTar, TarEntry, TarManifest, TarPlan, divide
 from latentkit.exports.tar_file import RECORD, TarSample, publish_tar
 from latentkit.prediction.plan import check_room
 from latentkit.runtime.interrupt import Interrupts
@@ -45,10 +36,9 @@ _MEMBER = re.compile(r"[a-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True)
 class TarResult:
-    """What was done: tars, pictures and bytes written, in how many seconds; tars left by an interruption."""
+    """What was done: tars and bytes written, in how many seconds; tars left by an interruption."""
 
     tars: int
-    pictures: int
     bytes: int
     seconds: float
     left: int
@@ -120,11 +110,9 @@ class TarJob:
         for sample in found.complete:
             grouped.setdefault(sample.bucket, []).append(sample)
         chosen = sorted(grouped if self.buckets is None else set(self.buckets))
-        for bucket in chosen:
-            if bucket not in grouped:
-                raise UsageError(
-                    f"bucket={bucket}: no complete picture; there are {', '.join(sorted(grouped))}"
-                )
+        if absent := sorted(set(chosen) - grouped.keys()):
+            there = ", ".join(sorted(grouped))
+            raise UsageError(f"bucket={absent[0]}: no complete picture; there are {there}")
         old = self._old_manifest()
         manifest = TarManifest(contracts=self.contracts, members=self.member_names)
         manifest.incomplete, manifest.lacking = found.incomplete, found.lacking
@@ -139,8 +127,9 @@ class TarJob:
             manifest.buckets[bucket] = BucketEntry(whole, self.shard_size, self._shuffle_seed)
             todo += [tar for tar in tars if tar.path not in manifest.shards]
         stale = self._stale({*manifest.shards, *(tar.path for tar in todo)}, chosen)
-        check_room(self._folder, peak_bytes(self._folder, todo, stale))
-        return TarPlan(found, manifest, todo, stale)
+        plan = TarPlan(found, manifest, todo, stale)
+        check_room(self._folder, plan.peak_bytes(self._folder))
+        return plan
 
     def run(self, plan: TarPlan, console: Console) -> TarResult:
         """Write what is to be written, remove what is stale; to be called under the `locks`.
@@ -150,19 +139,18 @@ class TarJob:
         """
         for folder in (self._folder, self._folder / LEDGERS, *self._folder.glob("bucket_*")):
             remove_temporaries(folder, below=False)
-        manifest, pictures, written = plan.manifest, 0, 0
+        manifest, written = plan.manifest, 0
         manifest.publish(self._folder)
         remove_many(plan.stale)
         for folder in self._folder.glob("bucket_*"):
             with suppress(OSError):  # it holds tars
                 folder.rmdir()
         if not plan.todo:
-            return TarResult(0, 0, 0, 0.0, 0)
+            return TarResult(0, 0, 0.0, 0)
         left = list(plan.todo)
-        stopped: list[bool] = []
         report = ProgressReport("shard", sum(len(tar.samples) for tar in left), console)
-        with report, Interrupts(lambda: stopped.append(True)):
-            while left and not stopped:
+        with report, Interrupts() as interrupts:
+            while left and not interrupts.asked:
                 tar = left.pop(0)
                 left_out: dict[str, str] = {}
                 samples = self._load(tar.samples, left_out, report)
@@ -172,8 +160,8 @@ class TarJob:
                 if all(other.bucket != tar.bucket for other in left):
                     manifest.buckets[tar.bucket] = replace(manifest.buckets[tar.bucket], complete=True)
                 manifest.publish(self._folder)
-                pictures, written = pictures + entry.count, written + entry.bytes
-        return TarResult(len(plan.todo) - len(left), pictures, written, report.seconds, len(left))
+                written += entry.bytes
+        return TarResult(len(plan.todo) - len(left), written, report.seconds, len(left))
 
     def _old_manifest(self) -> TarManifest:
         """What is there; an empty one when there is none, or a damaged one: all tars are made again."""
@@ -186,10 +174,9 @@ class TarJob:
 
     def _is_current(self, tar: PlannedTar, entry: TarEntry | None) -> bool:
         """Whether the tar is there as it would be made now; what was left out must still be damaged."""
-        if entry is None or entry.inputs != tar.inputs or size_of(self._folder / tar.path) != entry.bytes:
+        if entry is None or entry.inputs != tar.inputs or tar.size(self._folder) != entry.bytes:
             return False
-        again = [sample for sample in tar.samples if sample.key in entry.left_out]
-        return not again or not any(self._load(again, {}))
+        return not any(self._load([each for each in tar.samples if each.key in entry.left_out], {}))
 
     def _stale(self, wanted: Set[str], chosen: Sequence[str]) -> list[Path]:
         names = ["*"] if self.buckets is None else chosen

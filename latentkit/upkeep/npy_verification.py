@@ -187,14 +187,13 @@ class NpyVerification(Verification[NpyStore]):
     def _set_aside(self, bad: Mapping[str, Set[str]]) -> None:
         for encoder, keys in bad.items():
             done_ledger(self.root, encoder).forget(keys)
-        moves = (
+        move_many(
             (array_path(folder, key), array_path(self.aside(folder), key))
             for encoder, keys in bad.items()
             if (contract := self._contracts.get(encoder))
             for folder in self.store.output_folders(encoder, contract).values()
             for key in sorted(keys)
         )
-        move_many(moves)
         self.store.publish_records(self.source)
 
 

@@ -33,15 +33,8 @@ from latentkit.stores.quarantine import Quarantine
 from latentkit.stores.records import numbered_records
 from latentkit.upkeep.trash import Trash
 
-_WORDS = {
-    "link": "link",
-    "raw": "raw file",
-    "record": "record",
-    "done": "ledger line",
-    "quarantine": "ledger line",
-    "array": "array",
-}
-"""Kind -> what people call it, in the order of the listing."""
+_WORDS = {"raw": "raw file", "done": "ledger line", "quarantine": "ledger line"}
+"""Kind -> what people call it, where that is another word."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +60,7 @@ class PrunePlan:
         """Kind -> how many go, of the kinds that lose any."""
         counts: Counter[str] = Counter()
         for (kind, _), names in self.things.items():
-            counts[_WORDS[kind]] += len(names)
+            counts[_WORDS.get(kind, kind)] += len(names)
         return dict(counts)
 
     def words(self) -> str:
@@ -135,12 +128,6 @@ def plan_prune(store: NpyStore, pictures: Library | Source, withdrawn: Set[str] 
     return PrunePlan({what: names for what, names in things.items() if names}, shares, folders)
 
 
-def check_max_share(max_share: float) -> None:
-    """Raise UsageError unless it is a share, from 0 to 1."""
-    if not 0 <= max_share <= 1:
-        raise UsageError(f"max_share={max_share:g}: a share, from 0 to 1")
-
-
 def prune(
     store: NpyStore,
     pictures: Library | Source,
@@ -169,7 +156,8 @@ def prune(
         LatentkitError: a kind would lose more than ``max_share``, and nothing was touched; a restore that was
             stopped is finished but for things in whose place something newer is; or as `publish`.
     """
-    check_max_share(max_share)
+    if not 0 <= max_share <= 1:
+        raise UsageError(f"max_share={max_share:g}: a share, from 0 to 1")
     trash = Trash(store, pictures if isinstance(pictures, Library) else None)
     if not dry_run:
         store.repair()

@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -21,16 +21,7 @@ from latentkit.stores.shard_manifest import Head, ShardManifest, reopen, shard_n
 from latentkit.stores.shard_output import LABELS
 from latentkit.stores.shards import ShardStore
 from latentkit.stores.storage import move_many, publish_json, remove_many
-from latentkit.upkeep.verification import (
-    COSTLY,
-    FULL,
-    KINDS,
-    NAMES,
-    QUICK,
-    EncoderState,
-    Verification,
-    in_threads,
-)
+from latentkit.upkeep.verification import COSTLY, FULL, NAMES, QUICK, EncoderState, Verification, in_threads
 
 SAMPLED = 4
 """Shards that `QUICK` reads besides the first and the last."""
@@ -54,10 +45,8 @@ class ShardVerification(Verification[ShardStore]):
             raise LatentkitError(f"{self.root} holds no latent shards: encode first, or set output_dir")
 
     def _check(self, console: Console) -> list[EncoderState]:
-        contracts = {name: self._read_contract(name) for name in self.store.encoders_begun()}
-        return [
-            _Shards(self, name, contract).check(console) for name, contract in contracts.items() if contract
-        ]
+        contracts = [(name, self._read_contract(name)) for name in self.store.encoders_begun()]
+        return [_Shards(self, name, contract).check(console) for name, contract in contracts if contract]
 
     def _read_contract(self, encoder: str) -> Contract | None:
         """What the shards' numbers mean; None, and a finding, where that cannot be read."""
@@ -145,9 +134,9 @@ class _Shards:
         return _NOTHING
 
     def _found(self, *kinds: str) -> set[str | None]:
-        """The shards of this encoder's findings, of some kinds."""
+        """The shards of this encoder's findings, of some kinds or of all."""
         mine = (found for found in self._look.findings if found.encoder == self._encoder)
-        return {found.key for found in mine if found.kind in kinds}
+        return {found.key for found in mine if not kinds or found.kind in kinds}
 
     def _read_heads(self) -> dict[int, Head]:
         """Number -> what its sidecar says, of the shards that the collection has."""
@@ -186,9 +175,7 @@ class _Shards:
             self._find_in(k, "outdated", outdated)
         return _NOTHING if head.shard is None else self._inspect_file(k, head, keys, labels)
 
-    def _inspect_file(
-        self, k: int, head: Head, keys: Sequence[str] | None, labels: np.ndarray | None
-    ) -> _Read:
+    def _inspect_file(self, k: int, head: Head, keys: list[str] | None, labels: np.ndarray | None) -> _Read:
         """Reads every byte once, 4 MiB at a time; without the keys of its rows, the header alone."""
         path = self._folder / shard_name(k)
         try:
@@ -267,7 +254,7 @@ class _Shards:
             return
         if state.incomplete:
             self._find("incomplete", self._manifest, f"{state.incomplete:,} of {len(self._source):,}")
-        elif manifest and not manifest.complete and not self._found(*KINDS):
+        elif manifest and not manifest.complete and not self._found():
             self._find("incomplete", self._manifest, "none, but the run was stopped before its end")
 
     def _state(self, heads: Mapping[int, Head]) -> EncoderState:

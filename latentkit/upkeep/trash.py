@@ -32,6 +32,7 @@ from latentkit.stores.store import LEDGERS, hidden_folder
 _log = logging.getLogger(__name__)
 _SHOWN = 3
 _FILES = ("link", "raw", "array")
+_Entry = dict[str, Any]
 
 
 class Trash:
@@ -92,7 +93,7 @@ class Trash:
             move_many([(self._plan, self._restoring)])
         return self._put_back(self._begun if self._begun.exists() else self._restoring)
 
-    def _entries(self, things: Mapping[tuple[str, str], Sequence[str]]) -> Iterator[dict[str, Any]]:
+    def _entries(self, things: Mapping[tuple[str, str], Sequence[str]]) -> Iterator[_Entry]:
         """The plan's lines."""
         for (kind, place), names in things.items():
             if kind in _FILES:
@@ -113,7 +114,7 @@ class Trash:
     def _keys(self, kind: str, encoder: str) -> set[str | None]:
         return {key for _, key, _ in self._file(kind, encoder).lines()}
 
-    def _there(self, entries: Sequence[dict[str, Any]]) -> dict[tuple[str, str], set[str | None]]:
+    def _there(self, entries: Sequence[_Entry]) -> dict[tuple[str, str], set[str | None]]:
         """File of lines -> the keys that are in it, of those that a plan took lines from."""
         files = {file for file in map(_file_of, entries) if file[0] not in _FILES}
         return {file: self._keys(*file) for file in files}
@@ -170,9 +171,7 @@ class Trash:
                 "away and restore again"
             )
 
-    def _moves(
-        self, head: Mapping[str, Any], entries: Sequence[dict[str, Any]]
-    ) -> Iterator[tuple[dict[str, Any], Path, Path]]:
+    def _moves(self, head: _Entry, entries: Sequence[_Entry]) -> Iterator[tuple[_Entry, Path, Path]]:
         """(line, place, trash) of each file and link of a plan, as listed."""
         sites = self._sites()
         for entry in (entry for entry in entries if entry["kind"] in _FILES):
@@ -202,13 +201,13 @@ class Trash:
                 remove_tree(site / identity)
 
 
-def _read(plan: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _read(plan: Path) -> tuple[_Entry, list[_Entry]]:
     """The head, and a line for each thing."""
     head, *entries = map(json.loads, plan.read_bytes().splitlines())
     return head, entries
 
 
-def _file_of(entry: Mapping[str, Any]) -> tuple[str, str]:
+def _file_of(entry: _Entry) -> tuple[str, str]:
     """(kind, encoder) of a line of the plan."""
     return entry["kind"], entry.get("encoder", "")
 

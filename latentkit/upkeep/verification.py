@@ -99,7 +99,7 @@ The last is for what was just mended: there, an output that is not complete is n
 MODES = (FULL, QUICK)
 
 _THREADS = min(8, os.cpu_count() or 1)
-_AnyStore = TypeVar("_AnyStore", bound=Store)
+_Store = TypeVar("_Store", bound=Store)
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
@@ -124,7 +124,7 @@ class EncoderState(NamedTuple):
     incomplete: int
 
 
-class Verification(ABC, Generic[_AnyStore]):
+class Verification(ABC, Generic[_Store]):
     """One look at an output that nobody writes meanwhile.
 
     Args:
@@ -144,9 +144,7 @@ class Verification(ABC, Generic[_AnyStore]):
 
     things: ClassVar[str]
 
-    def __init__(
-        self, store: _AnyStore, source: Source, library: Library | None, mode: str = FULL, seed: int = 0
-    ) -> None:
+    def __init__(self, store: _Store, source: Source, library: Library | None, mode: str, seed: int) -> None:
         self.store, self.source, self.library = store, source, library
         self.mode, self.seed = mode, seed
         self.root = Path(store.root)
@@ -185,7 +183,7 @@ class Verification(ABC, Generic[_AnyStore]):
         bad = self.bad()
         self.store.repair()
         self._set_aside(bad)
-        now = type(self)(self.store, self.source, self.library, NAMES)
+        now = type(self)(self.store, self.source, self.library, NAMES, self.seed)
         now.run(console)
         left = [found for found in self.findings if found.kind == "classes"]
         left += [found for found in now.findings if KINDS[found.kind].remedy != ENCODE]
