@@ -142,7 +142,7 @@ def _processor(folder: Path) -> Any:
     from latentkit.encoders.loading import one_line_errors
 
     with one_line_errors(f"{folder}: the processor cannot be loaded"):
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, backend="pil")  # type: ignore[no-untyped-call]
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
         if processor.chat_template is None:
             raise ValueError("it has no chat template; choose a model that was tuned to follow instructions")
     return processor
