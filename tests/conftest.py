@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -26,6 +27,12 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the tests' processes: threads decide the last bit
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Looking for garbage leaves alone what the tests' imports made, also in the processes that they fork."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -27,11 +27,11 @@ from latentkit.jobs.command import run
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
-        "warm",
         "latentkit.prediction.encoding",
         "transformers.models.dinov3_vit.modeling_dinov3_vit",
         "transformers.models.t5.modeling_t5",
         "diffusers.models.autoencoders.autoencoder_kl",
+        "warm",
     ]
 )
 
