@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +122,12 @@ def test_records_of_the_version_before_are_read_and_packed_as_they_are(tmp_path:
         assert int(sample["clip_mask"].sum()) == SEEN["clip"][row]
     job = TarJob(store=store, shards_dir=str(tmp_path / "tars"))
     with job.locks():
-        assert job.run(job.plan(), Console(file=io.StringIO())).pictures == 3
+        job.run(job.plan(), Console(file=io.StringIO()))
+    packed: list[str] = []
+    for path in (tmp_path / "tars").rglob("*.tar"):
+        with tarfile.open(path) as tar:
+            packed += tar.getnames()
+    assert sum(name.endswith(".json") for name in packed) == 3
     assert {k: v for k, v in tree(tmp_path / "out").items() if not k.startswith(".latentkit/lock")} == {
         k: v for k, v in before.items() if not k.startswith(".latentkit/lock")
     }
