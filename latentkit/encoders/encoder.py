@@ -117,14 +117,13 @@ class Encoder(ABC):
     def fitted(self, device: str) -> Self:
         """The same for ``cuda`` or ``cpu``: with the precision that ``auto`` stands for there.
 
-        It is compiled on a GPU only, and only there is the NHWC memory format the faster one.
+        It is compiled on a GPU only.
         """
         gpu = device == "cuda"
         precision = self.precision
         if precision == "auto":
             precision = self.gpu_precision if gpu else "32-true"
-        compile_, channels_last = self.compile and gpu, self.channels_last and gpu
-        return replace(self, precision=precision, compile=compile_, channels_last=channels_last)
+        return replace(self, precision=precision, compile=self.compile and gpu)
 
     @property
     def shapes_vary(self) -> bool:
