@@ -171,7 +171,7 @@ def _remarks(summary: Mapping[str, Any]) -> list[str]:
     lines = [f"{pictures}, {summary['seconds']:,.1f} s{rate}, on {summary['device']}"]
     lines.append(f"in {', '.join(dict.fromkeys(encoder['folder'] for encoder in summary['encoders']))}")
     if summary["incomplete"]:
-        lines.append(f"incomplete: {readable_count(summary['incomplete'], 'picture')} lack some output")
+        lines.append(f"incomplete: {readable_count(summary['incomplete'], 'picture')} without some output")
     conversions = sorted(summary["conversions"].items())
     if counts := [f"{name} {count:,}" for name, count in conversions if name != CUT]:
         lines.append(f"on the way: {', '.join(counts)}")

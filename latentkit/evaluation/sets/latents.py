@@ -89,7 +89,7 @@ class Reconstructions(PictureSet):
         self.unrecorded = len(self) - self._check_unchanged()
         self.warnings = []
         if self.left_out:
-            self.warnings.append(f"{readable_count(self.left_out, 'picture')} of the dataset have no latents")
+            self.warnings.append(f"{readable_count(self.left_out, 'picture')} of the dataset without latents")
         if self.unrecorded:
             self.warnings.append(
                 f"{readable_count(self.unrecorded, 'latent')} without a record of the picture: "
