@@ -267,6 +267,7 @@ MISTAKES = {
     ("trainer.accelerator=gpu",): ["gpu", "cpu"],
     ("trainer=tpu",): ["tpu", "cpu", "gpu"],
     ("dataset=demo", "-m", "encoder=t5"): ["-m", "encoder=t5"],
+    ("--config-dir", "nowhere"): ["nowhere", "not found"],
     ("limit=[",): ["["],
     ("dataset=folder", "dataset.root=~/photos"): ["quote", "$HOME"],
     ("dataset=folder", "dataset.root="): ["dataset.root is empty"],

@@ -102,9 +102,15 @@ class T5(PretrainedEncoder):
             ``max_length``, and ``cut`` (whether it has more tokens than fit).
         """
         captions = [_whole(str(caption)) for caption in inputs]
-        length = {"max_length": self.max_length, "padding": "max_length", "truncation": True}
-        given = {"padding_side": "right", "return_attention_mask": True, "return_tensors": "pt"}
-        encoded = self.tokenizer(captions, **length, **given)
+        encoded = self.tokenizer(
+            captions,
+            padding="max_length",
+            padding_side="right",
+            truncation=True,
+            max_length=self.max_length,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
         facts = []
         for caption, length in zip(captions, encoded["attention_mask"].sum(dim=1).tolist(), strict=True):
             cut = length == self.max_length and len(self.tokenizer(caption, verbose=False).input_ids) > length

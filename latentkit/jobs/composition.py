@@ -89,9 +89,9 @@ def compose_and_run(verb: str, job: str, arguments: list[str]) -> int:
     typed = sys.argv[1:]
     try:
         flags = _check_arguments(arguments)
-        others = {name for name, value in vars(flags).items() if value} - {"overrides", "config_dir"}
-        if not others and not any("hydra" in word.partition("=")[0] for word in flags.overrides):
-            with _composed(verb, flags.overrides, flags.config_dir) as cfg:  # hydra.main would do it twice
+        plain = not any(value for name, value in vars(flags).items() if name != "overrides")
+        if plain and not any("hydra" in word.partition("=")[0] for word in flags.overrides):
+            with _composed(verb, flags.overrides) as cfg:  # hydra.main would do it twice
                 run(cfg)
         else:
             sys.argv[1:] = arguments
@@ -128,9 +128,11 @@ def call(verb: str, job: str, overrides: list[str], config_dir: str | Path | Non
     flags = [word for word in overrides if word.startswith("-")]
     if flags:
         raise UsageError(f"{flags[0]}: flags are for the command line; a sweep is a loop here")
+    if config_dir is not None:
+        overrides = [*overrides, f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"]
     try:
         _check_arguments(overrides)
-        with _composed(verb, overrides, config_dir) as cfg:
+        with _composed(verb, overrides) as cfg:
             outcome = _do(job, cfg)
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_clear(error)) from error
@@ -147,10 +149,8 @@ def _do(job: str, cfg: DictConfig) -> Outcome:
 
 
 @contextmanager
-def _composed(verb: str, overrides: list[str], config_dir: str | Path | None) -> Iterator[DictConfig]:
+def _composed(verb: str, overrides: list[str]) -> Iterator[DictConfig]:
     """The verb's configuration; Hydra knows it as the one that is run."""
-    if config_dir is not None:
-        overrides = [*overrides, f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"]
     with _own_hydra(), hydra.initialize_config_dir(str(conf_dir()), verb, "1.3"):
         cfg = hydra.compose(verb, overrides, return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)

@@ -115,7 +115,10 @@ def count_non_finite(array: np.ndarray) -> int:
     """How many of a floating array's numbers are NaN or infinite."""
     # Without the sign their bits are no less than infinity's; float16 has no fast isfinite.
     magnitude = array.view(f"u{array.itemsize}") & np.iinfo(f"i{array.itemsize}").max
-    return int(np.count_nonzero(magnitude >= np.array(np.inf, array.dtype).view(magnitude.dtype)))
+    infinity = np.array(np.inf, array.dtype).view(magnitude.dtype)
+    if array.size == 0 or magnitude.max() < infinity:  # nearly always, and half the time of counting
+        return 0
+    return int(np.count_nonzero(magnitude >= infinity))
 
 
 def npy_shape(path: Path, declared: Mapping[str, Any]) -> tuple[int, ...]:
